@@ -1,0 +1,283 @@
+//! The one decision: may this principal reach this target, as far as the name, the port and
+//! the literal address tell. Addresses behind a name are [`crate::permit`]'s part.
+
+use exeat_model::{AddressClass, Authority, CanonicalIp, Host, Port, in_closed_zone};
+use smallvec::SmallVec;
+
+use crate::entry::Expect;
+use crate::list::List;
+use crate::reason::Reason;
+use crate::rule::{At, ListSide, RuleId, Terms};
+use crate::set::{Bound, Mode, Owner, PolicySet};
+
+/// A request to reach something, as every enforcement point puts it.
+#[derive(Clone, Copy, Debug)]
+pub struct EgressRequest<'a> {
+    /// What holds for the principal, from the same snapshot that decides.
+    pub bound: &'a Bound,
+    /// The target as asked, in canonical form.
+    pub target: &'a Authority,
+}
+
+/// The decision. Never an error: what goes wrong is a reason to deny.
+#[must_use]
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Some rule allows it, as far as the target tells; [`crate::permit`] has the last word.
+    Allow(Allowed),
+    /// It is refused.
+    Deny(Denial),
+}
+
+/// Why a request is refused, and the rule that says so where one does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Denial {
+    /// The reason.
+    pub reason: Reason,
+    /// The deny rule, or the allow rule that came nearest.
+    pub rule: Option<RuleId>,
+}
+
+impl Denial {
+    /// A refusal that no rule in particular caused.
+    #[must_use]
+    pub const fn of(reason: Reason) -> Self {
+        Self { reason, rule: None }
+    }
+}
+
+/// Rules that match, the most specific first.
+pub(crate) type Candidates = SmallVec<[RuleId; 4]>;
+
+/// The rules that allow a request by its target, most specific first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Allowed {
+    pub(crate) policies: Candidates,
+    /// For each ceiling in turn, the rules that keep the request below it.
+    pub(crate) ceilings: Vec<Candidates>,
+    /// The report-mode policy that lets the request through if nothing else does.
+    pub(crate) report: Option<RuleId>,
+    /// Why the request would be refused if that policy were enforced.
+    pub(crate) would_deny: Option<Denial>,
+}
+
+impl Allowed {
+    /// Returns the matching rules of the policies, most specific first.
+    #[must_use]
+    pub fn rules(&self) -> &[RuleId] {
+        &self.policies
+    }
+}
+
+/// Decides one request by its name, port and literal address.
+///
+/// | denied by a rule | allowed | below every ceiling | verdict |
+/// |---|---|---|---|
+/// | yes | – | – | deny `host_denied` |
+/// | no | no | – | deny `host_not_allowed`, `ip_literal_not_allowed`, `port_not_allowed`, … |
+/// | no | yes | no | deny, with the ceiling's reason |
+/// | no | yes | yes | allow |
+///
+/// A policy in report mode turns its own refusals into an allow of public destinations, and
+/// remembers the refusal. Pure: the same snapshot and request give the same verdict.
+pub fn decide(set: &PolicySet, request: &EgressRequest<'_>) -> Verdict {
+    let target = request.target;
+    let report = report_rule(set, request);
+    let mut would_deny = None;
+    if let Some(denial) = denied(set, request, Mode::Enforce) {
+        return Verdict::Deny(denial);
+    }
+    let mut policies = Candidates::new();
+    if let Some(denial) = denied(set, request, Mode::Report) {
+        would_deny = Some(denial);
+    } else {
+        match matching(set, &request.bound.policies, target) {
+            Ok(candidates) => policies = candidates,
+            Err(denial) => would_deny = Some(denial),
+        }
+    }
+    if let (Some(denial), None) = (would_deny, report) {
+        return Verdict::Deny(denial);
+    }
+    let mut ceilings = Vec::new();
+    for &ceiling in &request.bound.ceilings {
+        match matching(set, &[ceiling], target) {
+            Ok(candidates) => ceilings.push(candidates),
+            Err(denial) => return Verdict::Deny(denial),
+        }
+    }
+    Verdict::Allow(Allowed { policies, ceilings, report, would_deny })
+}
+
+/// The report-mode policy that may let the request through: the first one, if the target is
+/// public as far as can be told.
+fn report_rule(set: &PolicySet, request: &EgressRequest<'_>) -> Option<RuleId> {
+    let public = match &request.target.host {
+        Host::Name(name) => !in_closed_zone(name),
+        Host::Address(ip) => ip.class() == AddressClass::Global,
+    };
+    let mut policies = request.bound.policies.iter().copied();
+    let owner = policies.find(|&n| public && set.owner(n).is_some_and(|o| o.mode == Mode::Report))?;
+    Some(RuleId { owner, at: At::Report })
+}
+
+/// The first deny rule that matches, among the owners of one mode. Ceilings always enforce.
+pub(crate) fn denied(set: &PolicySet, request: &EgressRequest<'_>, mode: Mode) -> Option<Denial> {
+    let target = request.target;
+    for (number, owner) in owners(set, request.bound) {
+        if owner.mode != mode {
+            continue;
+        }
+        let mut found = None;
+        each_match(owner, ListSide::Deny, &target.host, |list, entry, terms| {
+            if found.is_none() && terms.ports.is_none_or(|ports| ports.contains(target.port)) {
+                found = Some(At::Entry { side: ListSide::Deny, list, entry });
+            }
+        });
+        if let Some(at) = found {
+            let rule = RuleId { owner: number, at };
+            return Some(Denial { reason: Reason::HostDenied, rule: Some(rule) });
+        }
+    }
+    None
+}
+
+/// The deny rule whose network contains an address that a name resolved to.
+pub(crate) fn denied_address(
+    set: &PolicySet,
+    request: &EgressRequest<'_>,
+    ip: CanonicalIp,
+    mode: Mode,
+) -> Option<RuleId> {
+    for (owner_number, owner) in owners(set, request.bound).filter(|(_, o)| o.mode == mode) {
+        for (list, list_ref) in (0u32..).zip(owner.lists(ListSide::Deny)) {
+            let mut found = None;
+            list_ref.list().match_network(ip, |entry| {
+                if list_ref.terms(entry).ports.is_none_or(|ports| ports.contains(request.target.port)) {
+                    found = Some(At::Entry { side: ListSide::Deny, list, entry });
+                }
+            });
+            if let Some(at) = found {
+                return Some(RuleId { owner: owner_number, at });
+            }
+        }
+    }
+    None
+}
+
+/// Every policy and ceiling of a principal.
+fn owners<'a>(set: &'a PolicySet, bound: &'a Bound) -> impl Iterator<Item = (u32, &'a Owner)> {
+    let numbers = bound.policies.iter().chain(&bound.ceilings);
+    numbers.filter_map(|&number| Some((number, set.owner(number)?)))
+}
+
+/// The allow rules of these owners that match the target and its port, most specific first, or
+/// why there is none.
+pub(crate) fn matching(set: &PolicySet, owners: &[u32], target: &Authority) -> Result<Candidates, Denial> {
+    let mut ranked: SmallVec<[(Rank, RuleId); 4]> = SmallVec::new();
+    let mut wrong_port = None;
+    let mut opens_addresses = false;
+    for &number in owners {
+        let Some(owner) = set.owner(number) else { continue };
+        let lists = owner.lists(ListSide::Allow);
+        opens_addresses |= lists.iter().any(|l| l.list().opens_addresses());
+        each_match(owner, ListSide::Allow, &target.host, |list, entry, terms| {
+            let at = At::Entry { side: ListSide::Allow, list, entry };
+            let rule = RuleId { owner: number, at };
+            if allow_port(&terms, target.port) {
+                let list = lists.get(list as usize).map(|l| l.list());
+                ranked.push((rank(list, entry, &terms, target.port), rule));
+            } else {
+                wrong_port = Some(rule);
+            }
+        });
+        if let Some(index) = metadata_rule(owner, &target.host) {
+            let rule = RuleId { owner: number, at: At::Metadata(index) };
+            if allow_port(&Terms::new(None, &owner.defaults), target.port) {
+                ranked.push((Rank::FIRST, rule));
+            } else {
+                wrong_port = Some(rule);
+            }
+        }
+    }
+    if ranked.is_empty() {
+        return Err(no_match(&target.host, wrong_port, opens_addresses));
+    }
+    ranked.sort_unstable();
+    Ok(ranked.into_iter().map(|(_, rule)| rule).collect())
+}
+
+fn no_match(host: &Host, wrong_port: Option<RuleId>, opens_addresses: bool) -> Denial {
+    let reason = match host {
+        _ if wrong_port.is_some() => Reason::PortNotAllowed,
+        Host::Name(_) => Reason::HostNotAllowed,
+        Host::Address(_) if opens_addresses => Reason::AddressNotAllowed,
+        Host::Address(_) => Reason::IpLiteralNotAllowed,
+    };
+    Denial { reason, rule: wrong_port }
+}
+
+/// Calls `found` with list, entry and terms of each entry of one side that matches the host.
+fn each_match<'a>(owner: &'a Owner, side: ListSide, host: &Host, mut found: impl FnMut(u32, u32, Terms<'a>)) {
+    for (list, list_ref) in (0u32..).zip(owner.lists(side)) {
+        let on_match = |entry| found(list, entry, list_ref.terms(entry));
+        match host {
+            Host::Name(name) => list_ref.list().match_name(name, on_match),
+            Host::Address(ip) => list_ref.list().match_address(*ip, on_match),
+        }
+    }
+}
+
+/// The position of a literal metadata address in the owner's `metadata`.
+fn metadata_rule(owner: &Owner, host: &Host) -> Option<u32> {
+    let Host::Address(ip) = host else { return None };
+    let index = owner.metadata.iter().position(|(address, _)| address == ip)?;
+    u32::try_from(index).ok()
+}
+
+/// An allow without ports means 80 and 443.
+fn allow_port(terms: &Terms<'_>, port: Port) -> bool {
+    terms.ports.map_or(port == Port::HTTP || port == Port::HTTPS, |ports| ports.contains(port))
+}
+
+/// What must open a connection to a port when no rule says so.
+pub(crate) fn default_expect(port: Port) -> Expect {
+    match port {
+        Port::HTTPS => Expect::Tls,
+        Port::HTTP => Expect::Http,
+        _ => Expect::Any,
+    }
+}
+
+/// The order in which matching rules are tried: narrow host, then few ports, then what the rule
+/// says itself over what the port implies, then the laxer opening. It depends on what rules say,
+/// never on where they stand.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Rank {
+    width: u32,
+    ports: u32,
+    implied: bool,
+    strictness: u8,
+    no_sni: bool,
+}
+
+impl Rank {
+    const FIRST: Self = Self { width: 0, ports: 0, implied: false, strictness: 0, no_sni: false };
+}
+
+fn rank(list: Option<&List>, entry: u32, terms: &Terms<'_>, port: Port) -> Rank {
+    let ports = terms.ports.map_or(2, |set| {
+        set.iter().map(|range| u32::from(range.last().get()) - u32::from(range.first().get()) + 1).sum()
+    });
+    Rank {
+        width: u32::MAX - list.map_or(0, |l| l.specificity(entry)),
+        ports,
+        implied: terms.expect.is_none(),
+        strictness: match terms.expect.unwrap_or_else(|| default_expect(port)) {
+            Expect::Any => 0,
+            Expect::Http => 1,
+            Expect::Tls => 2,
+        },
+        no_sni: terms.settings.is_none_or(|s| s.sni.is_empty()),
+    }
+}

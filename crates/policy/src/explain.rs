@@ -1,0 +1,301 @@
+//! Why a request is allowed or refused, stage by stage, and the smallest entry that would
+//! allow it. It asks the same functions that decide, so it cannot tell another story.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use exeat_model::{AddressClass, CanonicalIp, Host, IpBlock, NamePattern, Port, PortRange, PortSet};
+
+use crate::decide::{Denial, EgressRequest, Verdict, decide, denied, matching};
+use crate::entry::{Destination, Entry, Expect};
+use crate::permit::{Permit, permit};
+use crate::reason::Reason;
+use crate::rule::RuleView;
+use crate::set::{Mode, PolicySet};
+
+/// How one stage ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// The stage lets the request pass.
+    Pass,
+    /// The stage refuses it.
+    Refuse(Reason),
+    /// The stage was not reached, or lacks what it needs.
+    Open,
+}
+
+/// One stage of a decision.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Stage {
+    /// What is looked at: `deny`, `allow`, `ceiling NAME`, `addresses` or `opening`.
+    pub name: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What there is to say, lower-case.
+    pub detail: String,
+    /// The rule that spoke.
+    pub rule: Option<RuleView>,
+}
+
+/// A decision, taken apart.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// The target in canonical form.
+    pub target: String,
+    /// The policies and ceilings of the principal.
+    pub policies: Vec<String>,
+    /// The stages, in the order they are asked.
+    pub stages: Vec<Stage>,
+    /// The reason, if the request is refused.
+    pub refused: Option<Reason>,
+    /// Why it would be refused if report mode did not let it through.
+    pub would_deny: Option<Reason>,
+    /// The smallest entry that would allow it.
+    pub entry: Option<Entry>,
+    /// Where the entry has to stand: policies, and each ceiling that is in the way.
+    pub entry_goes_to: Vec<String>,
+}
+
+/// Explains one request. Without addresses the stages that need them stay open.
+#[must_use]
+pub fn explain(set: &PolicySet, request: &EgressRequest<'_>, addrs: Option<&[IpAddr]>) -> Explanation {
+    let literal = match &request.target.host {
+        Host::Address(ip) => Some([ip.get()]),
+        Host::Name(_) => None,
+    };
+    let addrs = literal.as_ref().map(|l| &l[..]).or(addrs);
+    let mut explanation = Explanation {
+        target: request.target.to_string(),
+        policies: set.names(request.bound),
+        stages: vec![deny_stage(set, request), allow_stage(set, request)],
+        refused: None,
+        would_deny: None,
+        entry: None,
+        entry_goes_to: Vec::new(),
+    };
+    explanation.stages.extend(ceiling_stages(set, request));
+    match decide(set, request) {
+        Verdict::Deny(denial) => explanation.refused = Some(denial.reason),
+        Verdict::Allow(allowed) => {
+            explanation.would_deny = allowed.would_deny.map(|d| d.reason);
+            let permitted = addrs.map(|addrs| permit(set, request, &allowed, addrs));
+            explanation.add_permit(set, permitted);
+        }
+    }
+    if let Some(reason) = explanation.refused {
+        explanation.entry = smallest_entry(request, reason, addrs.unwrap_or_default());
+        explanation.entry_goes_to = goes_to(set, request);
+    }
+    explanation
+}
+
+impl Explanation {
+    fn add_permit(&mut self, set: &PolicySet, permitted: Option<Result<Permit, Denial>>) {
+        let (outcome, detail, rule, opening) = match permitted {
+            None => (Outcome::Open, "not resolved".to_owned(), None, None),
+            Some(Ok(permit)) => {
+                self.would_deny = permit.would_deny().map(|d| d.reason);
+                let addrs: Vec<String> = permit.addrs().iter().map(ToString::to_string).collect();
+                (Outcome::Pass, addrs.join(", "), set.rule(permit.rule()), Some(permit))
+            }
+            Some(Err(denial)) => {
+                self.refused = Some(denial.reason);
+                let detail = "no single rule covers every address".to_owned();
+                (Outcome::Refuse(denial.reason), detail, denial.rule.and_then(|r| set.rule(r)), None)
+            }
+        };
+        self.stages.push(Stage { name: "addresses".to_owned(), outcome, detail, rule });
+        if let Some(permit) = opening {
+            let detail = opening_detail(&permit);
+            self.stages.push(Stage {
+                name: "opening".to_owned(),
+                outcome: Outcome::Open,
+                detail,
+                rule: None,
+            });
+        }
+    }
+}
+
+fn deny_stage(set: &PolicySet, request: &EgressRequest<'_>) -> Stage {
+    let enforced = denied(set, request, Mode::Enforce);
+    let (outcome, detail, denial) = match (enforced, denied(set, request, Mode::Report)) {
+        (Some(denial), _) => (Outcome::Refuse(denial.reason), "a deny rule matches", Some(denial)),
+        (None, Some(denial)) => (Outcome::Pass, "a deny rule matches, in report mode", Some(denial)),
+        (None, None) => (Outcome::Pass, "no deny rule matches", None),
+    };
+    let rule = denial.and_then(|d| d.rule).and_then(|r| set.rule(r));
+    Stage { name: "deny".to_owned(), outcome, detail: detail.to_owned(), rule }
+}
+
+fn allow_stage(set: &PolicySet, request: &EgressRequest<'_>) -> Stage {
+    match_stage(set, request, "allow".to_owned(), &request.bound.policies)
+}
+
+fn ceiling_stages(set: &PolicySet, request: &EgressRequest<'_>) -> Vec<Stage> {
+    let named = request.bound.ceilings.iter().filter_map(|&n| Some((n, set.title(n)?)));
+    named.map(|(number, name)| match_stage(set, request, name, &[number])).collect()
+}
+
+fn match_stage(set: &PolicySet, request: &EgressRequest<'_>, name: String, owners: &[u32]) -> Stage {
+    match matching(set, owners, request.target) {
+        Ok(rules) => Stage {
+            name,
+            outcome: Outcome::Pass,
+            detail: match rules.len() {
+                1 => "1 rule matches".to_owned(),
+                count => format!("{count} rules match, the most specific first"),
+            },
+            rule: rules.first().and_then(|&rule| set.rule(rule)),
+        },
+        Err(denial) => Stage {
+            name,
+            outcome: Outcome::Refuse(denial.reason),
+            detail: refusal_detail(request, denial.reason),
+            rule: denial.rule.and_then(|r| set.rule(r)),
+        },
+    }
+}
+
+fn refusal_detail(request: &EgressRequest<'_>, reason: Reason) -> String {
+    let target = request.target;
+    match (reason, &target.host) {
+        (Reason::PortNotAllowed, host) => format!("a rule matches {host}, but not port {}", target.port),
+        (_, Host::Name(name)) => format!("no rule matches {name}"),
+        (_, Host::Address(ip)) => format!("no network rule contains {ip} ({})", ip.class().name()),
+    }
+}
+
+fn opening_detail(permit: &Permit) -> String {
+    match (permit.opening().expect(), permit.opening().literal()) {
+        (Expect::Tls, false) => "the connection must open with TLS for the asked name".to_owned(),
+        (Expect::Tls, true) => "the connection must open with TLS".to_owned(),
+        (Expect::Http, _) => "the connection must open with HTTP/1 for the asked host".to_owned(),
+        (Expect::Any, _) => "the connection may open with anything".to_owned(),
+    }
+}
+
+/// The policies, and each ceiling that refuses too: an entry helps only if it stands in all.
+fn goes_to(set: &PolicySet, request: &EgressRequest<'_>) -> Vec<String> {
+    let mut titles = Vec::new();
+    if matching(set, &request.bound.policies, request.target).is_err() || request.bound.ceilings.is_empty() {
+        titles.extend(request.bound.policies.iter().take(1).filter_map(|&n| set.title(n)));
+    }
+    for &ceiling in &request.bound.ceilings {
+        if matching(set, &[ceiling], request.target).is_err() {
+            titles.extend(set.title(ceiling));
+        }
+    }
+    titles
+}
+
+/// Returns the smallest allow entry that would let the request pass, computed from the request
+/// alone. `None` where no entry can help: a deny rule, an address that is never reachable, a
+/// malformed request, a dependency that failed.
+#[must_use]
+pub fn smallest_entry(request: &EgressRequest<'_>, reason: Reason, addrs: &[IpAddr]) -> Option<Entry> {
+    let target = request.target;
+    let mut entry = match &target.host {
+        Host::Name(name) => Entry::new(Destination::Name(NamePattern::Exact(name.clone()))),
+        Host::Address(ip) => Entry::new(Destination::Network(block_of(ip.get())?)),
+    };
+    let on_default_port = target.port == Port::HTTP || target.port == Port::HTTPS;
+    if !on_default_port {
+        entry.settings.ports = Some(one_port(target.port)?);
+    }
+    let opening = matches!(reason, Reason::TlsRequired | Reason::SniMissing | Reason::HttpRequired);
+    let missing = matches!(
+        reason,
+        Reason::HostNotAllowed
+            | Reason::PortNotAllowed
+            | Reason::IpLiteralNotAllowed
+            | Reason::AddressNotAllowed
+    );
+    if opening {
+        entry.settings.ports = Some(one_port(target.port)?);
+        entry.settings.expect = Some(Expect::Any);
+    } else if !missing {
+        return None;
+    }
+    if let Host::Name(name) = &target.host {
+        entry.settings.addresses = special_use_blocks(addrs)?;
+        if name.is_single_label() && entry.settings.addresses.is_none() {
+            return None;
+        }
+    } else if never(addrs) {
+        return None;
+    }
+    Some(entry)
+}
+
+/// The blocks that a rule has to name so that it covers these addresses: none if all are
+/// globally reachable. `None` if one of them can never be reached.
+fn special_use_blocks(addrs: &[IpAddr]) -> Option<Option<Vec<IpBlock>>> {
+    if never(addrs) {
+        return None;
+    }
+    if addrs.iter().all(|&ip| CanonicalIp::new(ip).class() == AddressClass::Global) {
+        return Some(None);
+    }
+    addrs.iter().map(|&ip| block_of(ip)).collect::<Option<Vec<_>>>().map(Some)
+}
+
+fn never(addrs: &[IpAddr]) -> bool {
+    addrs.iter().any(|&ip| matches!(CanonicalIp::new(ip).class(), AddressClass::Never(_)))
+}
+
+fn block_of(ip: IpAddr) -> Option<IpBlock> {
+    IpBlock::parse(&CanonicalIp::new(ip).to_string()).ok()
+}
+
+fn one_port(port: Port) -> Option<PortSet> {
+    PortRange::new(port, port).map(|range| PortSet::from_ranges([range]))
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.refused {
+            None => writeln!(f, "allow  {}", self.target)?,
+            Some(reason) => writeln!(f, "deny   {}  {reason}", self.target)?,
+        }
+        if let Some(reason) = self.would_deny {
+            writeln!(f, "       report mode: would be refused with {reason}")?;
+        }
+        match self.policies.as_slice() {
+            [] => writeln!(f, "  policies   none: nothing is allowed")?,
+            policies => writeln!(f, "  policies   {}", policies.join(", "))?,
+        }
+        for stage in &self.stages {
+            writeln!(f, "  {:<10} {}", stage.name, stage)?;
+        }
+        if let Some(entry) = &self.entry {
+            writeln!(f, "  to allow it, add {} to {}", entry.toml(), self.entry_goes_to.join(" and "))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.outcome {
+            Outcome::Pass => write!(f, "pass: {}", self.detail)?,
+            Outcome::Refuse(reason) => write!(f, "{reason}: {}", self.detail)?,
+            Outcome::Open => f.write_str(&self.detail)?,
+        }
+        match &self.rule {
+            Some(rule) => write!(f, "  [{} at {}, {}]", rule.text, rule.place, rule.policy),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Entry {
+    /// Returns the entry as a TOML value: a quoted string, or an inline table.
+    #[must_use]
+    pub fn toml(&self) -> String {
+        match self.to_string() {
+            table if table.starts_with('{') => table,
+            short => format!("\"{short}\""),
+        }
+    }
+}

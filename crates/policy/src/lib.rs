@@ -1,0 +1,28 @@
+//! The pure decision engine: document → [`PolicySet`] → [`decide`] → [`permit`], and [`explain`].
+//!
+//! Effective permission = (union of allows) ∩ (every ceiling) − (union of denies) − floor.
+//! Nothing here reads a clock, a socket or a file; the same snapshot and request always give
+//! the same verdict.
+#![forbid(unsafe_code)]
+
+mod decide;
+mod entry;
+mod explain;
+mod labels;
+mod list;
+mod permit;
+mod place;
+mod reason;
+mod rule;
+mod set;
+
+pub use decide::{Allowed, Denial, EgressRequest, Verdict, decide};
+pub use entry::{Answers, Defaults, Destination, Entry, EntryError, Expect, Side};
+pub use explain::{Explanation, Outcome, Stage, explain, smallest_entry};
+pub use labels::{Label, Labels};
+pub use list::{EntryProblem, List, ListBuilder, Severity};
+pub use permit::{OpeningRule, Permit, permit};
+pub use place::{Place, Revision};
+pub use reason::{DnsRefusal, KernelVerdict, Reason};
+pub use rule::{RuleId, RuleView};
+pub use set::{Bound, BuildError, Builder, CeilingSpec, Floor, Mode, PolicySet, PolicySpec};

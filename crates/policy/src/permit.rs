@@ -1,0 +1,255 @@
+//! Proof of an allow, with the addresses it covers. This file is the only one that makes a
+//! [`Permit`], and dialing takes nothing else: connecting without a decision does not compile.
+
+use std::net::{IpAddr, SocketAddr};
+
+use exeat_model::{AddressClass, CanonicalIp, DnsName, Host, Never};
+use smallvec::SmallVec;
+
+use crate::decide::{Allowed, Candidates, Denial, EgressRequest, default_expect, denied_address};
+use crate::entry::{Answers, Expect};
+use crate::place::Revision;
+use crate::reason::Reason;
+use crate::rule::{At, ListSide, RuleId};
+use crate::set::{Mode, PolicySet};
+
+/// Proof that one rule allows a target at these addresses. Only [`permit`] builds one.
+#[derive(Clone, Debug)]
+pub struct Permit {
+    addrs: SmallVec<[SocketAddr; 4]>,
+    rule: RuleId,
+    opening: OpeningRule,
+    would_deny: Option<Denial>,
+    revision: Revision,
+}
+
+impl Permit {
+    /// Returns the addresses that may be dialled, in the order they were answered; never empty.
+    #[must_use]
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// Returns the rule that covers them.
+    #[must_use]
+    pub fn rule(&self) -> RuleId {
+        self.rule
+    }
+
+    /// Returns what must open the connection.
+    #[must_use]
+    pub fn opening(&self) -> &OpeningRule {
+        &self.opening
+    }
+
+    /// Returns why the request would have been refused, if only report mode let it through.
+    #[must_use]
+    pub fn would_deny(&self) -> Option<Denial> {
+        self.would_deny
+    }
+
+    /// Returns the snapshot that decided.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+}
+
+/// What must open a permitted connection before any byte of it goes upstream.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OpeningRule {
+    expect: Expect,
+    asked: Option<DnsName>,
+    further: Box<[DnsName]>,
+}
+
+impl OpeningRule {
+    /// Returns the protocol.
+    #[must_use]
+    pub fn expect(&self) -> Expect {
+        self.expect
+    }
+
+    /// Returns whether the opening may speak for `name`: the asked name, or one that the rule
+    /// lists as `sni`. A literal target was not asked for by a name, so any name will do.
+    #[must_use]
+    pub fn accepts_name(&self, name: &DnsName) -> bool {
+        self.asked.as_ref().is_none_or(|asked| asked == name) || self.further.contains(name)
+    }
+
+    /// Returns whether the target was an address, which needs no server name.
+    #[must_use]
+    pub fn literal(&self) -> bool {
+        self.asked.is_none()
+    }
+}
+
+/// Turns an allow into a permit for the addresses that the target stands for.
+///
+/// One rule must cover every address alone, and so must one rule of each ceiling. `answers =
+/// "filter"` drops what the rule does not cover instead of refusing. For a literal target pass
+/// the literal itself.
+///
+/// # Errors
+/// `address_not_allowed` when no rule covers the addresses, `dns_failed` when there are none,
+/// `tls_required` when a rule and a ceiling expect different protocols.
+pub fn permit(
+    set: &PolicySet,
+    request: &EgressRequest<'_>,
+    allowed: &Allowed,
+    addrs: &[IpAddr],
+) -> Result<Permit, Denial> {
+    if addrs.is_empty() {
+        return Err(Denial::of(Reason::DnsFailed));
+    }
+    let mut addrs: Addresses = addrs.iter().map(|&ip| CanonicalIp::new(ip)).collect();
+    let mut seen = Addresses::new();
+    addrs.retain(|ip| {
+        !seen.contains(ip) && {
+            seen.push(*ip);
+            true
+        }
+    });
+
+    let mut refusal = allowed.would_deny;
+    for &rule in &allowed.policies {
+        match covering(set, request, allowed, rule, &addrs) {
+            Ok(covered) => return finish(set, request, allowed, rule, &covered, None),
+            Err(denial) => refusal = Some(refusal.unwrap_or(denial)),
+        }
+    }
+    let denial = refusal.unwrap_or(Denial::of(Reason::AddressNotAllowed));
+    if let Some(rule) = allowed.report {
+        let covered = covering(set, request, allowed, rule, &addrs)?;
+        return finish(set, request, allowed, rule, &covered, Some(denial));
+    }
+    Err(denial)
+}
+
+type Addresses = SmallVec<[CanonicalIp; 4]>;
+
+/// The addresses that `rule` covers, if it covers enough of them.
+fn covering(
+    set: &PolicySet,
+    request: &EgressRequest<'_>,
+    allowed: &Allowed,
+    rule: RuleId,
+    addrs: &[CanonicalIp],
+) -> Result<Addresses, Denial> {
+    let answers = set.terms(rule).map_or(Answers::Refuse, |terms| terms.answers);
+    let covered = addrs.iter().copied().filter(|&ip| {
+        covers(set, request, rule, ip)
+            && denied_address(set, request, ip, Mode::Enforce).is_none()
+            && (rule.at == At::Report || denied_address(set, request, ip, Mode::Report).is_none())
+    });
+    let mut covered: Addresses = covered.collect();
+    for ceiling in &allowed.ceilings {
+        covered = below(set, request, ceiling, covered);
+    }
+    let enough = match answers {
+        Answers::Refuse => covered.len() == addrs.len(),
+        Answers::Filter => !covered.is_empty(),
+    };
+    if enough { Ok(covered) } else { Err(Denial { reason: Reason::AddressNotAllowed, rule: Some(rule) }) }
+}
+
+/// What remains of `addrs` below one ceiling: what its best single rule covers.
+fn below(set: &PolicySet, request: &EgressRequest<'_>, ceiling: &Candidates, addrs: Addresses) -> Addresses {
+    let covered_by = |&rule: &RuleId| -> Addresses {
+        addrs.iter().copied().filter(|&ip| covers(set, request, rule, ip)).collect()
+    };
+    // `max_by_key` keeps the last of equals; reversed, that is the most specific rule.
+    ceiling.iter().rev().map(covered_by).max_by_key(SmallVec::len).unwrap_or_default()
+}
+
+/// Whether one rule opens one address for this target.
+fn covers(set: &PolicySet, request: &EgressRequest<'_>, rule: RuleId, ip: CanonicalIp) -> bool {
+    let socket = SocketAddr::new(ip.get(), request.target.port.get());
+    let Some(owner) = set.owner(rule.owner) else { return false };
+    if set.floor.listeners.contains(&socket) {
+        return false;
+    }
+    let class = ip.class();
+    let metadata = owner.metadata.iter().any(|(address, _)| *address == ip);
+    match class {
+        AddressClass::Never(Never::Metadata) if metadata => {}
+        AddressClass::Never(_) => return false,
+        AddressClass::Global | AddressClass::SpecialUse(_) => {}
+    }
+    let At::Entry { side: ListSide::Allow, list, entry } = rule.at else {
+        return match rule.at {
+            At::Metadata(_) => metadata,
+            At::Report => class == AddressClass::Global,
+            At::Entry { .. } => false,
+        };
+    };
+    let Some(list_ref) = owner.lists(ListSide::Allow).get(list as usize) else { return false };
+    match &request.target.host {
+        Host::Address(_) => class == AddressClass::Global || list_ref.list().network_contains(entry, ip),
+        Host::Name(_) => match list_ref.terms(entry).addresses {
+            Some(blocks) => blocks.iter().any(|block| block.contains(ip)),
+            None => class == AddressClass::Global,
+        },
+    }
+}
+
+fn finish(
+    set: &PolicySet,
+    request: &EgressRequest<'_>,
+    allowed: &Allowed,
+    rule: RuleId,
+    covered: &[CanonicalIp],
+    would_deny: Option<Denial>,
+) -> Result<Permit, Denial> {
+    let opening = opening(set, request, allowed, rule, covered)?;
+    let port = request.target.port.get();
+    Ok(Permit {
+        addrs: covered.iter().map(|ip| SocketAddr::new(ip.get(), port)).collect(),
+        rule,
+        opening,
+        would_deny,
+        revision: set.revision(),
+    })
+}
+
+/// What must open the connection: what the rule and each ceiling's rule say together.
+fn opening(
+    set: &PolicySet,
+    request: &EgressRequest<'_>,
+    allowed: &Allowed,
+    rule: RuleId,
+    covered: &[CanonicalIp],
+) -> Result<OpeningRule, Denial> {
+    let port = request.target.port;
+    let expect_of = |rule: RuleId| -> Expect {
+        set.terms(rule).and_then(|t| t.expect).unwrap_or_else(|| default_expect(port))
+    };
+    let sni_of =
+        |rule: RuleId| -> &[DnsName] { set.terms(rule).and_then(|t| t.settings).map_or(&[], |s| &s.sni) };
+    let mut expect = expect_of(rule);
+    let mut further = sni_of(rule).to_vec();
+    // Report mode must not break what it watches, so a ceiling's opening does not bind it.
+    let ceilings = if rule.at == At::Report { &[][..] } else { &allowed.ceilings[..] };
+    for ceiling in ceilings {
+        let covers_all = |rule: &RuleId| covered.iter().all(|&ip| covers(set, request, *rule, ip));
+        let Some(&above) = ceiling.iter().find(|rule| covers_all(rule)) else { continue };
+        expect = both(expect, expect_of(above))
+            .ok_or(Denial { reason: Reason::TlsRequired, rule: Some(above) })?;
+        further.retain(|name| sni_of(above).contains(name));
+    }
+    let asked = match &request.target.host {
+        Host::Name(name) => Some(name.clone()),
+        Host::Address(_) => None,
+    };
+    Ok(OpeningRule { expect, asked, further: further.into() })
+}
+
+/// What satisfies both expectations, if anything does.
+fn both(a: Expect, b: Expect) -> Option<Expect> {
+    match (a, b) {
+        (Expect::Any, other) | (other, Expect::Any) => Some(other),
+        (Expect::Tls, Expect::Tls) => Some(Expect::Tls),
+        (Expect::Http, Expect::Http) => Some(Expect::Http),
+        (Expect::Tls, Expect::Http) | (Expect::Http, Expect::Tls) => None,
+    }
+}

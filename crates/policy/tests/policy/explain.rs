@@ -1,0 +1,98 @@
+//! Explanations: what each stage said, and an entry that really helps.
+
+use exeat_policy::{Entry, Explanation, Outcome, explain};
+
+use crate::support::*;
+
+fn explained(world: &World, text: &str, addrs: Option<&[&str]>) -> Explanation {
+    let addrs = addrs.map(ips);
+    explain(&world.set, &world.request(&target(text)), addrs.as_deref())
+}
+
+#[test]
+fn an_explanation_reads_like_this() {
+    let policy = rules("payments", &["api.stripe.example"], &["uploads.example.com"]);
+    let ceiling = rules("gsa", &["@any-public"], &[]);
+    let world = world(&[], &[policy], &[ceiling]);
+    let cases: [(&str, Option<&[&str]>, &str); 3] = [
+        (
+            "API.stripe.example:443",
+            Some(&["93.184.216.34"]),
+            "allow  api.stripe.example:443
+  policies   payments, ceiling gsa
+  deny       pass: no deny rule matches
+  allow      pass: 1 rule matches  [api.stripe.example at test.toml:1:1, payments]
+  ceiling gsa pass: 1 rule matches  [@any-public at test.toml:1:1, ceiling gsa]
+  addresses  pass: 93.184.216.34:443  [api.stripe.example at test.toml:1:1, payments]
+  opening    the connection must open with TLS for the asked name
+",
+        ),
+        (
+            "uploads.example.com:443",
+            None,
+            "deny   uploads.example.com:443  host_denied
+  policies   payments, ceiling gsa
+  deny       host_denied: a deny rule matches  [uploads.example.com at test.toml:1:1, payments]
+  allow      host_not_allowed: no rule matches uploads.example.com
+  ceiling gsa pass: 1 rule matches  [@any-public at test.toml:1:1, ceiling gsa]
+",
+        ),
+        (
+            "api.stripe.example:8443",
+            None,
+            "deny   api.stripe.example:8443  port_not_allowed
+  policies   payments, ceiling gsa
+  deny       pass: no deny rule matches
+  allow      port_not_allowed: a rule matches api.stripe.example, but not port 8443  [api.stripe.example at test.toml:1:1, payments]
+  ceiling gsa port_not_allowed: a rule matches api.stripe.example, but not port 8443  [@any-public at test.toml:1:1, ceiling gsa]
+  to allow it, add \"api.stripe.example:8443\" to payments and ceiling gsa
+",
+        ),
+    ];
+    for (target, addrs, want) in cases {
+        assert_eq!(explained(&world, target, addrs).to_string(), want);
+    }
+}
+
+/// Feeding the suggested entry back makes the request pass.
+#[test]
+fn the_smallest_entry_helps() {
+    let world_with = |entries: &[Entry]| {
+        let policy = Rules { name: "p", allow: entries.to_vec(), ..Rules::default() };
+        world(&[], &[policy], &[])
+    };
+    for (text, addrs, want) in [
+        ("example.com:443", &["93.184.216.34"][..], Some("\"example.com\"")),
+        ("example.com:80", &["93.184.216.34"], Some("\"example.com\"")),
+        ("example.com:8443", &["93.184.216.34"], Some("\"example.com:8443\"")),
+        (
+            "example.com:5432",
+            &["10.1.2.3"],
+            Some("{ host = \"example.com\", ports = [5432], addresses = [\"10.1.2.3\"] }"),
+        ),
+        ("db:5432", &["10.1.2.3"], Some("{ host = \"db\", ports = [5432], addresses = [\"10.1.2.3\"] }")),
+        ("db.internal:443", &["93.184.216.34"], Some("\"db.internal\"")),
+        ("93.184.216.34:443", &[], Some("\"93.184.216.34\"")),
+        ("10.0.0.1:22", &[], Some("\"10.0.0.1:22\"")),
+        ("[2606:2800:220::1]:443", &[], Some("\"2606:2800:220::1\"")),
+        ("[2606:2800:220::1]:22", &[], Some("\"[2606:2800:220::1]:22\"")),
+        ("169.254.169.254:80", &[], None),
+        ("0.0.0.0:80", &[], None),
+        ("example.com:443", &["169.254.169.254"], None),
+    ] {
+        let refused = explained(&world_with(&[]), text, Some(addrs));
+        assert_eq!(refused.entry.as_ref().map(Entry::toml).as_deref(), want, "{text}");
+        let Some(entry) = refused.entry else { continue };
+        let again = explained(&world_with(&[entry]), text, Some(addrs));
+        assert_eq!(again.refused, None, "{text}");
+        assert!(again.stages.iter().all(|s| !matches!(s.outcome, Outcome::Refuse(_))), "{text}");
+    }
+}
+
+#[test]
+fn a_deny_has_no_entry_that_helps() {
+    let world = world(&[], &[rules("p", &["example.com"], &["example.com"])], &[]);
+    let explanation = explained(&world, "example.com:443", None);
+    assert_eq!(explanation.refused.map(|r| r.token()), Some("host_denied"));
+    assert_eq!(explanation.entry, None);
+}

@@ -1,0 +1,244 @@
+//! A slow reference that knows nothing of tables, tries or ranks: every rule is looked at, one
+//! after the other, in the words of the specification. The engine must agree on random
+//! policies, and adding a deny must never allow more.
+
+use std::net::IpAddr;
+
+use exeat_model::{AddressClass, Authority, CanonicalIp, Host, IpBlock, NamePattern, Port, in_closed_zone};
+use exeat_policy::{Answers, Destination, Entry, Mode, Reason};
+use proptest::prelude::*;
+
+use crate::support::*;
+
+/// Whether an entry speaks of the target, ports aside.
+fn speaks_of(entry: &Entry, host: &Host) -> bool {
+    match (&entry.destination, host) {
+        (Destination::Name(NamePattern::Any), _) => true,
+        (Destination::Name(NamePattern::Exact(own)), Host::Name(name)) => own.as_str() == name.as_str(),
+        (Destination::Name(NamePattern::Subdomains(parent)), Host::Name(name)) => {
+            name.as_str().ends_with(&format!(".{parent}"))
+        }
+        (Destination::Network(block), Host::Address(ip)) => block.contains(*ip),
+        (Destination::AnyPublic, Host::Name(name)) => !in_closed_zone(name),
+        (Destination::AnyPublic, Host::Address(ip)) => ip.class() == AddressClass::Global,
+        _ => false,
+    }
+}
+
+fn allow_port(entry: &Entry, port: Port) -> bool {
+    match &entry.settings.ports {
+        Some(ports) => ports.contains(port),
+        None => [80, 443].contains(&port.get()),
+    }
+}
+
+fn deny_port(entry: &Entry, port: Port) -> bool {
+    entry.settings.ports.as_ref().is_none_or(|ports| ports.contains(port))
+}
+
+fn covers(entry: &Entry, host: &Host, ip: CanonicalIp) -> bool {
+    match (ip.class(), host, &entry.destination) {
+        (AddressClass::Never(_), _, _) => false,
+        (_, Host::Address(_), Destination::Network(block)) => block.contains(ip),
+        (class, Host::Address(_), _) => class == AddressClass::Global,
+        (class, Host::Name(_), _) => match &entry.settings.addresses {
+            Some(blocks) => blocks.iter().any(|b| b.contains(ip)),
+            None => class == AddressClass::Global,
+        },
+    }
+}
+
+/// The addresses that may be dialled, by the specification.
+fn reference(
+    policies: &[Rules],
+    ceilings: &[Rules],
+    target: &Authority,
+    addrs: &[IpAddr],
+) -> Option<Vec<IpAddr>> {
+    let (host, port) = (&target.host, target.port);
+    let everyone = || policies.iter().chain(ceilings);
+    let denied_host = |mode: Mode| {
+        everyone()
+            .filter(|r| r.mode == mode)
+            .flat_map(|r| &r.deny)
+            .any(|e| speaks_of(e, host) && deny_port(e, port))
+    };
+    let denied_ip = |ip: CanonicalIp, mode: Mode| {
+        everyone().filter(|r| r.mode == mode).flat_map(|r| &r.deny).any(|e| {
+            matches!(&e.destination, Destination::Network(block) if block.contains(ip)) && deny_port(e, port)
+        })
+    };
+    if denied_host(Mode::Enforce) {
+        return None;
+    }
+    let mut ips: Vec<CanonicalIp> = Vec::new();
+    for ip in addrs.iter().map(|&ip| CanonicalIp::new(ip)) {
+        if !ips.contains(&ip) {
+            ips.push(ip);
+        }
+    }
+    let matches = |e: &&Entry| speaks_of(e, host) && allow_port(e, port);
+    if ceilings.iter().any(|c| !c.allow.iter().any(|e| matches(&e))) {
+        return None;
+    }
+    let try_rule =
+        |rule: &dyn Fn(CanonicalIp) -> bool, answers: Answers, report: bool| -> Option<Vec<IpAddr>> {
+            let mut ok: Vec<CanonicalIp> = ips
+                .iter()
+                .copied()
+                .filter(|&ip| {
+                    rule(ip) && !denied_ip(ip, Mode::Enforce) && (report || !denied_ip(ip, Mode::Report))
+                })
+                .collect();
+            for ceiling in ceilings {
+                let under =
+                    |e: &Entry| ok.iter().copied().filter(|&ip| covers(e, host, ip)).collect::<Vec<_>>();
+                ok = ceiling.allow.iter().filter(matches).map(under).max_by_key(Vec::len).unwrap_or_default();
+            }
+            let enough = if answers == Answers::Filter { !ok.is_empty() } else { ok.len() == ips.len() };
+            (enough && !ok.is_empty()).then(|| ok.into_iter().map(CanonicalIp::get).collect())
+        };
+    if !denied_host(Mode::Report) {
+        for policy in policies {
+            for entry in policy.allow.iter().filter(matches) {
+                let answers = entry.settings.answers.or(policy.defaults.answers).unwrap_or_default();
+                if let Some(found) = try_rule(&|ip| covers(entry, host, ip), answers, false) {
+                    return Some(found);
+                }
+            }
+        }
+    }
+    let public = match host {
+        Host::Name(name) => !in_closed_zone(name),
+        Host::Address(ip) => ip.class() == AddressClass::Global,
+    };
+    if public && policies.iter().any(|p| p.mode == Mode::Report) {
+        return try_rule(&|ip| ip.class() == AddressClass::Global, Answers::Refuse, true);
+    }
+    None
+}
+
+fn name() -> impl Strategy<Value = String> {
+    prop::sample::select(vec![
+        "example.com",
+        "a.example.com",
+        "b.a.example.com",
+        "example.org",
+        "a.example.org",
+        "db.corp.example",
+        "x.local",
+    ])
+    .prop_map(str::to_owned)
+}
+
+fn address() -> impl Strategy<Value = IpAddr> {
+    prop::sample::select(ips(&[
+        "93.184.216.34",
+        "93.184.217.1",
+        "10.0.0.1",
+        "10.0.1.1",
+        "127.0.0.1",
+        "169.254.169.254",
+        "2606:2800:220::1",
+        "fd00::1",
+        "64:ff9b::5db8:d822",
+    ]))
+}
+
+fn any_entry(deny: bool) -> impl Strategy<Value = Entry> {
+    let host = prop_oneof![
+        4 => name(),
+        3 => name().prop_map(|n| format!("*.{n}")),
+        1 => Just("@any-public".to_owned()),
+        2 => prop::sample::select(vec!["10.0.0.0/24", "10.0.0.0/8", "93.184.216.0/24", "169.254.0.0/16", "[2606:2800:220::/48]", "[fd00::/8]"]).prop_map(str::to_owned),
+        u32::from(deny) => Just("*".to_owned()),
+    ];
+    let ports =
+        prop::option::weighted(0.4, prop::sample::select(vec!["443", "22", "80,8000-9000", "1-65535"]));
+    let blocks =
+        prop::option::weighted(0.3, prop::sample::select(vec!["10.0.0.0/8", "10.0.0.0/24", "93.184.216.34"]));
+    (host, ports, blocks, prop::bool::weighted(0.2)).prop_map(move |(host, ports, blocks, filter)| {
+        let mut entry = entry(&ports.map_or(host.clone(), |ports| format!("{host}:{ports}")));
+        if !deny && matches!(entry.destination, Destination::Name(_)) {
+            entry.settings.addresses = blocks.map(|b| vec![IpBlock::parse(b).unwrap()]);
+        }
+        if !deny && filter {
+            entry.settings.answers = Some(Answers::Filter);
+        }
+        entry
+    })
+}
+
+fn any_rules(name: &'static str, report: f64) -> impl Strategy<Value = Rules> {
+    let allow = prop::collection::vec(any_entry(false), 0..6);
+    let deny = prop::collection::vec(any_entry(true), 0..2);
+    (allow, deny, prop::bool::weighted(report)).prop_map(move |(allow, deny, report)| Rules {
+        name,
+        allow,
+        deny,
+        mode: if report { Mode::Report } else { Mode::Enforce },
+        ..Rules::default()
+    })
+}
+
+fn any_target() -> impl Strategy<Value = (Authority, Vec<IpAddr>)> {
+    let port = prop::sample::select(vec![443u16, 80, 22, 8443]);
+    let host = prop_oneof![
+        4 => (name(), prop::collection::vec(address(), 1..4)),
+        1 => address().prop_map(|ip| {
+            let text = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+            (text, vec![ip])
+        }),
+    ];
+    (host, port).prop_map(|((host, addrs), port)| (target(&format!("{host}:{port}")), addrs))
+}
+
+/// What was reached: the set of addresses, since rules of one rank may order them differently.
+fn engine(world: &World, target: &Authority, addrs: &[IpAddr]) -> Result<Vec<IpAddr>, Reason> {
+    world.run(target, addrs).map(|p| p.addrs().iter().map(|a| a.ip()).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn the_engine_agrees_with_the_reference(
+        a in any_rules("a", 0.2), b in any_rules("b", 0.2),
+        ceiling in prop::option::of(any_rules("c", 0.0)),
+        (target, addrs) in any_target(),
+    ) {
+        let (policies, ceilings) = (vec![a, b], ceiling.into_iter().collect::<Vec<_>>());
+        let world = world(&[], &policies, &ceilings);
+        let want = reference(&policies, &ceilings, &target, &addrs);
+        let got = engine(&world, &target, &addrs);
+        prop_assert_eq!(got.is_ok(), want.is_some(), "engine {:?}, reference {:?}", got, want);
+        let filters = policies.iter().flat_map(|p| &p.allow).any(|e| e.settings.answers.is_some());
+        if let (Ok(got), Some(want), false) = (got, want, filters) {
+            prop_assert_eq!(got, want);
+        }
+    }
+
+    #[test]
+    fn adding_a_deny_never_allows_more(
+        a in any_rules("a", 0.2), ceiling in prop::option::of(any_rules("c", 0.0)),
+        more in any_entry(true), (target, addrs) in any_target(),
+    ) {
+        let ceilings: Vec<Rules> = ceiling.into_iter().collect();
+        let before = engine(&world(&[], std::slice::from_ref(&a), &ceilings), &target, &addrs);
+        let mut narrower = a.clone();
+        narrower.deny.push(more);
+        let after = engine(&world(&[], &[narrower], &ceilings), &target, &addrs);
+        match (before, after) {
+            (Err(_), Ok(after)) => prop_assert!(false, "now reaches {after:?}"),
+            (Ok(before), Ok(after)) if a.mode == Mode::Enforce => {
+                prop_assert!(after.iter().all(|ip| before.contains(ip)), "{before:?} became {after:?}");
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn printing_and_parsing_an_entry_is_the_identity(entry in any_entry(true)) {
+        prop_assert_eq!(Entry::parse(&entry.to_string()).unwrap(), entry);
+    }
+}

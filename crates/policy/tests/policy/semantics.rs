@@ -1,0 +1,396 @@
+//! The settled semantics, as tables of (what, policy, target, addresses, answer).
+
+use crate::support::*;
+use exeat_policy::{Answers, Defaults, Entry, Expect, Floor, Mode};
+
+const PUBLIC: &[&str] = &["93.184.216.34"];
+
+/// Runs a table of `(target, addresses, want)` against one policy.
+fn check(world: &World, cases: &[(&str, &[&str], &str)]) {
+    for (target, addrs, want) in cases {
+        assert_eq!(world.answer(target, addrs), *want, "{target} at {addrs:?}");
+    }
+}
+
+fn one(allow: &[&str], deny: &[&str]) -> World {
+    world(&[], &[rules("p", allow, deny)], &[])
+}
+
+#[test]
+fn nothing_is_allowed_by_default() {
+    check(&world(&[], &[], &[]), &[("example.com:443", PUBLIC, "host_not_allowed")]);
+    check(
+        &one(&[], &[]),
+        &[
+            ("example.com:443", PUBLIC, "host_not_allowed"),
+            ("93.184.216.34:443", &[], "ip_literal_not_allowed"),
+        ],
+    );
+}
+
+#[test]
+fn names_match_as_written() {
+    let world = one(&["example.com", "*.example.org", "cdn.example.net:8443"], &["bad.example.org"]);
+    check(
+        &world,
+        &[
+            ("example.com:443", PUBLIC, "allow example.com"),
+            ("EXAMPLE.com.:443", PUBLIC, "allow example.com"),
+            ("example.com:80", PUBLIC, "allow example.com"),
+            ("evilexample.com:443", PUBLIC, "host_not_allowed"),
+            ("example.com.evil.test:443", PUBLIC, "host_not_allowed"),
+            ("sub.example.com:443", PUBLIC, "host_not_allowed"),
+            ("example.org:443", PUBLIC, "host_not_allowed"),
+            ("a.example.org:443", PUBLIC, "allow *.example.org"),
+            ("a.b.example.org:443", PUBLIC, "allow *.example.org"),
+            ("evilexample.org:443", PUBLIC, "host_not_allowed"),
+            ("bad.example.org:443", PUBLIC, "host_denied"),
+            ("x.bad.example.org:443", PUBLIC, "allow *.example.org"),
+            ("cdn.example.net:8443", PUBLIC, "allow cdn.example.net:8443"),
+            ("cdn.example.net:443", PUBLIC, "port_not_allowed"),
+            ("example.com:22", PUBLIC, "port_not_allowed"),
+            ("93.184.216.34:443", &[], "ip_literal_not_allowed"),
+        ],
+    );
+}
+
+#[test]
+fn a_deny_without_ports_means_every_port_and_beats_any_allow() {
+    let world =
+        one(&["a.example.com:1-65535", "b.example.com:1-65535"], &["*.example.com:25", "b.example.com"]);
+    check(
+        &world,
+        &[
+            ("a.example.com:25", PUBLIC, "host_denied"),
+            ("a.example.com:26", PUBLIC, "allow a.example.com:1-65535"),
+            ("b.example.com:26", PUBLIC, "host_denied"),
+        ],
+    );
+    check(
+        &one(&["@any-public"], &["*"]),
+        &[("example.com:443", PUBLIC, "host_denied"), ("93.184.216.34:443", &[], "host_denied")],
+    );
+    check(
+        &one(&["@any-public"], &["*.com"]),
+        &[("example.com:443", PUBLIC, "host_denied"), ("example.org:443", PUBLIC, "allow @any-public")],
+    );
+}
+
+#[test]
+fn names_never_lead_to_special_use_space_unless_the_rule_says_where() {
+    let mut db = entry("db.corp.example:5432");
+    db.settings.addresses = entry_blocks(&["10.20.0.0/16"]);
+    let mut policy = rules("p", &["example.com", "10.0.0.0/8"], &[]);
+    policy.allow.push(db);
+    let world = world(&[], &[policy], &[]);
+    let db = "allow { host = \"db.corp.example\", ports = [5432], addresses = [\"10.20.0.0/16\"] }";
+    check(
+        &world,
+        &[
+            ("db.corp.example:5432", &["10.20.1.2"], db),
+            ("db.corp.example:5432", &["10.21.0.1"], "address_not_allowed"),
+            ("db.corp.example:5432", &["93.184.216.34"], "address_not_allowed"),
+            ("db.corp.example:5432", &["10.20.1.2", "10.21.0.1"], "address_not_allowed"),
+            ("db.corp.example:5432", &["169.254.169.254"], "address_not_allowed"),
+            ("db.corp.example:443", &["10.20.1.2"], "port_not_allowed"),
+            ("example.com:443", &["10.20.1.2"], "address_not_allowed"),
+            ("example.com:443", &["127.0.0.1"], "address_not_allowed"),
+            ("example.com:443", &["0.0.0.0"], "address_not_allowed"),
+            ("example.com:443", &["::"], "address_not_allowed"),
+            ("example.com:443", &["::ffff:10.0.0.1"], "address_not_allowed"),
+            ("example.com:443", &["64:ff9b::a00:1"], "address_not_allowed"),
+            ("example.com:443", &["93.184.216.34", "10.0.0.5"], "address_not_allowed"),
+            ("example.com:443", &[], "dns_failed"),
+        ],
+    );
+}
+
+#[test]
+fn a_network_rule_matches_literals_only() {
+    let world = one(
+        &["10.20.0.0/16:5432", "93.184.216.0/24", "[2606:2800:220::/48]:443", "@any-public:8080"],
+        &["10.20.66.0/24"],
+    );
+    check(
+        &world,
+        &[
+            ("10.20.1.1:5432", &[], "allow 10.20.0.0/16:5432"),
+            ("10.20.1.1:443", &[], "port_not_allowed"),
+            ("10.20.66.1:5432", &[], "host_denied"),
+            ("10.21.0.1:5432", &[], "address_not_allowed"),
+            ("93.184.216.34:443", &[], "allow 93.184.216.0/24"),
+            ("[::ffff:93.184.216.34]:443", &[], "allow 93.184.216.0/24"),
+            ("[2606:2800:220:1::1]:443", &[], "allow [2606:2800:220::/48]:443"),
+            ("93.184.216.34:8080", &[], "allow @any-public:8080"),
+            ("example.com:443", PUBLIC, "port_not_allowed"),
+            ("example.com:8080", PUBLIC, "allow @any-public:8080"),
+            ("127.0.0.1:8080", &[], "address_not_allowed"),
+        ],
+    );
+}
+
+#[test]
+fn a_denied_network_refuses_what_names_resolve_to() {
+    let mut policy = rules("p", &[], &["192.168.1.5", "93.184.216.9"]);
+    let mut lan = entry("nas.example.com");
+    lan.settings.addresses = entry_blocks(&["192.168.0.0/16"]);
+    policy.allow = vec![lan, entry("example.com")];
+    check(
+        &world(&[], &[policy], &[]),
+        &[
+            ("nas.example.com:443", &["192.168.1.5"], "address_not_allowed"),
+            (
+                "nas.example.com:443",
+                &["192.168.1.6"],
+                "allow { host = \"nas.example.com\", addresses = [\"192.168.0.0/16\"] }",
+            ),
+            ("example.com:443", &["93.184.216.9"], "address_not_allowed"),
+            ("example.com:443", &["93.184.216.34", "93.184.216.9"], "address_not_allowed"),
+        ],
+    );
+}
+
+#[test]
+fn filtering_drops_forbidden_addresses_instead_of_refusing() {
+    let mut policy = rules("p", &["example.com"], &["93.184.216.9"]);
+    policy.defaults.answers = Some(Answers::Filter);
+    let world = world(&[], &[policy], &[]);
+    let addrs = ips(&["10.0.0.5", "93.184.216.9", "93.184.216.34", "93.184.216.34"]);
+    let permit = world.run(&target("example.com:443"), &addrs).expect("filtered");
+    assert_eq!(permit.addrs(), ["93.184.216.34:443".parse().unwrap()]);
+    check(&world, &[("example.com:443", &["10.0.0.5"], "address_not_allowed")]);
+}
+
+#[test]
+fn one_rule_must_cover_every_address_alone() {
+    let mut inside = entry("db.example.com");
+    inside.settings.addresses = entry_blocks(&["10.0.0.0/8"]);
+    let mut policy = rules("p", &["db.example.com"], &[]);
+    policy.allow.push(inside);
+    check(
+        &world(&[], &[policy], &[]),
+        &[
+            ("db.example.com:443", &["93.184.216.34"], "allow db.example.com"),
+            (
+                "db.example.com:443",
+                &["10.0.0.1"],
+                "allow { host = \"db.example.com\", addresses = [\"10.0.0.0/8\"] }",
+            ),
+            ("db.example.com:443", &["10.0.0.1", "93.184.216.34"], "address_not_allowed"),
+        ],
+    );
+}
+
+#[test]
+fn metadata_opens_only_what_it_names_and_only_in_its_policy() {
+    let mut policy = rules("p", &["169.254.0.0/16", "example.com"], &[]);
+    check(
+        &world(&[], &[policy.clone()], &[]),
+        &[
+            ("169.254.169.254:80", &[], "address_not_allowed"),
+            ("169.254.1.1:80", &[], "allow 169.254.0.0/16"),
+        ],
+    );
+    policy.metadata = vec!["169.254.169.254"];
+    check(
+        &world(&[], &[policy.clone()], &[]),
+        &[
+            ("169.254.169.254:80", &[], "allow metadata = [\"169.254.169.254\"]"),
+            ("[::ffff:a9fe:a9fe]:80", &[], "allow metadata = [\"169.254.169.254\"]"),
+            ("169.254.170.2:80", &[], "address_not_allowed"),
+            ("example.com:80", &["169.254.169.254"], "address_not_allowed"),
+        ],
+    );
+    let open = rules("open", &["@any-public", "169.254.0.0/16"], &[]);
+    check(
+        &world(&[], &[open, policy.clone()], &[]),
+        &[
+            ("169.254.169.254:80", &[], "allow metadata = [\"169.254.169.254\"]"),
+            ("168.63.129.16:80", &[], "address_not_allowed"),
+        ],
+    );
+    let ceiling = rules("c", &["@any-public", "169.254.0.0/16"], &[]);
+    check(&world(&[], &[policy], &[ceiling]), &[("169.254.169.254:80", &[], "address_not_allowed")]);
+}
+
+#[test]
+fn our_own_listeners_are_never_reached() {
+    let mut own = entry("proxy.example.com:3128");
+    own.settings.addresses = entry_blocks(&["10.99.0.0/24"]);
+    let mut policy = rules("p", &["10.99.0.0/24:1-65535", "[::ffff:10.99.0.0/120]:3128"][..1].as_ref(), &[]);
+    policy.allow.push(own);
+    let floor = Floor { listeners: vec!["10.99.0.1:3128".parse().unwrap()] };
+    check(
+        &world_with_floor(&[], &[policy], &[], floor),
+        &[
+            ("10.99.0.1:3128", &[], "address_not_allowed"),
+            ("[::ffff:10.99.0.1]:3128", &[], "address_not_allowed"),
+            ("proxy.example.com:3128", &["10.99.0.1"], "address_not_allowed"),
+            ("10.99.0.1:3129", &[], "allow 10.99.0.0/24:1-65535"),
+            ("10.99.0.2:3128", &[], "allow 10.99.0.0/24:1-65535"),
+        ],
+    );
+}
+
+#[test]
+fn ceilings_intersect_and_their_denies_count() {
+    let policy = rules("p", &["example.com:1-65535", "other.example.net", "10.0.0.0/8"], &[]);
+    let ceiling = rules("c", &["*.example.net", "example.com:443"], &["10.9.0.0/16"]);
+    check(
+        &world(&[], &[policy.clone()], &[ceiling.clone()]),
+        &[
+            ("example.com:443", PUBLIC, "allow example.com:1-65535"),
+            ("example.com:22", PUBLIC, "port_not_allowed"),
+            ("other.example.net:443", PUBLIC, "allow other.example.net"),
+            ("more.example.net:443", PUBLIC, "host_not_allowed"),
+            ("10.0.0.1:80", &[], "ip_literal_not_allowed"),
+            ("10.9.0.1:80", &[], "host_denied"),
+        ],
+    );
+    let none = rules("none", &[], &[]);
+    check(&world(&[], &[policy], &[ceiling, none]), &[("example.com:443", PUBLIC, "host_not_allowed")]);
+}
+
+#[test]
+fn any_public_is_public_only_and_knows_closed_zones() {
+    check(
+        &one(&["@any-public"], &[]),
+        &[
+            ("example.com:443", PUBLIC, "allow @any-public"),
+            ("93.184.216.34:443", &[], "allow @any-public"),
+            ("example.com:22", PUBLIC, "port_not_allowed"),
+            ("metadata.google.internal:80", PUBLIC, "host_not_allowed"),
+            ("printer.local:80", PUBLIC, "host_not_allowed"),
+            ("kubernetes:443", PUBLIC, "host_not_allowed"),
+            ("10.0.0.1:443", &[], "address_not_allowed"),
+            ("168.63.129.16:80", &[], "address_not_allowed"),
+            ("example.com:443", &["10.0.0.1"], "address_not_allowed"),
+        ],
+    );
+    check(&one(&["registry.internal"], &[]), &[("registry.internal:443", PUBLIC, "allow registry.internal")]);
+}
+
+#[test]
+fn report_mode_lets_public_destinations_through_and_remembers_why() {
+    let mut policy = rules("watch", &["example.com"], &["bad.example.org"]);
+    policy.mode = Mode::Report;
+    let world = world(&[], &[policy, rules("strict", &[], &["worse.example.org"])], &[]);
+    check(
+        &world,
+        &[
+            ("example.com:443", PUBLIC, "allow example.com"),
+            ("example.org:22", PUBLIC, "allow mode = \"report\""),
+            ("bad.example.org:443", PUBLIC, "allow mode = \"report\""),
+            ("worse.example.org:443", PUBLIC, "host_denied"),
+            ("93.184.216.34:22", &[], "allow mode = \"report\""),
+            ("10.0.0.1:443", &[], "ip_literal_not_allowed"),
+            ("169.254.169.254:80", &[], "ip_literal_not_allowed"),
+            ("example.org:443", &["10.0.0.1"], "address_not_allowed"),
+            ("printer.local:80", PUBLIC, "host_not_allowed"),
+        ],
+    );
+    let would = |text: &str| {
+        let permit = world.run(&target(text), &ips(PUBLIC)).expect("report mode");
+        permit.would_deny().map(|d| d.reason.token())
+    };
+    assert_eq!(would("example.com:443"), None);
+    assert_eq!(would("example.org:443"), Some("host_not_allowed"));
+    assert_eq!(would("example.com:22"), Some("port_not_allowed"));
+    assert_eq!(would("bad.example.org:443"), Some("host_denied"));
+}
+
+#[test]
+fn report_mode_stays_below_ceilings() {
+    let mut policy = rules("watch", &[], &[]);
+    policy.mode = Mode::Report;
+    check(
+        &world(&[], &[policy], &[rules("c", &["example.com"], &[])]),
+        &[
+            ("example.com:443", PUBLIC, "allow mode = \"report\""),
+            ("example.org:443", PUBLIC, "host_not_allowed"),
+        ],
+    );
+}
+
+#[test]
+fn groups_pass_their_settings_down() {
+    let ports = Entry::parse("x.example:5432").unwrap().settings.ports;
+    let inner =
+        list(&entries(&["a.example.com", "b.example.com:1"]), Defaults { ports, ..Defaults::default() });
+    let outer = list(&entries(&["@inner", "c.example.com"]), Defaults::default());
+    let mut policy = rules("p", &["@outer"], &[]);
+    policy.defaults.expect = Some(Expect::Any);
+    let world = world(&[("inner", inner), ("outer", outer)], &[policy], &[]);
+    check(
+        &world,
+        &[
+            ("a.example.com:5432", PUBLIC, "allow a.example.com"),
+            ("a.example.com:443", PUBLIC, "port_not_allowed"),
+            ("b.example.com:1", PUBLIC, "allow b.example.com:1"),
+            ("b.example.com:5432", PUBLIC, "port_not_allowed"),
+            ("c.example.com:443", PUBLIC, "allow c.example.com"),
+        ],
+    );
+    let permit = world.run(&target("c.example.com:443"), &ips(PUBLIC)).unwrap();
+    assert_eq!(permit.opening().expect(), Expect::Any);
+}
+
+#[test]
+fn the_opening_follows_the_port_the_rule_and_the_ceiling() {
+    let opening = |allow: Entry, ceiling: Option<Entry>, text: &str| {
+        let policy = Rules { name: "p", allow: vec![allow], ..Rules::default() };
+        let ceilings: Vec<Rules> =
+            ceiling.into_iter().map(|c| Rules { name: "c", allow: vec![c], ..Rules::default() }).collect();
+        let world = world(&[], &[policy], &ceilings);
+        world.run(&target(text), &ips(PUBLIC)).map(|p| p.opening().clone()).map_err(|r| r.token())
+    };
+    let with = |text: &str, expect: Expect| {
+        let mut entry = entry(text);
+        entry.settings.expect = Some(expect);
+        entry
+    };
+    let wide = "example.com:1-65535";
+    for (allow, ceiling, target, want) in [
+        (entry(wide), None, "example.com:443", Ok(Expect::Tls)),
+        (entry(wide), None, "example.com:80", Ok(Expect::Http)),
+        (entry(wide), None, "example.com:22", Ok(Expect::Any)),
+        (with(wide, Expect::Any), None, "example.com:443", Ok(Expect::Any)),
+        (with(wide, Expect::Tls), None, "example.com:22", Ok(Expect::Tls)),
+        (with(wide, Expect::Any), Some(entry(wide)), "example.com:443", Ok(Expect::Tls)),
+        (entry(wide), Some(with(wide, Expect::Any)), "example.com:443", Ok(Expect::Tls)),
+        (with(wide, Expect::Http), Some(entry(wide)), "example.com:443", Err("tls_required")),
+    ] {
+        assert_eq!(opening(allow, ceiling, target).map(|o| o.expect()), want, "{target}");
+    }
+    let literal = opening(entry("93.184.216.34"), None, "93.184.216.34:443").unwrap();
+    assert!(literal.literal());
+    let mut fronted = entry("example.com");
+    fronted.sni = vec!["edge.example.net".parse().unwrap()];
+    let rule = opening(fronted, None, "example.com:443").unwrap();
+    for (name, want) in [("example.com", true), ("edge.example.net", true), ("www.example.com", false)] {
+        assert_eq!(rule.accepts_name(&name.parse().unwrap()), want, "{name}");
+    }
+}
+
+#[test]
+fn the_most_specific_rule_is_cited_whatever_the_order() {
+    let texts = ["@any-public", "*.example.com", "*.b.example.com", "a.b.example.com", "a.b.example.com:443"];
+    for shift in 0..texts.len() {
+        let mut turned = texts.to_vec();
+        turned.rotate_left(shift);
+        check(
+            &one(&turned, &[]),
+            &[
+                ("a.b.example.com:443", PUBLIC, "allow a.b.example.com:443"),
+                ("a.b.example.com:80", PUBLIC, "allow a.b.example.com"),
+                ("x.b.example.com:80", PUBLIC, "allow *.b.example.com"),
+                ("b.example.com:80", PUBLIC, "allow *.example.com"),
+                ("example.com:80", PUBLIC, "allow @any-public"),
+            ],
+        );
+    }
+}
+
+fn entry_blocks(texts: &[&str]) -> Option<Vec<exeat_model::IpBlock>> {
+    Some(texts.iter().map(|t| exeat_model::IpBlock::parse(t).unwrap()).collect())
+}
