@@ -8,7 +8,7 @@ use exeat_model::{AddressClass, CanonicalIp, Host, IpBlock, NamePattern, Port, P
 
 use crate::decide::{Denial, EgressRequest, Verdict, decide, denied, matching};
 use crate::entry::{Destination, Entry, Expect};
-use crate::permit::{Permit, permit};
+use crate::permit::{Permit, covers, permit};
 use crate::reason::Reason;
 use crate::rule::RuleView;
 use crate::set::{Mode, PolicySet};
@@ -84,7 +84,7 @@ pub fn explain(set: &PolicySet, request: &EgressRequest<'_>, addrs: Option<&[IpA
     }
     if let Some(reason) = explanation.refused {
         explanation.entry = smallest_entry(request, reason, addrs.unwrap_or_default());
-        explanation.entry_goes_to = goes_to(set, request);
+        explanation.entry_goes_to = goes_to(set, request, addrs.unwrap_or_default());
     }
     explanation
 }
@@ -176,17 +176,18 @@ fn opening_detail(permit: &Permit) -> String {
 }
 
 /// The policies, and each ceiling that refuses too: an entry helps only if it stands in all.
-fn goes_to(set: &PolicySet, request: &EgressRequest<'_>) -> Vec<String> {
-    let mut titles = Vec::new();
-    if matching(set, &request.bound.policies, request.target).is_err() || request.bound.ceilings.is_empty() {
-        titles.extend(request.bound.policies.iter().take(1).filter_map(|&n| set.title(n)));
+fn goes_to(set: &PolicySet, request: &EgressRequest<'_>, addrs: &[IpAddr]) -> Vec<String> {
+    let addrs: Vec<CanonicalIp> = addrs.iter().map(|&ip| CanonicalIp::new(ip)).collect();
+    let lacks = |owners: &[u32]| match matching(set, owners, request.target) {
+        Ok(rules) => !rules.iter().any(|&rule| addrs.iter().all(|&ip| covers(set, request, rule, ip))),
+        Err(_) => true,
+    };
+    let ceilings: Vec<u32> = request.bound.ceilings.iter().copied().filter(|&c| lacks(&[c])).collect();
+    let mut owners: Vec<u32> = request.bound.policies.iter().copied().take(1).collect();
+    if !ceilings.is_empty() && !lacks(&request.bound.policies) {
+        owners.clear();
     }
-    for &ceiling in &request.bound.ceilings {
-        if matching(set, &[ceiling], request.target).is_err() {
-            titles.extend(set.title(ceiling));
-        }
-    }
-    titles
+    owners.into_iter().chain(ceilings).filter_map(|number| set.title(number)).collect()
 }
 
 /// Returns the smallest allow entry that would let the request pass, computed from the request
@@ -269,7 +270,11 @@ impl fmt::Display for Explanation {
             writeln!(f, "  {:<10} {}", stage.name, stage)?;
         }
         if let Some(entry) = &self.entry {
-            writeln!(f, "  to allow it, add {} to {}", entry.toml(), self.entry_goes_to.join(" and "))?;
+            let place = match self.entry_goes_to.as_slice() {
+                [] => "a policy of this client".to_owned(),
+                titles => titles.join(" and "),
+            };
+            writeln!(f, "  to allow it, add {} to {place}", entry.toml())?;
         }
         Ok(())
     }

@@ -90,16 +90,22 @@ impl Labels {
     }
 }
 
+impl<V: Into<Arc<str>>> FromIterator<(Label, V)> for Labels {
+    fn from_iter<I: IntoIterator<Item = (Label, V)>>(pairs: I) -> Self {
+        let mut labels = Self::default();
+        for (label, value) in pairs {
+            labels.set(label, value);
+        }
+        labels
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn labels(pairs: &[(Label, &str)]) -> Labels {
-        let mut labels = Labels::default();
-        for (label, value) in pairs {
-            labels.set(*label, *value);
-        }
-        labels
+        pairs.iter().copied().collect()
     }
 
     #[test]

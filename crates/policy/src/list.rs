@@ -15,7 +15,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 use smallvec::SmallVec;
 
-use crate::entry::{Defaults, Destination, Entry, Side, Width, width};
+use crate::entry::{Defaults, Destination, Entry, EntryError, Side, Width, width};
 use crate::place::Place;
 
 /// The end of a chain, and "no settings".
@@ -377,6 +377,15 @@ impl ListBuilder {
             Destination::Group(_) => return,
         }
         self.list.slots.push(slot);
+    }
+
+    /// Parses a text entry and adds it.
+    ///
+    /// # Errors
+    /// As [`Entry::parse`].
+    pub fn push_text(&mut self, text: &str, line: u32, column: u32) -> Result<(), EntryError> {
+        self.push(Entry::parse(text)?, line, column);
+        Ok(())
     }
 
     /// Returns the compiled list.

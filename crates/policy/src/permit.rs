@@ -60,7 +60,8 @@ impl Permit {
 pub struct OpeningRule {
     expect: Expect,
     asked: Option<DnsName>,
-    further: Box<[DnsName]>,
+    /// Names that the rule lists as `sni` and no ceiling takes away; `None` if it lists none.
+    further: Option<Box<[DnsName]>>,
 }
 
 impl OpeningRule {
@@ -71,10 +72,15 @@ impl OpeningRule {
     }
 
     /// Returns whether the opening may speak for `name`: the asked name, or one that the rule
-    /// lists as `sni`. A literal target was not asked for by a name, so any name will do.
+    /// lists as `sni`. A literal target was not asked for by a name, so any name will do unless
+    /// the rule lists some.
     #[must_use]
     pub fn accepts_name(&self, name: &DnsName) -> bool {
-        self.asked.as_ref().is_none_or(|asked| asked == name) || self.further.contains(name)
+        let listed = self.further.as_ref().map(|names| names.contains(name));
+        match &self.asked {
+            Some(asked) => asked == name || listed.unwrap_or(false),
+            None => listed.unwrap_or(true),
+        }
     }
 
     /// Returns whether the target was an address, which needs no server name.
@@ -163,7 +169,7 @@ fn below(set: &PolicySet, request: &EgressRequest<'_>, ceiling: &Candidates, add
 }
 
 /// Whether one rule opens one address for this target.
-fn covers(set: &PolicySet, request: &EgressRequest<'_>, rule: RuleId, ip: CanonicalIp) -> bool {
+pub(crate) fn covers(set: &PolicySet, request: &EgressRequest<'_>, rule: RuleId, ip: CanonicalIp) -> bool {
     let socket = SocketAddr::new(ip.get(), request.target.port.get());
     let Some(owner) = set.owner(rule.owner) else { return false };
     if set.floor.listeners.contains(&socket) {
@@ -241,7 +247,8 @@ fn opening(
         Host::Name(name) => Some(name.clone()),
         Host::Address(_) => None,
     };
-    Ok(OpeningRule { expect, asked, further: further.into() })
+    let further = (!sni_of(rule).is_empty()).then(|| further.into());
+    Ok(OpeningRule { expect, asked, further })
 }
 
 /// What satisfies both expectations, if anything does.

@@ -207,14 +207,6 @@ impl PolicySet {
         self.revision
     }
 
-    /// Returns the snapshot with another floor, for a caller that learns its listeners' addresses
-    /// only when it binds them.
-    #[must_use]
-    pub fn with_floor(mut self, floor: Floor) -> Self {
-        self.floor = floor;
-        self
-    }
-
     /// Returns whether a policy of this name exists.
     #[must_use]
     pub fn has_policy(&self, name: &str) -> bool {

@@ -96,3 +96,22 @@ fn a_deny_has_no_entry_that_helps() {
     assert_eq!(explanation.refused.map(|r| r.token()), Some("host_denied"));
     assert_eq!(explanation.entry, None);
 }
+
+/// An entry that is already there for other addresses, and a ceiling that lacks the name.
+#[test]
+fn the_entry_goes_where_it_is_missing() {
+    let mut db = entry("db.example.com:5432");
+    db.settings.addresses = Some(vec![exeat_model::IpBlock::parse("10.0.0.0/8").unwrap()]);
+    let policy = Rules { name: "p", allow: vec![db, entry("example.org")], ..Rules::default() };
+    let ceiling = rules("c", &["db.example.com:5432", "example.net"], &[]);
+    let world = world(&[], &[policy], &[ceiling]);
+    for (text, addrs, want) in [
+        ("db.example.com:5432", "93.184.216.34", vec!["p"]),
+        ("db.example.com:5432", "10.0.0.1", vec!["ceiling c"]),
+        ("example.org:443", "93.184.216.34", vec!["ceiling c"]),
+        ("example.net:443", "93.184.216.34", vec!["p"]),
+        ("example.com:443", "93.184.216.34", vec!["p", "ceiling c"]),
+    ] {
+        assert_eq!(explained(&world, text, Some(&[addrs])).entry_goes_to, want, "{text} at {addrs}");
+    }
+}

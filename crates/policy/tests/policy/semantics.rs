@@ -364,6 +364,12 @@ fn the_opening_follows_the_port_the_rule_and_the_ceiling() {
     }
     let literal = opening(entry("93.184.216.34"), None, "93.184.216.34:443").unwrap();
     assert!(literal.literal());
+    assert!(literal.accepts_name(&"anything.example".parse().unwrap()), "a literal was asked for by no name");
+    let mut listed = entry("93.184.216.34");
+    listed.sni = vec!["edge.example.net".parse().unwrap()];
+    let listed = opening(listed, None, "93.184.216.34:443").unwrap();
+    assert!(listed.accepts_name(&"edge.example.net".parse().unwrap()));
+    assert!(!listed.accepts_name(&"anything.example".parse().unwrap()), "unless the rule lists some");
     let mut fronted = entry("example.com");
     fronted.sni = vec!["edge.example.net".parse().unwrap()];
     let rule = opening(fronted, None, "example.com:443").unwrap();
