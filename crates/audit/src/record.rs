@@ -1,0 +1,334 @@
+//! The audit record: one struct, one schema version, one line of JSON.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use exeat_model::DnsName;
+use exeat_policy::{Labels, Mode, Place, Reason, Revision};
+use serde::{Serialize, Serializer, ser::SerializeMap};
+
+use crate::text::Text;
+
+/// The version of the record's schema. Fields are added without a new version; it changes if one is renamed,
+/// removed or given another meaning.
+pub const SCHEMA_VERSION: u8 = 1;
+
+/// One line of the audit log. A field that does not apply is left out of the line.
+///
+/// Holds no header values, secrets, user information or query strings: `target` is the only text a client chooses.
+#[derive(Clone, Debug, Serialize)]
+pub struct Record {
+    /// Always [`SCHEMA_VERSION`].
+    pub v: SchemaVersion,
+    /// When it happened, in RFC 3339, UTC, with milliseconds.
+    #[serde(serialize_with = "rfc3339")]
+    pub time: SystemTime,
+    /// What the record is about.
+    pub event: Event,
+    /// The number of the policy snapshot that decided.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "revision")]
+    pub revision: Option<Revision>,
+    /// The id that the client was given too; equal in all records of one request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Arc<str>>,
+    /// Who asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub principal: Option<PrincipalRecord>,
+    /// The address and port that the client's connection came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<SocketAddr>,
+    /// The request method, or the opening's equivalent of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<Text>,
+    /// The target as the client asked for it, without user information, path and query string.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Text>,
+    /// The name in the canonical form that the rules were matched against.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "display")]
+    pub name: Option<DnsName>,
+    /// The port asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The address and port that was dialled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
+    /// What was decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Outcome>,
+    /// Why it was denied, or why an allowed request failed.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "reason")]
+    pub reason: Option<Reason>,
+    /// The rule that allowed or denied, and where it is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<RuleRecord>,
+    /// The mode of the policy that decided.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "mode")]
+    pub mode: Option<Mode>,
+    /// In report mode: why it would have been denied.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "reason")]
+    pub would_deny: Option<Reason>,
+    /// The HTTP status that the client was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Bytes from the client to the upstream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_up: Option<u64>,
+    /// Bytes from the upstream to the client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_down: Option<u64>,
+    /// How long it took, in whole milliseconds.
+    #[serde(rename = "duration_ms", skip_serializing_if = "Option::is_none", serialize_with = "millis")]
+    pub duration: Option<Duration>,
+    /// Why the flow ended, as a stable lower-case token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end: Option<&'static str>,
+    /// How many records were lost since the last line that says so; of [`Event::Lost`] alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+}
+
+/// Written as [`SCHEMA_VERSION`]; there is no other in one build.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct SchemaVersion;
+
+impl Serialize for SchemaVersion {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(SCHEMA_VERSION)
+    }
+}
+
+/// What a record is about.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Event {
+    /// A tunnel was allowed or denied.
+    Decision,
+    /// An allowed tunnel ended.
+    End,
+    /// A single request and its response ended, or the request was denied.
+    Request,
+    /// Records were lost here; written by the log itself.
+    Lost,
+}
+
+/// The verdict, as the record shows it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Allowed.
+    Allow,
+    /// Denied.
+    Deny,
+}
+
+/// Who asked, as the record shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct PrincipalRecord {
+    /// The principal's name in the configuration.
+    pub name: Arc<str>,
+    /// What proved it: `password`, `anonymous`.
+    pub proof: &'static str,
+    /// Its labels; those that are not set are left out.
+    #[serde(serialize_with = "labels")]
+    pub labels: Labels,
+}
+
+/// A rule, as the record shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct RuleRecord {
+    /// The policy or ceiling that the rule belongs to.
+    pub policy: Arc<str>,
+    /// The file, line and column where it is written.
+    #[serde(serialize_with = "place")]
+    pub place: Place,
+    /// The entry as it is written there.
+    pub text: Arc<str>,
+}
+
+impl Record {
+    /// Returns a record with nothing but its event and time; the other fields are public.
+    #[must_use]
+    pub fn new(event: Event, time: SystemTime) -> Self {
+        Self {
+            v: SchemaVersion,
+            time,
+            event,
+            revision: None,
+            request_id: None,
+            principal: None,
+            source: None,
+            method: None,
+            target: None,
+            name: None,
+            port: None,
+            address: None,
+            verdict: None,
+            reason: None,
+            rule: None,
+            mode: None,
+            would_deny: None,
+            status: None,
+            bytes_up: None,
+            bytes_down: None,
+            duration: None,
+            end: None,
+            count: None,
+        }
+    }
+
+    /// Returns the record that stands in for `count` records that were lost.
+    pub(crate) fn lost(count: u64, time: SystemTime) -> Self {
+        Self { count: Some(count), ..Self::new(Event::Lost, time) }
+    }
+}
+
+fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    match jiff::Timestamp::try_from(*time) {
+        Ok(time) => serializer.collect_str(&format_args!("{time:.3}")),
+        // Years beyond 9999: a clock so wrong is shown as unset.
+        Err(_) => serializer.serialize_str("1970-01-01T00:00:00.000Z"),
+    }
+}
+
+fn revision<S: Serializer>(revision: &Option<Revision>, serializer: S) -> Result<S::Ok, S::Error> {
+    revision.as_ref().map(|revision| revision.0).serialize(serializer)
+}
+
+fn display<S: Serializer>(value: &Option<DnsName>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.as_ref().map(DnsName::as_str).serialize(serializer)
+}
+
+fn reason<S: Serializer>(reason: &Option<Reason>, serializer: S) -> Result<S::Ok, S::Error> {
+    reason.map(Reason::token).serialize(serializer)
+}
+
+fn mode<S: Serializer>(mode: &Option<Mode>, serializer: S) -> Result<S::Ok, S::Error> {
+    mode.map(Mode::word).serialize(serializer)
+}
+
+fn millis<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)).serialize(serializer)
+}
+
+fn labels<S: Serializer>(labels: &Labels, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(None)?;
+    for (label, value) in labels.iter() {
+        map.serialize_entry(label.key(), value)?;
+    }
+    map.end()
+}
+
+fn place<S: Serializer>(place: &Place, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use exeat_policy::Label;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn at(millis: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
+    }
+
+    fn full() -> Record {
+        let mut labels = Labels::default();
+        labels.set(Label::Space, "payments-prod");
+        labels.set(Label::Organization, "gsa");
+        Record {
+            revision: Some(Revision(7)),
+            request_id: Some("0a1b".into()),
+            principal: Some(PrincipalRecord { name: "payments".into(), proof: "password", labels }),
+            source: Some("[2001:db8::9]:50000".parse().unwrap()),
+            method: Some("CONNECT".into()),
+            target: Some("API.stripe.example.:443".into()),
+            name: Some(DnsName::parse("api.stripe.example").unwrap()),
+            port: Some(443),
+            address: Some("192.0.2.1:443".parse().unwrap()),
+            verdict: Some(Outcome::Allow),
+            reason: Some(Reason::IdleTimeout),
+            rule: Some(RuleRecord {
+                policy: "payments".into(),
+                place: Place { file: "exeat.toml".into(), line: 12, column: 10 },
+                text: "*.stripe.example".into(),
+            }),
+            mode: Some(Mode::Report),
+            would_deny: Some(Reason::HostNotAllowed),
+            status: Some(200),
+            bytes_up: Some(517),
+            bytes_down: Some(u64::MAX),
+            duration: Some(Duration::from_micros(1_234_567)),
+            end: Some("client_closed"),
+            ..Record::new(Event::End, at(1_700_000_000_007))
+        }
+    }
+
+    #[test]
+    fn a_record_is_one_versioned_object() {
+        let cases: Vec<(&str, Record, Value)> = vec![
+            (
+                "full",
+                full(),
+                json!({
+                    "v": 1, "time": "2023-11-14T22:13:20.007Z", "event": "end", "revision": 7, "request_id": "0a1b",
+                    "principal": {
+                        "name": "payments", "proof": "password",
+                        "labels": { "organization": "gsa", "space": "payments-prod" },
+                    },
+                    "source": "[2001:db8::9]:50000", "method": "CONNECT", "target": "API.stripe.example.:443",
+                    "name": "api.stripe.example", "port": 443, "address": "192.0.2.1:443", "verdict": "allow",
+                    "reason": "idle_timeout",
+                    "rule": { "policy": "payments", "place": "exeat.toml:12:10", "text": "*.stripe.example" },
+                    "mode": "report", "would_deny": "host_not_allowed", "status": 200, "bytes_up": 517,
+                    "bytes_down": u64::MAX, "duration_ms": 1234, "end": "client_closed",
+                }),
+            ),
+            (
+                "empty",
+                Record::new(Event::Request, at(0)),
+                json!({ "v": 1, "time": "1970-01-01T00:00:00.000Z", "event": "request" }),
+            ),
+            (
+                "lost",
+                Record::lost(3, at(1_000)),
+                json!({ "v": 1, "time": "1970-01-01T00:00:01.000Z", "event": "lost", "count": 3 }),
+            ),
+        ];
+        for (name, record, want) in cases {
+            let line = serde_json::to_string(&record).unwrap();
+            assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), want, "{name}");
+            assert!(line.starts_with("{\"v\":1,\"time\":\"") && !line.contains('\n'), "{name}: {line}");
+        }
+    }
+
+    #[test]
+    fn every_word_is_stable() {
+        let word = |value: Value| value.as_str().unwrap().to_owned();
+        for (event, want) in [
+            (Event::Decision, "decision"),
+            (Event::End, "end"),
+            (Event::Request, "request"),
+            (Event::Lost, "lost"),
+        ] {
+            assert_eq!(word(serde_json::to_value(event).unwrap()), want);
+        }
+        assert_eq!(word(serde_json::to_value(Outcome::Allow).unwrap()), "allow");
+        assert_eq!(word(serde_json::to_value(Outcome::Deny).unwrap()), "deny");
+    }
+
+    #[test]
+    fn a_hostile_target_stays_in_its_field() {
+        let mut record = full();
+        record.target = Some(Text::new("x\"}\n{\"v\":1,\"verdict\":\"allow\"}\u{2028}"));
+        let line = serde_json::to_string(&record).unwrap();
+        assert!(line.is_ascii() && !line.contains('\n'), "{line}");
+        let value = serde_json::from_str::<Value>(&line).unwrap();
+        let want = "x\"}\\x0a{\"v\":1,\"verdict\":\"allow\"}\\xe2\\x80\\xa8";
+        assert_eq!(value["target"], want);
+    }
+}

@@ -1,0 +1,223 @@
+//! Checks passwords: remembers outcomes, and keeps the slow hashes off the I/O threads and within bounds.
+
+use std::{
+    fmt,
+    num::NonZero,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use hmac::{Hmac, KeyInit, Mac};
+use moka::future::Cache;
+use sha2::Sha256;
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
+
+use crate::{
+    basic::Credentials,
+    clients::{Client, Clients},
+    password::{Match, SecretError},
+    principal::Principal,
+};
+
+/// How long an outcome is remembered. A change of the configuration takes effect at once all the same; this
+/// bounds how long the tag of a password stays in memory after its last use.
+const REMEMBERED: Duration = Duration::from_secs(5 * 60);
+
+/// How many right passwords are remembered, at about 100 bytes each: more than a proxy has clients.
+const RIGHT_MAX: u64 = 10_000;
+
+/// How many wrong passwords are remembered. They have a place of their own, so that guessing cannot push out
+/// the right ones.
+const WRONG_MAX: u64 = 10_000;
+
+/// How many checks may wait for a worker. At 15 ms a check, the last one waits half a second on two cores.
+const WAITING_MAX: usize = 64;
+
+/// Checks passwords. One per process, shared by all connections and all revisions of the configuration.
+pub struct Authenticator {
+    /// Keys the tags under which outcomes are remembered; random, one block of SHA-256, and never leaves
+    /// the process.
+    key: Zeroizing<[u8; 64]>,
+    right: Cache<Tag, ()>,
+    wrong: Cache<Tag, ()>,
+    /// A place in the queue: taken while waiting and while being checked.
+    queue: Arc<Semaphore>,
+    /// A place at work.
+    workers: Arc<Semaphore>,
+    slow_checks: AtomicU64,
+}
+
+/// Stands for a user, a password and the hashes it was checked against, and reveals none of them.
+type Tag = [u8; 32];
+
+/// What came of checking credentials.
+#[derive(Debug)]
+pub(crate) enum Checked {
+    Right(Arc<Principal>),
+    Wrong,
+    Busy,
+}
+
+/// Why a check leaves nothing to remember as wrong.
+#[derive(Clone, Copy, Debug)]
+enum Unremembered {
+    Right,
+    Busy,
+}
+
+/// Whether a client of the asked name exists, or another one stands in. Part of the tag: the stand-in's password
+/// is wrong for every other name, and that must not be remembered of a client who gets this name later.
+#[derive(Clone, Copy)]
+enum User {
+    Known = 1,
+    Unknown = 2,
+}
+
+impl Authenticator {
+    /// Returns one that remembers nothing yet and works on half of the machine's cores.
+    ///
+    /// # Errors
+    ///
+    /// If the operating system gives no random bytes.
+    pub fn new() -> Result<Self, SecretError> {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        Self::with_places((cores / 2).max(1), WAITING_MAX)
+    }
+
+    fn with_places(workers: usize, waiting: usize) -> Result<Self, SecretError> {
+        let mut key = Zeroizing::new([0; 64]);
+        getrandom::fill(&mut *key).map_err(SecretError::Random)?;
+        Ok(Self {
+            key,
+            right: Cache::builder().max_capacity(RIGHT_MAX).time_to_live(REMEMBERED).build(),
+            wrong: Cache::builder().max_capacity(WRONG_MAX).time_to_live(REMEMBERED).build(),
+            queue: Arc::new(Semaphore::new(workers + waiting)),
+            workers: Arc::new(Semaphore::new(workers)),
+            slow_checks: AtomicU64::new(0),
+        })
+    }
+
+    /// Returns how many passwords were hashed with argon2 since the start.
+    pub fn slow_checks(&self) -> u64 {
+        self.slow_checks.load(Ordering::Relaxed)
+    }
+
+    pub(crate) async fn check(&self, clients: &Clients, credentials: &Credentials) -> Checked {
+        let name = credentials.user();
+        let (client, user) = match clients.get(name) {
+            Some(client) => (client, User::Known),
+            None => match clients.stand_in(self.draw(name)) {
+                Some(client) => (client, User::Unknown),
+                // Without clients there is no name to keep secret.
+                None => return Checked::Wrong,
+            },
+        };
+        let matches = if client.hashes.iter().any(|hash| hash.is_slow()) {
+            self.check_slow(client, user, credentials).await
+        } else {
+            match_any(client, credentials.password())
+        };
+        match (matches, user) {
+            (Match::Yes, User::Known) => Checked::Right(Arc::clone(&client.principal)),
+            (Match::Yes, User::Unknown) | (Match::No, User::Known | User::Unknown) => Checked::Wrong,
+            (Match::Unknown, User::Known | User::Unknown) => Checked::Busy,
+        }
+    }
+
+    /// Checks against hashes of which one is slow: from memory, or once for all who ask the same at a time.
+    async fn check_slow(&self, client: &Arc<Client>, user: User, credentials: &Credentials) -> Match {
+        let tag = self.tag(client, user, credentials);
+        if self.right.get(&tag).await.is_some() {
+            return Match::Yes;
+        }
+        let check = async {
+            match self.hash_in_queue(Arc::clone(client), credentials.password()).await {
+                Match::No => Ok(()),
+                Match::Unknown => Err(Unremembered::Busy),
+                Match::Yes => {
+                    self.right.insert(tag, ()).await;
+                    Err(Unremembered::Right)
+                }
+            }
+        };
+        match self.wrong.try_get_with(tag, check).await {
+            Ok(()) => Match::No,
+            Err(outcome) => match *outcome {
+                Unremembered::Right => Match::Yes,
+                Unremembered::Busy => Match::Unknown,
+            },
+        }
+    }
+
+    /// Waits for a worker, at most [`WAITING_MAX`] at a time, and runs every hash. The places go along to the thread, so
+    /// that they stay taken until the work is done, whether anyone still waits for it or not.
+    async fn hash_in_queue(&self, client: Arc<Client>, password: &[u8]) -> Match {
+        let Ok(place) = Arc::clone(&self.queue).try_acquire_owned() else {
+            return Match::Unknown;
+        };
+        let Ok(worker) = Arc::clone(&self.workers).acquire_owned().await else {
+            return Match::Unknown;
+        };
+        let slow = client.hashes.iter().filter(|hash| hash.is_slow()).count();
+        self.slow_checks.fetch_add(u64::try_from(slow).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let password = Zeroizing::new(password.to_vec());
+        let work = tokio::task::spawn_blocking(move || {
+            let matches = match_any(&client, &password);
+            drop((worker, place));
+            matches
+        });
+        work.await.unwrap_or(Match::Unknown)
+    }
+
+    fn tag(&self, client: &Client, user: User, credentials: &Credentials) -> Tag {
+        self.mac(&[
+            &[user as u8],
+            &client.revision,
+            credentials.user().as_bytes(),
+            // Neither part has a control character, so that this separates them.
+            &[0],
+            credentials.password(),
+        ])
+    }
+
+    /// Returns a number that is the same for the same name, and unpredictable from outside.
+    fn draw(&self, name: &str) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.mac(&[&[0], name.as_bytes()]);
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    fn mac(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut mac = Hmac::<Sha256>::new(&(*self.key).into());
+        for part in parts {
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
+    }
+}
+
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authenticator").field("slow_checks", &self.slow_checks()).finish_non_exhaustive()
+    }
+}
+
+/// Compares with every hash, even after a match, so that the time does not tell which one it was.
+fn match_any(client: &Client, password: &[u8]) -> Match {
+    let mut matches = Match::No;
+    for hash in &client.hashes {
+        matches = match (matches, hash.verify(password)) {
+            (Match::Yes, _) | (_, Match::Yes) => Match::Yes,
+            (Match::Unknown, _) | (_, Match::Unknown) => Match::Unknown,
+            (Match::No, Match::No) => Match::No,
+        };
+    }
+    matches
+}
+
+#[cfg(test)]
+mod tests;

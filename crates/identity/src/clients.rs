@@ -1,0 +1,81 @@
+//! The password clients of one configuration.
+
+use std::{collections::HashMap, sync::Arc};
+
+use sha2::{Digest, Sha256};
+
+use crate::{password::PasswordHash, principal::Principal};
+
+/// The clients that may present a password, by name. Part of a configuration snapshot: never changed
+/// once requests can see it.
+#[derive(Debug, Default)]
+pub struct Clients {
+    by_name: HashMap<Box<str>, Arc<Client>>,
+    /// The same clients in the order of insertion, for [`Clients::stand_in`].
+    all: Vec<Arc<Client>>,
+}
+
+/// One client and the hashes of its live passwords.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) principal: Arc<Principal>,
+    pub(crate) hashes: Vec<PasswordHash>,
+    /// Changes when any of the hashes does, so that nothing cached outlives a changed configuration.
+    pub(crate) revision: [u8; 32],
+}
+
+impl Clients {
+    /// Returns a set without clients: every password is wrong.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a client whose password may match any of `hashes`: two are live during a rotation.
+    ///
+    /// A client without hashes can never be authenticated. Returns `false`, and changes nothing, if the name
+    /// is taken.
+    pub fn insert(&mut self, name: &str, principal: Arc<Principal>, hashes: Vec<PasswordHash>) -> bool {
+        if self.by_name.contains_key(name) {
+            return false;
+        }
+        let client = Arc::new(Client { principal, revision: revision(&hashes), hashes });
+        self.by_name.insert(name.into(), Arc::clone(&client));
+        self.all.push(client);
+        true
+    }
+
+    /// Returns the principal of the client with this name.
+    pub fn principal(&self, name: &str) -> Option<Arc<Principal>> {
+        self.get(name).map(|client| Arc::clone(&client.principal))
+    }
+
+    /// Returns the number of clients.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Returns whether there are no clients.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Client>> {
+        self.by_name.get(name)
+    }
+
+    /// Returns the client whose hashes an unknown user's password is checked against, in vain, so that
+    /// the time it takes does not tell which names exist. `draw` must be the same for the same name.
+    pub(crate) fn stand_in(&self, draw: u64) -> Option<&Arc<Client>> {
+        let count = u64::try_from(self.all.len()).ok()?;
+        let index = draw.checked_rem(count)?;
+        self.all.get(usize::try_from(index).ok()?)
+    }
+}
+
+fn revision(hashes: &[PasswordHash]) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    for hash in hashes {
+        hash.digest_into(&mut digest);
+    }
+    digest.finalize().into()
+}

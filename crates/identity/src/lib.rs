@@ -1,0 +1,14 @@
+//! Who asks: credentials become a principal, or a reason why not.
+
+mod authenticator;
+mod basic;
+mod clients;
+mod password;
+mod principal;
+
+pub use authenticator::Authenticator;
+pub use clients::Clients;
+pub use password::{
+    PasswordHash, PasswordHashError, SecretError, generate_password, hash_generated, hash_password,
+};
+pub use principal::{AuthnError, Principal, Proof};
