@@ -1,0 +1,156 @@
+//! The keys that a configuration may have: the readers and the published schema both follow this table.
+
+use crate::limits::LIMITS;
+
+/// A kind of table in the file.
+pub(crate) struct Section {
+    /// Its key at the top of the file.
+    pub(crate) name: &'static str,
+    /// Whether the key holds named tables (`[policy.NAME]`) instead of being one itself.
+    pub(crate) named: bool,
+    /// The keys of one table.
+    pub(crate) keys: &'static [&'static str],
+}
+
+impl Section {
+    /// Returns how its header is written: `[proxy]`, or `[policy.NAME]`.
+    pub(crate) fn title(&self) -> String {
+        if self.named { format!("[{}.NAME]", self.name) } else { format!("[{}]", self.name) }
+    }
+}
+
+/// `[proxy]`.
+pub(crate) const PROXY: Section =
+    Section { name: "proxy", named: false, keys: &["listen", "anonymous", "disclose"] };
+
+/// `[resolver]`.
+pub(crate) const RESOLVER: Section = Section {
+    name: "resolver",
+    named: false,
+    keys: &["servers", "timeout", "attempts", "hosts_file", "cache_entries"],
+};
+
+/// `[limits]`.
+pub(crate) const LIMITS_SECTION: Section = Section { name: "limits", named: false, keys: &limit_names() };
+
+/// `[audit]`.
+pub(crate) const AUDIT: Section =
+    Section { name: "audit", named: false, keys: &["file", "stdout", "required"] };
+
+/// `[groups.NAME]`.
+pub(crate) const GROUPS: Section = Section {
+    name: "groups",
+    named: true,
+    keys: &["entries", "file", "ports", "addresses", "expect", "answers"],
+};
+
+/// `[policy.NAME]`.
+pub(crate) const POLICY: Section = Section {
+    name: "policy",
+    named: true,
+    keys: &["allow", "deny", "mode", "bind", "ports", "addresses", "expect", "answers", "metadata"],
+};
+
+/// `[ceiling.NAME]`.
+pub(crate) const CEILING: Section = Section {
+    name: "ceiling",
+    named: true,
+    keys: &["bind", "allow", "deny", "ports", "addresses", "expect", "answers", "metadata"],
+};
+
+/// `[client.NAME]`.
+pub(crate) const CLIENT: Section =
+    Section { name: "client", named: true, keys: &["passwords", "policies", "labels"] };
+
+/// Every section, in the order of the documentation.
+pub(crate) const SECTIONS: [&Section; 8] =
+    [&PROXY, &RESOLVER, &LIMITS_SECTION, &AUDIT, &GROUPS, &POLICY, &CEILING, &CLIENT];
+
+/// Keys of an entry written as a table.
+pub(crate) const ENTRY: &[&str] =
+    &["host", "suffix", "network", "ports", "addresses", "expect", "sni", "answers"];
+
+/// Returns the titles of the sections that have this key: `[proxy]`, or `[policy.NAME] or [ceiling.NAME]`.
+pub(crate) fn sections_of(key: &str) -> Option<String> {
+    let having = SECTIONS.iter().filter(|section| section.keys.contains(&key));
+    let titles: Vec<String> = having.map(|section| section.title()).collect();
+    (!titles.is_empty()).then(|| titles.join(" or "))
+}
+
+const fn limit_names() -> [&'static str; LIMITS.len()] {
+    let mut names = [""; LIMITS.len()];
+    let mut index = 0;
+    while index < LIMITS.len() {
+        #[expect(clippy::indexing_slicing, reason = "evaluated when compiled, within the bounds of the loop")]
+        {
+            names[index] = LIMITS[index].name;
+        }
+        index += 1;
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use exeat_policy::Label;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::limits::LimitKind;
+
+    fn schema() -> Value {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/exeat.schema.json");
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    /// The keys of an object of the schema, which must be closed.
+    fn keys(object: &Value) -> Vec<&str> {
+        assert_eq!(object["additionalProperties"], false, "{object}");
+        sorted(object["properties"].as_object().unwrap().keys().map(String::as_str))
+    }
+
+    fn sorted<'k>(keys: impl IntoIterator<Item = &'k str>) -> Vec<&'k str> {
+        let mut keys: Vec<&str> = keys.into_iter().collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// The object that a reference leads to.
+    fn resolve<'s>(schema: &'s Value, object: &'s Value) -> &'s Value {
+        match object["$ref"].as_str() {
+            Some(reference) => schema.pointer(reference.trim_start_matches('#')).unwrap(),
+            None => object,
+        }
+    }
+
+    #[test]
+    fn the_published_schema_has_the_keys_that_are_read() {
+        let schema = schema();
+        assert_eq!(keys(&schema), sorted(SECTIONS.iter().map(|section| section.name)));
+        for section in SECTIONS {
+            let object = &schema["properties"][section.name];
+            let object =
+                if section.named { resolve(&schema, &object["additionalProperties"]) } else { object };
+            assert_eq!(keys(object), sorted(section.keys.iter().copied()), "{}", section.name);
+        }
+        assert_eq!(keys(&schema["definitions"]["entry"]), sorted(ENTRY.iter().copied()));
+        assert_eq!(keys(&schema["definitions"]["labels"]), sorted(Label::ALL.map(Label::key)));
+    }
+
+    #[test]
+    fn the_published_schema_has_the_bounds_of_the_limits() {
+        let schema = schema();
+        for limit in &LIMITS {
+            let object = &schema["properties"]["limits"]["properties"][limit.name];
+            match &limit.kind {
+                LimitKind::Count(range, _) => {
+                    let bounds = (object["minimum"].as_u64(), object["maximum"].as_u64());
+                    assert_eq!(bounds, (Some(*range.start()), Some(*range.end())), "{}", limit.name);
+                }
+                LimitKind::Time(..) => assert_eq!(object["$ref"], "#/definitions/duration", "{}", limit.name),
+            }
+        }
+    }
+}

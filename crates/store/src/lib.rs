@@ -1,0 +1,40 @@
+//! Reads configuration: one TOML file and the group files it names, every problem with its place.
+//!
+//! [`load`] walks the whole tree and never stops at the first problem, so that `exeat check` prints them all, each
+//! with file, line, column, underline and correction. What it returns is typed and compiled: nothing after it
+//! meets a string that still has to be understood. No report ever shows a password or its hash.
+#![forbid(unsafe_code)]
+
+mod clients;
+mod document;
+mod duration;
+mod edit;
+mod entry;
+mod files;
+mod flags;
+mod floor;
+mod groups;
+mod keys;
+mod limits;
+mod load;
+mod names;
+mod notes;
+mod policies;
+mod problem;
+mod reader;
+mod references;
+mod report;
+mod secrets;
+mod sections;
+mod settings;
+mod source;
+mod suggest;
+mod syntax;
+
+pub use edit::{EditError, Existing, NewClient, WriteError, add_client, write_atomically};
+pub use files::{GROUP_FILE_BYTES_MAX, GROUP_FILE_PROBLEMS_MAX, GROUP_LINE_BYTES_MAX};
+pub use flags::{FLAGS_CLIENT, Flags, from_flags};
+pub use load::{CONFIGURATION_BYTES_MAX, CONFIGURATION_PROBLEMS_MAX, Options, load, load_text};
+pub use problem::{Code, Location, Problem, Severity};
+pub use report::{Colour, Report};
+pub use settings::{AuditSettings, LISTEN_DEFAULT, Loaded, Settings};

@@ -1,0 +1,199 @@
+//! From a file, a text or command-line flags to a [`Loaded`] configuration.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use exeat_identity::{Clients, Principal, Proof};
+use exeat_policy::{Builder, CeilingSpec, Labels, PolicySet, PolicySpec, Revision};
+
+use crate::clients::Client;
+use crate::document::{self, Document};
+use crate::files::{Files, reason};
+use crate::floor::floor;
+use crate::names;
+use crate::notes::Notes;
+use crate::policies::Policy;
+use crate::problem::{Code, Finding, Problem, shown};
+use crate::references::{self, Places};
+use crate::report::Report;
+use crate::settings::{Loaded, Settings};
+use crate::source::Source;
+
+/// Largest configuration file, in bytes. Lists that need more go to group files.
+pub const CONFIGURATION_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Problems reported of one configuration file: all of them, unless the file is something else entirely.
+pub const CONFIGURATION_PROBLEMS_MAX: usize = 100;
+
+/// Others may read the file.
+const MODE_WORLD_READABLE: u32 = 0o004;
+
+/// What a load needs to know besides the configuration.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Options {
+    /// The number of the snapshot to build.
+    pub revision: Revision,
+    /// Listeners that are bound already, for the floor, besides those that the configuration names. A
+    /// configured port 0 becomes known only once it is bound.
+    pub listeners: Vec<SocketAddr>,
+}
+
+impl Options {
+    /// Options for a first load.
+    #[must_use]
+    pub fn new(revision: Revision) -> Self {
+        Self { revision, listeners: Vec::new() }
+    }
+}
+
+/// Reads a configuration file and the group files it names.
+///
+/// # Errors
+/// A report of every problem found in any of the files, warnings included.
+pub fn load(path: &Path, options: &Options) -> Result<Loaded, Report> {
+    let name: Arc<str> = path.to_string_lossy().into();
+    let (text, metadata) =
+        read_text(path).map_err(|finding| Report::new(vec![Problem::of_file(&name, finding)]))?;
+    let base_dir = path.parent().unwrap_or(Path::new(""));
+    load_source(name, &text, base_dir, Some(&metadata), options)
+}
+
+/// Reads a configuration from text. `name` stands for the file in places and reports; relative paths in the text
+/// start from `base_dir`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(name: &str, text: &str, base_dir: &Path, options: &Options) -> Result<Loaded, Report> {
+    load_source(name.into(), text, base_dir, None, options)
+}
+
+fn load_source(
+    name: Arc<str>,
+    text: &str,
+    base_dir: &Path,
+    metadata: Option<&Metadata>,
+    options: &Options,
+) -> Result<Loaded, Report> {
+    // Positions must count from what the operator sees, which is after a byte order mark.
+    let mut source = Source::new(name, text.strip_prefix('\u{feff}').unwrap_or(text));
+    let (mut notes, mut files) = (Notes::default(), Files::default());
+    let document = document::read(&mut source, base_dir, &mut notes, &mut files);
+    if !document.broken {
+        references::check(&document, &mut Places { source: &source, notes: &mut notes, files: &mut files });
+    }
+    if metadata.is_some_and(|metadata| metadata.mode() & MODE_WORLD_READABLE != 0)
+        && !document.clients.is_empty()
+    {
+        let finding =
+            Finding::warning(Code::Permissions, "every user of this machine can read the password hashes");
+        notes.push_whole(finding.help(format!("chmod o-r {}", shown(source.name()))));
+    }
+    let compiled = if notes.has_errors() || files.has_errors() {
+        None
+    } else {
+        compile(document, options).map_err(|finding| notes.push_whole(finding)).ok()
+    };
+    let mut problems = notes.finish(&source, CONFIGURATION_PROBLEMS_MAX);
+    problems.extend(files.finish());
+    let report = Report::new(problems);
+    match compiled {
+        Some(loaded) => Ok(Loaded { warnings: report, ..loaded }),
+        None => Err(report),
+    }
+}
+
+/// Puts the parts of a checked document together.
+pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, Finding> {
+    let Document { proxy, resolver, limits, audit, groups, policies, ceilings, clients, .. } = document;
+    let mut builder = Builder::new();
+    for group in groups {
+        builder.group(&group.name, group.place, group.list);
+    }
+    policies.into_iter().for_each(|policy| builder.policy(policy_spec(policy)));
+    ceilings.into_iter().for_each(|ceiling| builder.ceiling(ceiling_spec(ceiling)));
+    let listeners = proxy.listen.iter().chain(&options.listeners).copied();
+    builder.floor(floor(listeners).map_err(|error| {
+        Finding::error(
+            Code::Unreadable,
+            format!("cannot list the addresses of this host: {}", reason(&error)),
+        )
+    })?);
+    let policy = builder.finish(options.revision).map_err(|errors| {
+        let errors: Vec<String> = errors.iter().map(|error| format!("{}: {error}", error.place())).collect();
+        Finding::error(Code::InvalidEntry, errors.join("; "))
+    })?;
+    Ok(Loaded {
+        clients: bind_clients(clients, &policy),
+        anonymous: proxy.anonymous.as_deref().map(|name| anonymous(name, &policy)),
+        policy,
+        settings: Settings {
+            listen: proxy.listen,
+            anonymous: proxy.anonymous,
+            disclose: proxy.disclose,
+            limits,
+            resolver,
+            audit,
+        },
+        warnings: Report::default(),
+    })
+}
+
+fn policy_spec(policy: Policy) -> PolicySpec {
+    let Policy { name, place, allow, deny, defaults, mode, bind, metadata, .. } = policy;
+    PolicySpec { name, place, allow, deny, defaults, mode, bind, metadata }
+}
+
+fn ceiling_spec(ceiling: Policy) -> CeilingSpec {
+    let Policy { name, place, allow, deny, defaults, bind, metadata, .. } = ceiling;
+    CeilingSpec { name, place, allow, deny, defaults, bind: bind.unwrap_or_default(), metadata }
+}
+
+fn bind_clients(clients: Vec<Client>, policy: &PolicySet) -> Clients {
+    let mut bound = Clients::new();
+    for client in clients {
+        let names: Vec<&str> = client.policies.iter().map(|(name, _)| name.as_str()).collect();
+        let principal = Principal {
+            name: client.name.as_str().into(),
+            proof: Proof::Password,
+            bound: policy.bind(&names, &client.labels),
+            labels: client.labels,
+        };
+        bound.insert(&client.name, Arc::new(principal), client.hashes);
+    }
+    bound
+}
+
+fn anonymous(name: &str, policy: &PolicySet) -> Arc<Principal> {
+    let labels = Labels::default();
+    Arc::new(Principal {
+        name: names::ANONYMOUS.into(),
+        proof: Proof::Anonymous,
+        bound: policy.bind(&[name], &labels),
+        labels,
+    })
+}
+
+/// Reads a whole file of bounded size as text.
+pub(crate) fn read_text(path: &Path) -> Result<(String, Metadata), Finding> {
+    let unreadable =
+        |error: io::Error| Finding::error(Code::Unreadable, format!("cannot be read: {}", reason(&error)));
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    file.take(CONFIGURATION_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > CONFIGURATION_BYTES_MAX {
+        let mib = CONFIGURATION_BYTES_MAX / (1024 * 1024);
+        let finding = Finding::error(Code::TooLarge, format!("is larger than {mib} MiB"));
+        return Err(finding.help("move long lists to group files: [groups.NAME] with file = \"…\""));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let line = error.as_bytes().iter().take(valid).filter(|&&byte| byte == b'\n').count() + 1;
+        Finding::error(Code::Syntax, format!("line {line} is not UTF-8 text")).help("save the file as UTF-8")
+    })?;
+    Ok((text, metadata))
+}

@@ -1,0 +1,200 @@
+//! `[policy.NAME]` and `[ceiling.NAME]`.
+
+use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::Arc;
+
+use exeat_model::{CanonicalIp, METADATA_ADDRESSES};
+use exeat_policy::{Defaults, Label, Labels, List, ListBuilder, Mode, Place, Side};
+use toml::de::DeValue;
+
+use crate::document::{Cx, Named};
+use crate::entry;
+use crate::names;
+use crate::notes::Notes;
+use crate::problem::{Code, Finding, shown};
+use crate::reader::{self, Fields, Value, What};
+use crate::suggest::{closest, listed};
+
+/// Longest value of a label, in bytes: labels are repeated in every audit record.
+const LABEL_BYTES_MAX: usize = 256;
+
+/// A policy or a ceiling as its table says.
+pub(crate) struct Policy {
+    pub(crate) name: String,
+    pub(crate) span: Range<usize>,
+    pub(crate) place: Place,
+    pub(crate) allow: List,
+    pub(crate) deny: List,
+    pub(crate) defaults: Defaults,
+    pub(crate) mode: Mode,
+    pub(crate) bind: Option<Labels>,
+    pub(crate) metadata: Vec<(CanonicalIp, Place)>,
+}
+
+/// Reads a policy.
+pub(crate) fn read_policy(named: &Named<'_, '_>, cx: &mut Cx<'_, '_>) -> Policy {
+    if named.name == names::NONE {
+        let finding = Finding::error(Code::Conflict, "a policy cannot be named `none`");
+        cx.notes.push(
+            named.span.clone(),
+            finding.help("`anonymous = \"none\"` means that there is no such policy"),
+        );
+    }
+    let mode = named.fields.word("mode", &["enforce", "report"], Mode::parse, cx.notes).unwrap_or_default();
+    let policy = read(named, mode, cx);
+    if mode == Mode::Report {
+        let span = named.fields.get("mode").map_or(named.span.clone(), toml::Spanned::span);
+        let finding =
+            Finding::warning(Code::Suspicious, format!("policy `{}` does not enforce", shown(named.name)));
+        let finding = finding.label("lets everything public through, and records it");
+        cx.notes.push(span, finding.help("write mode = \"enforce\" once the records look right"));
+    }
+    if named.fields.get("allow").is_none()
+        && policy.deny.is_empty()
+        && mode == Mode::Enforce
+        && policy.metadata.is_empty()
+    {
+        warn_empty(named, named.span.clone(), cx.notes);
+    }
+    policy
+}
+
+/// Reads a ceiling. One that binds nobody, or that forgets to say what it allows, is an error: its author
+/// relies on it.
+pub(crate) fn read_ceiling(named: &Named<'_, '_>, cx: &mut Cx<'_, '_>) -> Policy {
+    let help = "write bind = { organization = \"…\" } for those it holds for";
+    named.fields.required("bind", &named.title, help, cx.notes);
+    let help = "write allow = [\"@any-public\"] if it only denies; without, nothing is allowed";
+    named.fields.required("allow", &named.title, help, cx.notes);
+    read(named, Mode::Enforce, cx)
+}
+
+fn read(named: &Named<'_, '_>, mode: Mode, cx: &mut Cx<'_, '_>) -> Policy {
+    if let Err(finding) = names::check(named.name) {
+        cx.notes.push(named.span.clone(), finding);
+    }
+    let fields = &named.fields;
+    let defaults = entry::read_defaults(fields, cx.notes);
+    let allow = read_list(fields, "allow", Some(Side::Allow), &defaults, cx);
+    let written_empty = |value: &&Value<'_>| value.get_ref().as_array().is_some_and(|list| list.is_empty());
+    if let Some(value) = fields.get("allow").filter(written_empty).filter(|_| mode == Mode::Enforce) {
+        warn_empty(named, value.span(), cx.notes);
+    }
+    Policy {
+        name: named.name.to_owned(),
+        span: named.span.clone(),
+        place: cx.place(named.span.start),
+        allow,
+        deny: read_list(fields, "deny", Some(Side::Deny), &defaults, cx),
+        mode,
+        bind: read_bind(fields, cx.notes),
+        metadata: read_metadata(named, cx),
+        defaults,
+    }
+}
+
+fn warn_empty(named: &Named<'_, '_>, span: Range<usize>, notes: &mut Notes) {
+    let finding = Finding::warning(Code::Suspicious, format!("{} allows nothing", named.title));
+    notes.push(span, finding.help("list what it allows, such as allow = [\"api.example.com\"]"));
+}
+
+/// Reads a list of entries. `side` is `None` for a group, which may stand on both.
+pub(crate) fn read_list(
+    fields: &Fields<'_, '_>,
+    key: &str,
+    side: Option<Side>,
+    defaults: &Defaults,
+    cx: &mut Cx<'_, '_>,
+) -> List {
+    let mut builder = ListBuilder::new(Arc::clone(cx.source.name()), defaults.clone());
+    for value in fields.list(key, "entries", cx.notes).unwrap_or_default() {
+        let Some(entry) = entry::read(value, key, cx.notes) else { continue };
+        if side == Some(Side::Deny) {
+            check_deny(value, cx.notes);
+        }
+        let place = cx.place(value.span().start);
+        builder.push(entry, place.line, place.column);
+    }
+    builder.finish()
+}
+
+/// A deny entry with a condition on the connection would deny less than it seems to.
+fn check_deny(value: &Value<'_>, notes: &mut Notes) {
+    let DeValue::Table(table) = value.get_ref() else { return };
+    for key in ["addresses", "expect", "sni", "answers"] {
+        if let Some((key, _)) = table.get_key_value(key) {
+            let finding =
+                Finding::error(Code::Conflict, format!("`{}` has no meaning in a deny list", key.get_ref()));
+            notes.push(key.span(), finding.help("remove it: a deny holds whatever opens the connection"));
+        }
+    }
+}
+
+fn read_bind(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<Labels> {
+    let value = fields.get("bind")?;
+    let labels = read_labels(value, "bind", notes)?;
+    if value.get_ref().as_table().is_some_and(|table| table.is_empty()) {
+        let finding = Finding::error(Code::InvalidValue, "an empty `bind` binds nobody");
+        notes.push(
+            value.span(),
+            finding.help("name a label, such as { space = \"payments-prod\" }, or remove `bind`"),
+        );
+    }
+    Some(labels)
+}
+
+/// Reads labels: a table of strings under known keys.
+pub(crate) fn read_labels(value: &Value<'_>, key: &str, notes: &mut Notes) -> Option<Labels> {
+    let help = format!("write {key} = {{ space = \"…\" }}");
+    let table = reader::table(value, What::Key(key), &help, notes)?;
+    let known = || Label::ALL.into_iter().map(Label::key);
+    let mut labels = Labels::default();
+    for (name, value) in table {
+        let Some(label) = Label::parse(name.get_ref()) else {
+            let finding =
+                Finding::error(Code::UnknownReference, format!("unknown label `{}`", shown(name.get_ref())));
+            let guess = closest(name.get_ref(), known()).map(|guess| format!("did you mean `{guess}`? "));
+            let help = format!("{}the labels are {}", guess.unwrap_or_default(), listed(known()));
+            notes.push(name.span(), finding.help(help));
+            continue;
+        };
+        let Some(text) = reader::string(value, What::Key(label.key()), notes) else { continue };
+        if text.is_empty() || text.len() > LABEL_BYTES_MAX {
+            let message =
+                format!("a value of `{label}` has 1 to {LABEL_BYTES_MAX} bytes, not {}", text.len());
+            notes.push(
+                value.span(),
+                Finding::error(Code::InvalidValue, message).help("write a name, or remove the label"),
+            );
+            continue;
+        }
+        labels.set(label, text);
+    }
+    Some(labels)
+}
+
+/// Reads `metadata`, the one way to a cloud's metadata service.
+fn read_metadata(named: &Named<'_, '_>, cx: &mut Cx<'_, '_>) -> Vec<(CanonicalIp, Place)> {
+    let mut opened = Vec::new();
+    for value in named.fields.list("metadata", "addresses", cx.notes).unwrap_or_default() {
+        let Some(text) = reader::string(value, What::Element("a metadata address"), cx.notes) else {
+            continue;
+        };
+        let address = text.parse::<IpAddr>().ok().filter(|address| METADATA_ADDRESSES.contains(address));
+        let Some(address) = address else {
+            let finding =
+                Finding::error(Code::InvalidValue, format!("`{}` is not a metadata address", shown(text)));
+            let help =
+                "`metadata` is for the services of clouds, such as \"169.254.169.254\"; others go to `allow`";
+            cx.notes.push(value.span(), finding.help(help));
+            continue;
+        };
+        let message = format!("{} opens the metadata service at {address}", named.title);
+        let finding =
+            Finding::warning(Code::Suspicious, message).label("gives out the machine's credentials");
+        cx.notes.push(value.span(), finding.help("remove it unless the workload needs these credentials"));
+        opened.push((CanonicalIp::new(address), cx.place(value.span().start)));
+    }
+    opened
+}

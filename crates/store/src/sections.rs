@@ -1,0 +1,186 @@
+//! `[proxy]`, `[resolver]` and `[audit]`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use exeat_audit::Sink;
+use exeat_dns::{ResolverConfig, Upstream};
+use toml::de::DeValue;
+
+use crate::names;
+use crate::notes::Notes;
+use crate::problem::{Code, Finding, shown};
+use crate::reader::{self, Fields, Value, What};
+use crate::settings::{AuditSettings, LISTEN_DEFAULT};
+
+/// Where DNS servers listen (RFC 1035 §4.2).
+const DNS_PORT: u16 = 53;
+
+/// Servers or listeners of one instance: more than any machine has use for, few enough to start at once.
+const ADDRESSES_MAX: usize = 64;
+
+/// One query, from a fast local server to the patience of the clients in front.
+const QUERY_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
+
+/// Tries for one query.
+const QUERY_ATTEMPTS: RangeInclusive<u64> = 1..=10;
+
+/// Names kept; 0 keeps none. Ten million take a few gigabytes.
+const CACHE_ENTRIES: RangeInclusive<u64> = 0..=10_000_000;
+
+/// What `[proxy]` says.
+pub(crate) struct Proxy {
+    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) anonymous: Option<String>,
+    pub(crate) disclose: bool,
+}
+
+impl Default for Proxy {
+    fn default() -> Self {
+        Self { listen: vec![LISTEN_DEFAULT], anonymous: None, disclose: true }
+    }
+}
+
+/// Reads `[proxy]`.
+pub(crate) fn read_proxy(fields: &Fields<'_, '_>, notes: &mut Notes) -> Proxy {
+    let default = Proxy::default();
+    let anonymous = fields.string("anonymous", notes).filter(|name| *name != names::NONE);
+    Proxy {
+        listen: read_listen(fields, notes).unwrap_or(default.listen),
+        anonymous: anonymous.map(str::to_owned),
+        disclose: fields.boolean("disclose", notes).unwrap_or(default.disclose),
+    }
+}
+
+fn read_listen(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<Vec<SocketAddr>> {
+    let list = fields.list("listen", "addresses", notes)?;
+    check_length(fields, "listen", list.len(), &format!("write listen = [\"{LISTEN_DEFAULT}\"]"), notes);
+    let mut listen: Vec<SocketAddr> = Vec::new();
+    for value in list.iter().take(ADDRESSES_MAX) {
+        let Some(address) = read_listener(value, notes) else { continue };
+        if listen.contains(&address) {
+            notes.push(
+                value.span(),
+                Finding::error(Code::Duplicate, format!("`{address}` is listed twice")).help("remove one"),
+            );
+        }
+        listen.push(address);
+    }
+    Some(listen)
+}
+
+fn read_listener(value: &Value<'_>, notes: &mut Notes) -> Option<SocketAddr> {
+    if let DeValue::Table(_) = value.get_ref() {
+        let finding = Finding::error(Code::WrongType, "a listener is an address and a port, not a table");
+        notes.push(
+            value.span(),
+            finding.help(format!("write \"{LISTEN_DEFAULT}\"; listeners with TLS are not supported")),
+        );
+        return None;
+    }
+    let text = reader::string(value, What::Element("an address of `listen`"), notes)?;
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        let finding =
+            Finding::error(Code::InvalidValue, format!("`{}` is not an address and a port", shown(text)));
+        notes.push(value.span(), finding.help(listener_help(text)));
+    }
+    parsed
+}
+
+fn listener_help(text: &str) -> String {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return format!("add the port: \"{}\"", SocketAddr::new(address, LISTEN_DEFAULT.port()));
+    }
+    match text.rsplit_once(':') {
+        Some(("localhost", port)) if port.parse::<u16>().is_ok() => {
+            format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\"")
+        }
+        Some(("" | "*", port)) if port.parse::<u16>().is_ok() => {
+            format!("write \"0.0.0.0:{port}\" or \"[::]:{port}\" to listen on every address")
+        }
+        Some(_) | None => "write \"127.0.0.1:3128\", or \"[::1]:3128\" for IPv6".to_owned(),
+    }
+}
+
+/// Reads `[resolver]`.
+pub(crate) fn read_resolver(fields: &Fields<'_, '_>, notes: &mut Notes) -> ResolverConfig {
+    let default = ResolverConfig::default();
+    let attempts =
+        fields.integer("attempts", &QUERY_ATTEMPTS, notes).and_then(|count| usize::try_from(count).ok());
+    ResolverConfig {
+        servers: read_servers(fields, notes).unwrap_or(default.servers),
+        timeout: fields.duration("timeout", &QUERY_TIMEOUT, notes).unwrap_or(default.timeout),
+        attempts: attempts.unwrap_or(default.attempts),
+        hosts_file: fields.boolean("hosts_file", notes).unwrap_or(default.hosts_file),
+        cache_entries: fields
+            .integer("cache_entries", &CACHE_ENTRIES, notes)
+            .unwrap_or(default.cache_entries),
+    }
+}
+
+fn read_servers(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<Vec<Upstream>> {
+    let list = fields.list("servers", "servers", notes)?;
+    check_length(fields, "servers", list.len(), "write servers = [\"system\"]", notes);
+    let read = |value: &Value<'_>| {
+        let text = reader::string(value, What::Element("a server"), notes)?;
+        let server = parse_server(text);
+        if server.is_none() {
+            let finding =
+                Finding::error(Code::InvalidValue, format!("`{}` is not a DNS server", shown(text)));
+            notes.push(
+                value.span(),
+                finding.help("write \"system\", an address such as \"192.0.2.53\", or \"192.0.2.53:5353\""),
+            );
+        }
+        server
+    };
+    Some(list.iter().take(ADDRESSES_MAX).filter_map(read).collect())
+}
+
+fn parse_server(text: &str) -> Option<Upstream> {
+    if text == "system" {
+        return Some(Upstream::System);
+    }
+    let address = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, DNS_PORT));
+    address.or_else(|_| text.parse()).ok().filter(|address| address.port() != 0).map(Upstream::Address)
+}
+
+/// Reads `[audit]`. A relative file is relative to the configuration file.
+pub(crate) fn read_audit(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut Notes) -> AuditSettings {
+    let file = fields.string("file", notes);
+    let stdout = fields.boolean("stdout", notes);
+    let span = fields.get("file").map_or(fields.span(), toml::Spanned::span);
+    if file == Some("") {
+        notes.push(
+            span.clone(),
+            Finding::error(Code::InvalidValue, "`file` is empty").help("write file = \"audit.jsonl\""),
+        );
+    }
+    if file.is_some() && stdout == Some(true) {
+        let finding = Finding::error(Code::Conflict, "records go to a file or to standard output, not both");
+        notes.push(span, finding.help("remove `file` or `stdout`"));
+    } else if file.is_none() && stdout == Some(false) {
+        let finding = Finding::error(Code::MissingKey, "records must go somewhere");
+        notes.push(
+            fields.key_span("stdout").unwrap_or(span),
+            finding.help("write file = \"audit.jsonl\", or stdout = true"),
+        );
+    }
+    AuditSettings {
+        sink: file.map_or(Sink::Stdout, |file| Sink::File(base_dir.join(file))),
+        required: fields.boolean("required", notes).unwrap_or(false),
+    }
+}
+
+fn check_length(fields: &Fields<'_, '_>, key: &str, len: usize, help: &str, notes: &mut Notes) {
+    let span = fields.get(key).map_or(fields.span(), toml::Spanned::span);
+    if len == 0 {
+        notes.push(span, Finding::error(Code::InvalidValue, format!("`{key}` is empty")).help(help));
+    } else if len > ADDRESSES_MAX {
+        let finding = Finding::error(Code::TooLarge, format!("`{key}` has {len} elements"));
+        notes.push(span, finding.help(format!("list at most {ADDRESSES_MAX}")));
+    }
+}

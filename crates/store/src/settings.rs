@@ -1,0 +1,63 @@
+//! What a configuration says, typed and checked.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use exeat_audit::Sink;
+use exeat_dns::ResolverConfig;
+use exeat_identity::{Clients, Principal};
+use exeat_policy::PolicySet;
+use exeat_proxy::Limits;
+
+use crate::Report;
+
+/// Where the proxy listens unless told otherwise: loopback, and the port that Squid made customary.
+pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 3128);
+
+/// The parts of a configuration that are not policy.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The addresses to listen on: at least one, each once.
+    pub listen: Vec<SocketAddr>,
+    /// The policy of clients without credentials; `None` asks everyone for credentials.
+    pub anonymous: Option<String>,
+    /// Whether a refusal carries the smallest entry that would allow the request.
+    pub disclose: bool,
+    /// Every limit of the proxy.
+    pub limits: Limits,
+    /// How names are resolved.
+    pub resolver: ResolverConfig,
+    /// Where decisions are recorded.
+    pub audit: AuditSettings,
+}
+
+/// Where decisions are recorded, and what happens if they cannot be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AuditSettings {
+    /// Where records go. A file's path is already relative to the working directory or absolute.
+    pub sink: Sink,
+    /// Whether a decision that cannot be recorded is a denial.
+    pub required: bool,
+}
+
+/// A configuration that has been read, checked and compiled: all that a snapshot of the proxy needs.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The parts that are not policy.
+    pub settings: Settings,
+    /// Every policy, group and ceiling, with the floor.
+    pub policy: PolicySet,
+    /// The password principals.
+    pub clients: Clients,
+    /// Who a client without credentials is, if such clients are let in.
+    pub anonymous: Option<Arc<Principal>>,
+    /// What the author of the configuration should know of; holds no error.
+    pub warnings: Report,
+}
+
+impl Default for AuditSettings {
+    /// Standard output, not required.
+    fn default() -> Self {
+        Self { sink: Sink::Stdout, required: false }
+    }
+}

@@ -1,0 +1,726 @@
+//! What is said of each mistake, and where.
+
+use std::path::Path;
+
+use exeat_policy::Revision;
+use exeat_store::{Options, Problem, load_text};
+
+/// A client that makes the policy `p` used, so that a case says only what it is about.
+const REST: &str = "\n[client.c]\npasswords = [\"sha256:0000000000000000000000000000000000000000000000000000000000000000\"]\npolicies = [\"p\"]\n";
+
+/// `line:column message | help` of every problem.
+fn problems(text: &str) -> Vec<String> {
+    let report = match load_text("t.toml", text, Path::new("/nonexistent"), &Options::new(Revision(1))) {
+        Ok(loaded) => {
+            assert!(!loaded.warnings.has_errors());
+            loaded.warnings
+        }
+        Err(report) => {
+            assert!(report.has_errors());
+            report
+        }
+    };
+    report.problems().iter().map(line).collect()
+}
+
+fn line(problem: &Problem) -> String {
+    let place = problem.location().map_or("-".to_owned(), |place| format!("{}:{}", place.line, place.column));
+    let help = problem.help().map(|help| format!(" | {help}")).unwrap_or_default();
+    format!("{} {place} {}{help}", &problem.severity().name()[..1], problem.message())
+}
+
+/// Checks cases whose text lacks a client.
+fn check(cases: &[(&str, &str, &[&str])]) {
+    for (name, text, want) in cases {
+        let text = format!("{text}{REST}");
+        assert_eq!(problems(&text), *want, "{name}:\n{text}");
+    }
+}
+
+#[test]
+fn sections_and_keys() {
+    check(&[
+        ("clean", "[policy.p]\nallow = [\"a.example.com\"]", &[]),
+        (
+            "section misspelled",
+            "[prxoy]\n[policy.p]\nallow = [\"a.example.com\"]",
+            &[
+                "e 1:2 unknown section `prxoy` | did you mean `proxy`? the sections are `proxy`, `resolver`, `limits`, `audit`, `groups`, `policy`, `ceiling` and `client`",
+            ],
+        ),
+        (
+            "section of another version",
+            "[issuer.x]\n[policy.p]\nallow = [\"a.example.com\"]",
+            &[
+                "e 1:2 unknown section `issuer` | the sections are `proxy`, `resolver`, `limits`, `audit`, `groups`, `policy`, `ceiling` and `client`",
+            ],
+        ),
+        (
+            "key outside its section",
+            "listen = [\"127.0.0.1:1\"]\n[policy.p]\nallow = [\"a.example.com\"]",
+            &["e 1:1 unknown section `listen` | `listen` belongs in [proxy]"],
+        ),
+        (
+            "key in another section",
+            "[audit]\ndisclose = true\n[policy.p]\nallow = [\"a.example.com\"]",
+            &[
+                "e 2:1 unknown key `disclose` in [audit] | `disclose` belongs in [proxy]; [audit] takes `file`, `stdout` and `required`",
+            ],
+        ),
+        (
+            "key of a policy misspelled",
+            "[policy.p]\nalow = [\"a.example.com\"]\nallow = [\"b.example.com\"]",
+            &[
+                "e 2:1 unknown key `alow` in [policy.p] | did you mean `allow`? [policy.p] takes `allow`, `deny`, `mode`, `bind`, `ports`, `addresses`, `expect`, `answers` and `metadata`",
+            ],
+        ),
+        (
+            "key of an entry misspelled",
+            "[policy.p]\nallow = [{ host = \"a.example.com\", port = [1] }]",
+            &[
+                "e 2:36 unknown key `port` in an entry | did you mean `ports`? an entry takes `host`, `suffix`, `network`, `ports`, `addresses`, `expect`, `sni` and `answers`",
+            ],
+        ),
+        (
+            "section that is not a table",
+            "proxy = 1\n[policy.p]\nallow = [\"a.example.com\"]",
+            &["e 1:9 `proxy` must be a table, not an integer | write [proxy] on a line of its own"],
+        ),
+        (
+            "policy that is not a table",
+            "[policy]\np = [\"a.example.com\"]",
+            &[
+                "e 2:5 `policy.p` must be a table, not a list | write [policy.NAME] on a line of its own",
+                "e 5:13 there is no policy `p` | define [policy.p]",
+            ],
+        ),
+        (
+            "list of tables",
+            "[[policy.p]]\nallow = [\"a.example.com\"]",
+            &[
+                "e 1:1 `policy.p` must be a table, not a list | write [policy.NAME] on a line of its own",
+                "e 5:13 there is no policy `p` | define [policy.p]",
+            ],
+        ),
+        (
+            "key and table set twice",
+            "[policy.p]\nallow = [\"a.example.com\"]\nallow = []\n[policy.p]\ndeny = [\"b.example.com\"]",
+            &[
+                "e 3:1 this key is set twice | keep one of the two",
+                "e 4:9 this key is set twice | keep one of the two",
+            ],
+        ),
+        (
+            "names",
+            "[policy.\"a b\"]\nallow = [\"a.example.com\"]\n[policy.none]\nallow = [\"a.example.com\"]\n[groups.any-public]\nentries = []\n[policy.p]\nallow = [\"a.example.com\"]\n[client.\"a:b\"]\npasswords = []\n[client.anonymous]\npasswords = []",
+            &[
+                "e 1:9 `a b` is not a usable name | a name has letters, digits, `-`, `_` and `.` only",
+                "e 3:9 a policy cannot be named `none` | `anonymous = \"none\"` means that there is no such policy",
+                "e 5:9 a group cannot be named `any-public` | `@any-public` is everything that is globally reachable",
+                "e 9:9 `a:b` is not a usable name | the user name of Basic credentials has no colon and no control character",
+                "w 10:1 a client without passwords cannot authenticate | run `exeat client hash` and paste what it prints",
+                "e 11:9 a client cannot be named `anonymous` | that is the name of clients without credentials in records: choose another",
+                "w 12:1 a client without passwords cannot authenticate | run `exeat client hash` and paste what it prints",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn syntax_errors_are_told_with_everything_else() {
+    check(&[
+        (
+            "several",
+            "[proxy]\nlisten = [\"127.0.0.1:1\"\ndisclose = yes\nanonymus = \"none\"\n[policy.p]\nallow = [a.example.com]",
+            &[
+                "e 2:24 unclosed array | expected `]`",
+                "e 3:12 string values must be quoted | put the text in double quotes",
+                "e 4:1 unknown key `anonymus` in [proxy] | did you mean `anonymous`? [proxy] takes `listen`, `anonymous` and `disclose`",
+                "e 6:10 string values must be quoted | put the text in double quotes",
+            ],
+        ),
+        ("a key without a value", "[policy.p]\nallow\n", &["e 2:6 key with no value | expected `=`"]),
+        (
+            "what depends on a broken line is not told",
+            "[policy.p\nallow = [\"@nowhere\"]\n[groups.g]\nentries = [\n",
+            &["e 1:10 unclosed table | expected `]`", "e 4:12 unclosed array | expected `]`"],
+        ),
+    ]);
+}
+
+#[test]
+fn the_proxy_section() {
+    const P: &str = "\n[policy.p]\nallow = [\"a.example.com\"]";
+    let cases: [(&str, &str, &[&str]); 12] = [
+        (
+            "everything",
+            "[proxy]\nlisten = [\"127.0.0.1:3128\", \"[::1]:3128\"]\nanonymous = \"p\"\ndisclose = false",
+            &[],
+        ),
+        ("none", "[proxy]\nanonymous = \"none\"", &[]),
+        (
+            "no port",
+            "[proxy]\nlisten = [\"127.0.0.1\"]",
+            &["e 2:11 `127.0.0.1` is not an address and a port | add the port: \"127.0.0.1:3128\""],
+        ),
+        (
+            "a name",
+            "[proxy]\nlisten = [\"localhost:80\"]",
+            &["e 2:11 `localhost:80` is not an address and a port | write \"127.0.0.1:80\" or \"[::1]:80\""],
+        ),
+        (
+            "every address",
+            "[proxy]\nlisten = [\":80\"]",
+            &[
+                "e 2:11 `:80` is not an address and a port | write \"0.0.0.0:80\" or \"[::]:80\" to listen on every address",
+            ],
+        ),
+        (
+            "a table",
+            "[proxy]\nlisten = [{ address = \"127.0.0.1:80\" }]",
+            &[
+                "e 2:11 a listener is an address and a port, not a table | write \"127.0.0.1:3128\"; listeners with TLS are not supported",
+            ],
+        ),
+        (
+            "a string",
+            "[proxy]\nlisten = \"127.0.0.1:80\"",
+            &[
+                "e 2:10 `listen` must be a list of addresses, not a string | write listen = [\"127.0.0.1:80\"]",
+            ],
+        ),
+        (
+            "empty",
+            "[proxy]\nlisten = []",
+            &["e 2:10 `listen` is empty | write listen = [\"127.0.0.1:3128\"]"],
+        ),
+        (
+            "twice",
+            "[proxy]\nlisten = [\"[::1]:1\", \"[0::1]:1\"]",
+            &["e 2:22 `[::1]:1` is listed twice | remove one"],
+        ),
+        (
+            "a number",
+            "[proxy]\nlisten = [3128]",
+            &["e 2:11 an address of `listen` must be a string, not an integer | write \"3128\""],
+        ),
+        (
+            "unknown policy",
+            "[proxy]\nanonymous = \"q\"",
+            &["e 2:13 there is no policy `q` | did you mean \"p\"?"],
+        ),
+        (
+            "quoted boolean",
+            "[proxy]\ndisclose = \"false\"",
+            &["e 2:12 `disclose` must be `true` or `false`, not a string | write disclose = false"],
+        ),
+    ];
+    for (name, text, want) in cases {
+        check(&[(name, &format!("{text}{P}"), want)]);
+    }
+}
+
+#[test]
+fn the_resolver_the_limits_and_the_audit() {
+    const P: &str = "\n[policy.p]\nallow = [\"a.example.com\"]";
+    let cases: [(&str, &str, &[&str]); 15] = [
+        (
+            "servers",
+            "[resolver]\nservers = [\"system\", \"192.0.2.1\", \"192.0.2.1:54\", \"2001:db8::1\", \"[2001:db8::1]:54\"]\ntimeout = \"500ms\"\nattempts = 3\nhosts_file = true\ncache_entries = 0",
+            &[],
+        ),
+        (
+            "no server",
+            "[resolver]\nservers = []",
+            &["e 2:11 `servers` is empty | write servers = [\"system\"]"],
+        ),
+        (
+            "server by name",
+            "[resolver]\nservers = [\"dns.example.com\"]",
+            &[
+                "e 2:12 `dns.example.com` is not a DNS server | write \"system\", an address such as \"192.0.2.53\", or \"192.0.2.53:5353\"",
+            ],
+        ),
+        (
+            "timeout without unit",
+            "[resolver]\ntimeout = 5",
+            &["e 2:11 `timeout` must be a duration such as \"10s\", not an integer | write timeout = \"5s\""],
+        ),
+        (
+            "timeout in words",
+            "[resolver]\ntimeout = \"soon\"",
+            &[
+                "e 2:11 `soon` is not a duration | write a whole number and a unit (ms, s, m, h or d), such as \"10s\" or \"5m\"",
+            ],
+        ),
+        (
+            "timeout too long",
+            "[resolver]\ntimeout = \"2h\"",
+            &["e 2:11 `timeout` is out of range | write a duration from \"10ms\" to \"1m\""],
+        ),
+        (
+            "timeout of another type",
+            "[resolver]\ntimeout = 1.5",
+            &["e 2:11 `timeout` must be a duration such as \"10s\", not a decimal number"],
+        ),
+        ("limits", "[limits]\nconnections = 1_000\nhead_bytes = 0x4000\nidle_timeout = \"1h\"", &[]),
+        (
+            "limit of nothing",
+            "[limits]\nconnections = 0",
+            &["e 2:15 `connections` is out of range | write a number from 1 to 10000000"],
+        ),
+        (
+            "negative limit",
+            "[limits]\nconnections = -1",
+            &["e 2:15 `connections` is out of range | write a number from 1 to 10000000"],
+        ),
+        (
+            "huge limit",
+            "[limits]\nconnections = 99999999999999999999999",
+            &["e 2:15 `connections` is out of range | write a number from 1 to 10000000"],
+        ),
+        (
+            "limits at odds",
+            "[limits]\nhead_bytes = 1024\nuri_bytes = 2048",
+            &[
+                "e 3:13 `uri_bytes` (2048) is more than `head_bytes` (1024) | the request line is part of the head: lower `uri_bytes` or raise `head_bytes`",
+            ],
+        ),
+        (
+            "audit to two places",
+            "[audit]\nfile = \"a\"\nstdout = true",
+            &["e 2:8 records go to a file or to standard output, not both | remove `file` or `stdout`"],
+        ),
+        (
+            "audit to no place",
+            "[audit]\nstdout = false\nrequired = true",
+            &["e 2:1 records must go somewhere | write file = \"audit.jsonl\", or stdout = true"],
+        ),
+        (
+            "audit file empty",
+            "[audit]\nfile = \"\"",
+            &["e 2:8 `file` is empty | write file = \"audit.jsonl\""],
+        ),
+    ];
+    for (name, text, want) in cases {
+        check(&[(name, &format!("{text}{P}"), want)]);
+    }
+}
+
+#[test]
+fn entries() {
+    let wide = "name a registered domain, or write { suffix = \"com\" } if you mean all of it";
+    let cases: [(&str, &str, &[&str]); 33] = [
+        (
+            "a name, a wildcard, ports",
+            r#""a.example.com", "*.example.com:8443", "b.example.com:80,8000-8010""#,
+            &[],
+        ),
+        (
+            "addresses",
+            r#""192.0.2.7", "10.0.0.0/8:5432", "[2001:db8::/32]:443", "2001:db8::1", "10.0.0.1-10.0.0.9""#,
+            &[],
+        ),
+        (
+            "tables",
+            r#"{ host = "*.example.com", ports = [1, "2-3"], addresses = ["10.0.0.0/8"], expect = "any", sni = ["b.example.com"], answers = "filter" }, { suffix = "gov" }, { network = "10.0.0.0/8", ports = [5432] }, { host = "@any-public", ports = [22] }"#,
+            &[],
+        ),
+        (
+            "a URL",
+            r#""https://api.example.com/v1""#,
+            &[
+                "e 2:10 `https://api.example.com/v1` is a URL, not a host | write the host only: \"api.example.com\" (add :port if it is not 80 or 443)",
+            ],
+        ),
+        (
+            "a URL with a password",
+            r#""https://me:hunter2@api.example.com/v1""#,
+            &[
+                "e 2:10 `https://api.example.com/v1` is a URL, not a host | write the host only: \"api.example.com\" (add :port if it is not 80 or 443)",
+            ],
+        ),
+        (
+            "a path",
+            r#""api.example.com/v1""#,
+            &[
+                "e 2:10 `api.example.com/v1` is a URL, not a host | write the host only: \"api.example.com\" (add :port if it is not 80 or 443)",
+            ],
+        ),
+        (
+            "an ICANN suffix",
+            r#""*.com""#,
+            &[&format!("e 2:10 `*.com` covers a whole public suffix | {wide}")],
+        ),
+        (
+            "a private suffix",
+            r#""*.github.io""#,
+            &["w 2:10 anyone can register a name below `github.io` | name the hosts you need"],
+        ),
+        ("its twin below", r#""*.me.github.io""#, &[]),
+        (
+            "everything",
+            r#""*""#,
+            &[
+                "e 2:10 `*` is too wide to allow | write \"@any-public\" for everything that is globally reachable",
+            ],
+        ),
+        (
+            "a star inside",
+            r#""foo*.com""#,
+            &[
+                "e 2:10 `foo*.com` is not a host pattern | write \"*.\" before a whole name, such as \"*.example.com\"; it covers every name below it",
+            ],
+        ),
+        (
+            "a leading dot",
+            r#"".example.com""#,
+            &[
+                "e 2:10 `.example.com` is not a host pattern | write \"*.example.com\" for every name below it",
+            ],
+        ),
+        (
+            "almost an address",
+            r#""10.0.0.1.5""#,
+            &[
+                "e 2:10 `10.0.0.1.5` is not a host pattern | write an address in its standard spelling, such as \"192.0.2.7\" or \"10.0.0.0/8\"",
+            ],
+        ),
+        (
+            "an accent",
+            r#""éxample.com""#,
+            &["e 2:10 `éxample.com` is not a host pattern | write its ASCII form: \"xn--xample-9ua.com\""],
+        ),
+        (
+            "an accent below a star",
+            r#""*.éxample.com:8443""#,
+            &[
+                "e 2:10 `*.éxample.com:8443` is not a host pattern | write its ASCII form: \"*.xn--xample-9ua.com:8443\"",
+            ],
+        ),
+        (
+            "one label",
+            r#""intranet""#,
+            &[
+                "e 2:10 `intranet` has one label, which only a local zone can answer | write { host = \"intranet\", addresses = [\"10.0.0.0/8\"] } with the network it lies in",
+            ],
+        ),
+        ("one label with its network", r#"{ host = "intranet", addresses = ["10.0.0.0/8"] }"#, &[]),
+        (
+            "a hosts file's line",
+            r#""0.0.0.0 ads.example.com""#,
+            &[
+                "e 2:10 `0.0.0.0 ads.example.com` is not a host pattern | write the name alone: \"ads.example.com\"",
+            ],
+        ),
+        (
+            "spaces",
+            r#"" a.example.com ""#,
+            &[
+                "e 2:10 ` a.example.com ` is not a host pattern | remove the spaces around it: \"a.example.com\"",
+            ],
+        ),
+        (
+            "host bits",
+            r#""10.0.0.1/8:5432""#,
+            &["e 2:10 `10.0.0.1/8:5432` is not a network | write \"10.0.0.0/8:5432\""],
+        ),
+        (
+            "a port by name",
+            r#""a.example.com:https""#,
+            &[
+                "e 2:10 `https` is not a list of ports | a port is written in decimal digits only; write ports as \"host:8443\" or \"host:80,8000-8010\"",
+            ],
+        ),
+        (
+            "a group with ports",
+            r#""@g:80""#,
+            &["e 2:10 a group reference takes no ports | write \"@g\" and set `ports` in [groups.g]"],
+        ),
+        (
+            "an unknown group",
+            r#""@payment""#,
+            &["e 2:10 there is no group `payment` | define [groups.payment]"],
+        ),
+        (
+            "empty",
+            r#""""#,
+            &[
+                "e 2:10 an entry must not be empty | write a host such as \"api.example.com\", or remove the entry",
+            ],
+        ),
+        (
+            "a number",
+            "8080",
+            &[
+                "e 2:10 an entry of `allow` must be a string or a table, not an integer | write a host such as \"api.example.com\", or { host = \"…\", ports = [443] }",
+            ],
+        ),
+        (
+            "no destination",
+            "{ ports = [443] }",
+            &[
+                "e 2:10 an entry needs `host`, `suffix` or `network` | write { host = \"api.example.com\", ports = [443] }",
+            ],
+        ),
+        (
+            "two destinations",
+            r#"{ host = "a.example.com", network = "10.0.0.0/8" }"#,
+            &["e 2:36 an entry has `host` or `network`, not both | write an entry for each"],
+        ),
+        (
+            "ports twice",
+            r#"{ host = "a.example.com:1", ports = [2] }"#,
+            &["e 2:38 ports are given twice | leave them out of the host, or remove `ports`"],
+        ),
+        (
+            "ports that are none",
+            r#"{ host = "a.example.com", ports = [0, 65536, "9-1", "x"] }"#,
+            &[
+                "e 2:45 a port is out of range | write a number from 1 to 65535",
+                "e 2:48 a port is out of range | write a number from 1 to 65535",
+                "e 2:55 `9-1` is not a port or a range | the range runs backwards: write 1-9",
+                "e 2:62 `x` is not a port or a range | a port is written in decimal digits only; write 443 or \"8000-8010\"",
+            ],
+        ),
+        (
+            "settings that cover nothing",
+            r#"{ host = "a.example.com", ports = [], addresses = [] }"#,
+            &[
+                "e 2:36 an empty `ports` covers no port | list what is meant, or remove `ports`",
+                "e 2:48 an empty `addresses` covers no address | list what is meant, or remove `addresses`",
+            ],
+        ),
+        (
+            "settings of a network",
+            r#"{ network = "10.0.0.0/8", sni = ["a.example.com"], answers = "filter" }"#,
+            &[
+                "e 2:36 `sni` has no meaning for `10.0.0.0/8` | remove it: a network matches targets given as addresses",
+                "e 2:61 `answers` has no meaning for `10.0.0.0/8` | remove it: a network matches targets given as addresses",
+            ],
+        ),
+        (
+            "server names that are none",
+            r#"{ host = "a.example.com", sni = ["*.example.com", "éxample.com"] }"#,
+            &[
+                "e 2:43 `*.example.com` is not a host name | the character '*' cannot be part of a name in `*.example.com`",
+                "e 2:60 `éxample.com` is not a host name | write its ASCII form: \"xn--xample-9ua.com\"",
+            ],
+        ),
+        (
+            "words that are none",
+            r#"{ host = "a.example.com", expect = "tsl", answers = "drop" }"#,
+            &[
+                "e 2:45 `tsl` is not a value of `expect` | did you mean \"tls\"? write \"tls\" or \"http\" or \"any\"",
+                "e 2:62 `drop` is not a value of `answers` | write \"refuse\" or \"filter\"",
+            ],
+        ),
+    ];
+    for (name, entries, want) in cases {
+        check(&[(name, &format!("[policy.p]\nallow = [{entries}]"), want)]);
+    }
+}
+
+#[test]
+fn policies_groups_and_ceilings() {
+    check(&[
+        (
+            "a deny may be wide",
+            "[policy.p]\nallow = [\"@any-public\"]\ndeny = [\"*\", \"*.com\", \"intranet\"]",
+            &[],
+        ),
+        (
+            "a deny has no conditions",
+            "[policy.p]\nallow = [\"@any-public\"]\ndeny = [{ host = \"a.example.com\", expect = \"tls\" }]",
+            &[
+                "e 3:35 `expect` has no meaning in a deny list | remove it: a deny holds whatever opens the connection",
+            ],
+        ),
+        (
+            "report mode",
+            "[policy.p]\nallow = []\nmode = \"report\"",
+            &["w 3:8 policy `p` does not enforce | write mode = \"enforce\" once the records look right"],
+        ),
+        (
+            "nothing allowed",
+            "[policy.p]\nallow = []",
+            &["w 2:9 [policy.p] allows nothing | list what it allows, such as allow = [\"api.example.com\"]"],
+        ),
+        (
+            "nothing at all",
+            "[policy.p]",
+            &["w 1:9 [policy.p] allows nothing | list what it allows, such as allow = [\"api.example.com\"]"],
+        ),
+        (
+            "metadata",
+            "[policy.p]\nmetadata = [\"169.254.169.254\", \"8.8.8.8\"]",
+            &[
+                "w 2:13 [policy.p] opens the metadata service at 169.254.169.254 | remove it unless the workload needs these credentials",
+                "e 2:32 `8.8.8.8` is not a metadata address | `metadata` is for the services of clouds, such as \"169.254.169.254\"; others go to `allow`",
+            ],
+        ),
+        (
+            "labels",
+            "[policy.p]\nallow = [\"a.example.com\"]\nbind = { spcae = \"x\", app = \"\", class = 1 }",
+            &[
+                "e 3:10 unknown label `spcae` | did you mean `space`? the labels are `organization`, `space`, `app`, `instance`, `class` and `lifecycle`",
+                "e 3:29 a value of `app` has 1 to 256 bytes, not 0 | write a name, or remove the label",
+                "e 3:41 `class` must be a string, not an integer | write class = \"1\"",
+            ],
+        ),
+        (
+            "a selector of nothing",
+            "[policy.p]\nallow = [\"a.example.com\"]\nbind = {}",
+            &[
+                "e 3:8 an empty `bind` binds nobody | name a label, such as { space = \"payments-prod\" }, or remove `bind`",
+            ],
+        ),
+        (
+            "unused",
+            "[policy.p]\nallow = [\"a.example.com\"]\n[policy.q]\nallow = [\"b.example.com\"]\n[policy.r]\nallow = [\"b.example.com\"]\nbind = { app = \"x\" }\n[groups.g]\nentries = [\"c.example.com\"]",
+            &[
+                "w 3:9 policy `q` is not used | name it in `policies` of a client, bind it to labels, or remove it",
+                "w 5:9 policy `r` binds nobody | no client has the labels of `bind`",
+                "w 8:9 group `g` is not used | write \"@g\" in a list, or remove the group",
+            ],
+        ),
+        (
+            "a wide group is fine to deny",
+            "[groups.g]\nentries = [\"*.com\"]\n[policy.p]\nallow = [\"a.example.org\"]\ndeny = [\"@g\"]",
+            &[],
+        ),
+        (
+            "and not to allow, through another group too",
+            "[groups.g]\nentries = [\"*.com\"]\n[groups.h]\nentries = [\"@g\"]\n[policy.p]\nallow = [\"@h\"]\ndeny = [\"@g\"]",
+            &[
+                "e 2:12 `*.com` covers a whole public suffix | name a registered domain, or write { suffix = \"com\" } if you mean all of it",
+            ],
+        ),
+        (
+            "a policy's addresses serve its names of one label",
+            "[policy.p]\nallow = [\"intranet\"]\naddresses = [\"10.0.0.0/8\"]",
+            &[],
+        ),
+        (
+            "groups",
+            "[groups.a]\n[groups.b]\nentries = []\nfile = \"x\"\n[groups.c]\nentries = [\"@d\"]\n[groups.d]\nentries = [\"@c\", \"@cc\"]\n[groups.e]\nfile = \"none.txt\"\n[policy.p]\nallow = [\"@c\"]",
+            &[
+                "e 1:9 [groups.a] needs `entries` or `file` | write entries = [\"api.example.com\"]",
+                "e 4:8 a group has `entries` or `file`, not both | make two groups, and a third that lists both as \"@name\"",
+                "e 8:12 group `c` contains itself | remove this entry",
+                "e 8:18 there is no group `cc` | did you mean \"@c\"?",
+                "e 10:8 cannot read `/nonexistent/none.txt`: no such file or directory | a relative path starts from the folder of the configuration file",
+            ],
+        ),
+        (
+            "ceilings",
+            "[ceiling.a]\ndeny = [\"a.example.com\"]\n[ceiling.b]\nallow = []\nbind = { app = \"x\" }\nmode = \"report\"\n[policy.p]\nallow = [\"a.example.com\"]",
+            &[
+                "e 1:10 [ceiling.a] needs `bind` | write bind = { organization = \"…\" } for those it holds for",
+                "e 1:10 [ceiling.a] needs `allow` | write allow = [\"@any-public\"] if it only denies; without, nothing is allowed",
+                "w 4:9 [ceiling.b] allows nothing | list what it allows, such as allow = [\"api.example.com\"]",
+                "e 6:1 unknown key `mode` in [ceiling.b] | `mode` belongs in [policy.NAME]; [ceiling.b] takes `bind`, `allow`, `deny`, `ports`, `addresses`, `expect`, `answers` and `metadata`",
+            ],
+        ),
+    ]);
+}
+
+#[test]
+fn deep_and_wide_groups_are_refused_before_they_cost_anything() {
+    let mut deep = String::from("[policy.p]\nallow = [\"@g0\"]\n");
+    for level in 0..5000 {
+        deep.push_str(&format!("[groups.g{level}]\nentries = [\"@g{}\"]\n", level + 1));
+    }
+    deep.push_str("[groups.g5000]\nentries = [\"a.example.com\"]\n");
+    let got = problems(&(deep + REST));
+    assert!(
+        got.iter()
+            .any(|problem| problem
+                .ends_with("holds groups more than 16 deep | list the inner groups directly")),
+        "{got:?}"
+    );
+
+    let mut wide = String::from("[policy.p]\nallow = [\"@g0\"]\n");
+    for level in 0..15 {
+        let next = level + 1;
+        wide.push_str(&format!(
+            "[groups.g{level}]\nentries = [\"@g{next}\", \"@g{next}\", \"@g{next}\", \"@g{next}\"]\n"
+        ));
+    }
+    wide.push_str("[groups.g15]\nentries = [\"a.example.com\"]\n");
+    let got = problems(&(wide + REST));
+    assert_eq!(
+        got,
+        ["e 1:9 `p` reaches 1431655765 lists through groups | merge groups: at most 1000 lists are searched"]
+    );
+}
+
+#[test]
+fn clients() {
+    const P: &str = "[policy.p]\nallow = [\"a.example.com\"]\n[client.c]\n";
+    let hash = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+    let help = "run `exeat client hash` and paste what it prints";
+    let cases = [
+        ("no password", "policies = [\"p\"]".to_owned(), vec![format!("e 3:9 [client.c] needs `passwords` | {help}")]),
+        ("an empty list", "passwords = []\npolicies = [\"p\"]".to_owned(), vec![format!("w 4:1 a client without passwords cannot authenticate | {help}")]),
+        ("two passwords", format!("passwords = [\"{hash}\", \"{hash}\"]\npolicies = [\"p\"]"), vec![]),
+        ("three passwords", format!("passwords = [\"{hash}\", \"{hash}\", \"{hash}\"]\npolicies = [\"p\"]"), vec!["e 4:1 a client has at most 2 passwords | keep the current one and, while it is being replaced, the new one".to_owned()]),
+        ("in clear", "passwords = [\"hunter2\"]\npolicies = [\"p\"]".to_owned(), vec![format!("e 4:14 this is not a password hash | {help}; if this is a password, replace it: it has been on disk")]),
+        ("in clear, not in a list", "passwords = \"hunter2\"\npolicies = [\"p\"]".to_owned(), vec![
+            "e 4:13 `passwords` must be a list of password hashes, not a string | put it in brackets: passwords = [\"…\"]".to_owned(),
+            format!("e 4:13 this is not a password hash | {help}; if this is a password, replace it: it has been on disk"),
+        ]),
+        ("a number", "passwords = [1234]\npolicies = [\"p\"]".to_owned(), vec![format!("e 4:14 a password is written as the hash that `exeat client hash` prints | {help}")]),
+        ("a short hash", "passwords = [\"sha256:00\"]\npolicies = [\"p\"]".to_owned(), vec![format!("e 4:14 `sha256:` must be followed by 64 hexadecimal digits | {help}")]),
+        ("an unknown policy", format!("passwords = [\"{hash}\"]\npolicies = [\"p\", \"qq\"]"), vec!["e 5:18 there is no policy `qq` | define [policy.qq]".to_owned()]),
+        ("no policy", format!("passwords = [\"{hash}\"]\npolicies = [\"p\"]\n[client.d]\npasswords = [\"{hash}\"]\nlabels = {{ app = \"x\" }}"), vec!["w 6:9 client `d` can reach nothing | name a policy, such as policies = [\"…\"], or give it labels that a policy binds".to_owned()]),
+    ];
+    for (name, client, want) in cases {
+        assert_eq!(problems(&format!("{P}{client}")), want, "{name}");
+    }
+}
+
+#[test]
+fn an_empty_file_is_valid_and_useless() {
+    let want = [
+        "w - nobody can use this proxy: there is no client, and `anonymous` is \"none\" | run `exeat client add`",
+    ];
+    for text in ["", "\u{feff}", "# nothing\n", "\r\n"] {
+        assert_eq!(problems(text), want);
+    }
+}
+
+#[test]
+fn no_output_ever_shows_a_password() {
+    let texts = [
+        "[client.a]\npasswords = [\"hunter2\"]\nx = 1",
+        "[client.a]\npasswords = [\"hunter2\"",
+        "[client.a]\npasswords = [\"hunter2\n",
+        "[client.a]\npassword = \"hunter2\"",
+        "[client.a]\npasswords = \"x\"\npasswords = \"hunter2\"",
+        "[cleint.a]\npasswords = [\"hunter2\"]",
+        "[client]\na = \"hunter2\"",
+        "client = [{ name = \"a\", passwords = [\"hunter2\"] }]",
+        "client = \"hunter2\"",
+        "[policy.a]\nallow = [\"http://u:hunter2@a.example.com/\"]",
+        "[client.a]\npasswords = [\"\"\"\nhunter2\"\"\"]",
+        "[client.a]\npolicies = 1 # passwords = [\"hunter2\"]\n= hunter2",
+    ];
+    for text in texts {
+        let Err(report) = load_text("t.toml", text, Path::new(""), &Options::new(Revision(1))) else {
+            panic!("{text} loads")
+        };
+        let shown = format!("{report}{}{report:?}", report.to_json_lines());
+        assert!(!shown.contains("hunter"), "{text}\n{shown}");
+    }
+}
+
+#[test]
+fn only_so_many_problems_are_told() {
+    let mut text = String::from("[proxy]\n");
+    (0..10_000).for_each(|key| text.push_str(&format!("k{key:05} = 1\n")));
+    let got = problems(&text);
+    assert_eq!(got.len(), 101);
+    assert_eq!(got.first().unwrap().split(" | ").next(), Some("e 2:1 unknown key `k00000` in [proxy]"));
+    assert_eq!(got.last().unwrap(), "e - and 9900 more");
+}
