@@ -59,7 +59,8 @@ pub struct PolicySpec {
     pub allow: List,
     /// What it denies.
     pub deny: List,
-    /// Settings for entries and groups that do not carry their own.
+    /// Settings for allow entries and groups that do not carry their own. They do not touch the
+    /// deny side: a deny without ports means every port, and a default must not open one.
     pub defaults: Defaults,
     /// Whether its refusals are carried out.
     pub mode: Mode,
@@ -80,7 +81,8 @@ pub struct CeilingSpec {
     pub allow: List,
     /// What is denied.
     pub deny: List,
-    /// Settings for entries and groups that do not carry their own.
+    /// Settings for allow entries and groups that do not carry their own. They do not touch the
+    /// deny side: a deny without ports means every port, and a default must not open one.
     pub defaults: Defaults,
     /// The principals it holds for.
     pub bind: Labels,
@@ -317,7 +319,7 @@ impl Builder {
         let owner = Owner {
             role: Role::Policy,
             allow: self.lists(spec.allow, &spec.defaults, Side::Allow),
-            deny: self.lists(spec.deny, &spec.defaults, Side::Deny),
+            deny: self.lists(spec.deny, &Defaults::default(), Side::Deny),
             name: spec.name.into(),
             place: spec.place,
             mode: spec.mode,
@@ -334,7 +336,7 @@ impl Builder {
         let owner = Owner {
             role: Role::Ceiling,
             allow: self.lists(spec.allow, &spec.defaults, Side::Allow),
-            deny: self.lists(spec.deny, &spec.defaults, Side::Deny),
+            deny: self.lists(spec.deny, &Defaults::default(), Side::Deny),
             name: spec.name.into(),
             place: spec.place,
             mode: Mode::Enforce,
