@@ -134,6 +134,15 @@ impl AuditLog {
         self.shared.failing.load(Ordering::Acquire)
     }
 
+    /// Looks ahead, for a request whose one record is made at its end.
+    ///
+    /// # Errors
+    ///
+    /// If the log is required and a record handed over now would not be taken because the sink fails.
+    pub fn check(&self) -> Result<(), AuditUnavailable> {
+        if self.shared.required && self.is_failing() { Err(AuditUnavailable) } else { Ok(()) }
+    }
+
     /// Returns how many records were lost since the start.
     pub fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)

@@ -31,6 +31,7 @@ pub const CLOSED_ZONES: &[&str] = &[
     "corp",
     "home",
     "lan",
+    "svc", // Kubernetes services by their short names, which a search list completes
 ];
 
 /// Returns what registering below `name` takes.

@@ -49,6 +49,7 @@ fn closed_zones_hold_for_themselves_and_below() {
         ("kubernetes", true),
         ("com", true),
         ("metadata.google.internal", true),
+        ("kubernetes.default.svc", true),
         ("home.arpa", true),
         ("example.com", false),
         ("notlocal.example", false),

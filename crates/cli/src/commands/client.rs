@@ -1,0 +1,79 @@
+//! `client hash` and `client add`: passwords are read or made here and leave as hashes only.
+
+use std::io::{IsTerminal, Read};
+
+use anyhow::{Context, bail};
+use exeat_identity::{generate_password, hash_generated, hash_password};
+
+use exeat_store::{Existing, NewClient};
+
+use crate::args::{AddArgs, ClientCommand};
+use crate::output::{Exit, to_stderr, to_stdout};
+
+/// The longest password read, in bytes. Longer input is a mistake, such as a piped file.
+const PASSWORD_BYTES_MAX: u64 = 1024;
+
+/// Runs a command about clients.
+pub(crate) fn run(command: ClientCommand) -> anyhow::Result<Exit> {
+    match command {
+        ClientCommand::Hash { generated } => {
+            let (hash, password) = make_hash(generated)?;
+            if let Some(password) = password {
+                to_stderr(&format!("password: {password}\n"));
+            }
+            to_stdout(format_args!("{hash}\n"))?;
+        }
+        ClientCommand::Add(args) => add(&args)?,
+    }
+    Ok(Exit::Success)
+}
+
+fn add(args: &AddArgs) -> anyhow::Result<()> {
+    let path = &args.config;
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let (hash, password) = make_hash(args.generated)?;
+    let client = NewClient {
+        name: &args.name,
+        password_hash: &hash,
+        policies: &args.policy,
+        labels: &args.label.iter().cloned().collect(),
+    };
+    let existing = if args.rotate { Existing::AddPassword } else { Existing::Refuse };
+    let changed = exeat_store::add_client(&text, &client, existing)?;
+    exeat_store::write_atomically(path, &changed)
+        .with_context(|| format!("cannot write `{}`", path.display()))?;
+    to_stderr(&format!("client `{}` written to {}; reload with SIGHUP\n", args.name, path.display()));
+    if let Some(password) = password {
+        to_stderr("password, shown this once: ");
+        to_stdout(format_args!("{password}\n"))?;
+    }
+    Ok(())
+}
+
+/// Returns a hash and, if the password was made here, the password.
+fn make_hash(generated: bool) -> anyhow::Result<(String, Option<String>)> {
+    if generated {
+        let password = generate_password()?;
+        return Ok((hash_generated(password.as_bytes()), Some(password)));
+    }
+    let password = read_password()?;
+    Ok((hash_password(password.trim_end_matches(['\r', '\n']).as_bytes())?, None))
+}
+
+fn read_password() -> anyhow::Result<String> {
+    if std::io::stdin().is_terminal() {
+        to_stderr("password, then Enter and Ctrl-D (it is shown as you type; pipe it in to avoid that):\n");
+    }
+    let mut password = String::new();
+    std::io::stdin()
+        .take(PASSWORD_BYTES_MAX + 1)
+        .read_to_string(&mut password)
+        .context("cannot read the password on standard input")?;
+    match password.len() as u64 {
+        len if len > PASSWORD_BYTES_MAX => bail!("the password is longer than {PASSWORD_BYTES_MAX} bytes"),
+        _ if password.trim_end_matches(['\r', '\n']).is_empty() => {
+            bail!("no password on standard input; pipe one in, or use --generated")
+        }
+        _ => Ok(password),
+    }
+}

@@ -1,0 +1,7 @@
+//! One file a command.
+
+pub(crate) mod check;
+pub(crate) mod client;
+pub(crate) mod docs;
+pub(crate) mod explain;
+pub(crate) mod serve;

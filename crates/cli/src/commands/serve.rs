@@ -1,0 +1,107 @@
+//! `serve`: where the configuration comes from, and what the start prints.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::bail;
+use exeat_audit::Sink;
+use exeat_policy::Mode;
+use exeat_store::{FLAGS_CLIENT, Flags, Loaded, Options, Report};
+
+use crate::args::ServeArgs;
+use crate::output::to_stderr;
+
+/// The file that `serve` looks for when it is told nothing.
+const DEFAULT_CONFIG: &str = "exeat.toml";
+
+/// Where a running proxy gets its configuration, at the start and on reload.
+#[derive(Debug)]
+pub enum Source {
+    /// A file.
+    File(PathBuf),
+    /// The command line, with the password made at the start.
+    Flags {
+        /// The flags as given.
+        args: ServeArgs,
+        /// The generated password, printed once.
+        password: String,
+    },
+}
+
+impl Source {
+    /// Returns the source that the arguments name.
+    ///
+    /// # Errors
+    /// If nothing is named and there is no `exeat.toml`, or no randomness is to be had.
+    pub(crate) fn from_args(args: ServeArgs) -> anyhow::Result<Self> {
+        if let Some(path) = args.config {
+            return Ok(Self::File(path));
+        }
+        if args.allow.is_empty() {
+            let path = PathBuf::from(DEFAULT_CONFIG);
+            if !path.exists() {
+                bail!(
+                    "nothing to serve: there is no {DEFAULT_CONFIG} here; \
+                     name one with --config FILE, or try `exeat serve --allow example.com`"
+                );
+            }
+            return Ok(Self::File(path));
+        }
+        let password = exeat_identity::generate_password()?;
+        Ok(Self::Flags { args, password })
+    }
+
+    /// Reads and compiles the configuration.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn load(&self, options: &Options) -> Result<Loaded, Report> {
+        match self {
+            Self::File(path) => exeat_store::load(path, options),
+            Self::Flags { args, password } => {
+                let flags = Flags {
+                    allow: &args.allow,
+                    deny: &args.deny,
+                    listen: args.listen.as_slice(),
+                    password,
+                    mode: if args.report { Mode::Report } else { Mode::Enforce },
+                };
+                let mut loaded = exeat_store::from_flags(&flags, options)?;
+                if let Some(path) = &args.audit {
+                    loaded.settings.audit.sink = Sink::File(path.clone());
+                }
+                Ok(loaded)
+            }
+        }
+    }
+
+    /// Returns how the source is called in messages.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Flags { .. } => "the command line".to_owned(),
+        }
+    }
+}
+
+/// Prints what a starting proxy does: where it listens, where the audit goes and, for the quick
+/// start, the line to paste.
+pub fn announce(source: &Source, loaded: &Loaded, listening: &[SocketAddr]) {
+    let mut text = format!("exeat {}, configuration from {}\n", env!("CARGO_PKG_VERSION"), source.describe());
+    for address in listening {
+        text.push_str(&format!("  listening  {address}\n"));
+    }
+    let audit = match &loaded.settings.audit.sink {
+        Sink::Stdout => "standard output, one JSON record a line".to_owned(),
+        Sink::File(path) => path.display().to_string(),
+    };
+    text.push_str(&format!("  audit      {audit}\n"));
+    if let (Source::Flags { args, password }, Some(address)) = (source, listening.first()) {
+        text.push_str(&format!("  allowed    {}\n", args.allow.join(" ")));
+        let example = args.allow.iter().find(|entry| !entry.contains(['*', '@', '/', ':']));
+        let host = example.map_or("example.com", String::as_str);
+        text.push_str(&format!("\n  curl -x http://{FLAGS_CLIENT}:{password}@{address} https://{host}/\n\n"));
+    }
+    to_stderr(&text);
+}

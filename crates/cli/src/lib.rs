@@ -1,0 +1,48 @@
+//! The command line: arguments as typed, then commands.
+//!
+//! Everything but `serve` runs here from start to end. `serve` needs every crate put together,
+//! which is the binary's work, so it is handed back.
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub use args::{Cli, Command, ServeArgs};
+pub use commands::serve::{Source, announce};
+pub use output::{Exit, print_error, print_report};
+
+/// What the binary does next.
+#[derive(Debug)]
+pub enum Next {
+    /// Nothing: the command has run.
+    Exit(ExitCode),
+    /// Run the proxy with this configuration.
+    Serve(Source),
+}
+
+/// Parses the process's arguments and runs the command.
+///
+/// Ends the process with status 2 and a usage message if the arguments are wrong.
+#[must_use]
+pub fn run() -> Next {
+    match Cli::parse().command {
+        Command::Serve(args) => match Source::from_args(args) {
+            Ok(source) => Next::Serve(source),
+            Err(error) => Next::Exit(output::failed(&error)),
+        },
+        Command::Check(args) => exit(commands::check::run(&args)),
+        Command::Explain(args) => exit(commands::explain::run(&args)),
+        Command::Client(command) => exit(commands::client::run(command)),
+        Command::Completions { shell } => exit(commands::docs::completions(shell)),
+        Command::Man { directory } => exit(commands::docs::man(directory.as_deref())),
+    }
+}
+
+fn exit(result: anyhow::Result<Exit>) -> Next {
+    Next::Exit(result.map_or_else(|error| output::failed(&error), ExitCode::from))
+}

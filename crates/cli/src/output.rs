@@ -1,0 +1,70 @@
+//! What the program says: data on standard output, everything else on standard error, colours
+//! only on a terminal, and exit codes that scripts can rely on.
+
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use exeat_store::{Colour, Report};
+
+/// The exit codes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Exit {
+    /// It worked; `explain`: allowed.
+    Success,
+    /// `explain`: refused.
+    Refused,
+    /// Something failed.
+    Failure,
+    /// The configuration is not usable (`EX_CONFIG` of sysexits).
+    Config,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Success => 0,
+            Exit::Refused | Exit::Failure => 1,
+            Exit::Config => 78,
+        })
+    }
+}
+
+/// Prints the problems of a load on standard error.
+pub fn print_report(report: &Report) {
+    let colour = if std::io::stderr().is_terminal() { Colour::Ansi } else { Colour::Plain };
+    to_stderr(&report.render(colour));
+}
+
+/// Prints an error with its causes on standard error.
+pub fn print_error(error: &anyhow::Error) {
+    let style = anstyle::Style::new().bold().fg_color(Some(anstyle::AnsiColor::Red.into()));
+    let mut text = format!("{style}error:{style:#} {error}\n");
+    for cause in error.chain().skip(1) {
+        text.push_str(&format!("  because: {cause}\n"));
+    }
+    to_stderr(&text);
+}
+
+/// Prints an error and returns the exit code for it.
+pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
+    print_error(error);
+    Exit::Failure.into()
+}
+
+/// Writes to standard error; colours go only to a terminal that wants them. A closed standard
+/// error is nobody's error.
+pub(crate) fn to_stderr(text: &str) {
+    let _unheard = anstream::stderr().write_all(text.as_bytes());
+}
+
+/// Writes data to standard output.
+///
+/// # Errors
+/// If standard output cannot be written; a reader that went away (`| head`) is no error.
+pub(crate) fn to_stdout(text: impl Display) -> anyhow::Result<()> {
+    match write!(std::io::stdout(), "{text}").and_then(|()| std::io::stdout().flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}

@@ -1,0 +1,144 @@
+//! The only place that sees every crate: it puts them together once and hands each its parts.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use exeat_audit::{AuditLog, AuditWriter};
+use exeat_cli::Source;
+use exeat_dns::Resolver;
+use exeat_identity::Authenticator;
+use exeat_policy::Revision;
+use exeat_proxy::{Parts, Proxy, Snapshot};
+use exeat_store::{Loaded, Options, Settings};
+use tokio::net::TcpListener;
+
+use crate::signals::{Signal, Signals};
+
+/// How long the last audit records may take to reach their sink when the program ends.
+const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs the proxy until it is told to stop.
+///
+/// # Errors
+/// If a listener, the audit sink, the resolver or the runtime cannot be had.
+pub(crate) fn run(source: Source, loaded: Loaded) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let audit = &loaded.settings.audit;
+    let (log, writer) =
+        AuditLog::start(audit.sink.clone(), audit.required).context("cannot open the audit log")?;
+    let result = runtime.block_on(serve(source, loaded, log));
+    runtime.shutdown_timeout(Duration::ZERO);
+    flush(writer);
+    result
+}
+
+async fn serve(source: Source, mut loaded: Loaded, audit: AuditLog) -> anyhow::Result<()> {
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let listeners = bind(&loaded.settings.listen).await?;
+    let bound: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
+    if bound != loaded.settings.listen {
+        // A configured port 0 has got its number only now, and the floor must know it.
+        let options = Options { revision: Revision(1), listeners: bound.clone() };
+        loaded = source.load(&options).context("the configuration changed while starting")?;
+    }
+    exeat_cli::announce(&source, &loaded, &bound);
+
+    let settings = loaded.settings.clone();
+    let proxy = Proxy::new(Parts {
+        authenticator: Authenticator::new()?,
+        resolver: Resolver::new(settings.resolver.clone()).context("cannot set up the resolver")?,
+        audit: audit.clone(),
+        limits: settings.limits,
+        snapshot: snapshot(loaded),
+    })
+    .context("cannot set up the proxy")?;
+    for listener in listeners {
+        let proxy = proxy.clone();
+        tokio::spawn(async move { proxy.serve(listener).await });
+    }
+    tracing::info!(revision = 1, instance = proxy.instance(), "ready");
+
+    let mut reloader = Reloader { source, settings, bound, revision: Revision(1), proxy: proxy.clone(), audit };
+    while let Signal::Reload = signals.next().await {
+        reloader.reload();
+    }
+    tracing::info!("draining: no new connections, running ones may finish");
+    tokio::select! {
+        cut = proxy.drain() => tracing::info!(cut, "drained"),
+        _ = signals.stop() => tracing::warn!("told again to stop; running connections are cut"),
+    }
+    Ok(())
+}
+
+/// Binds every address or none.
+async fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}; is another program using it?"))?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn snapshot(loaded: Loaded) -> Snapshot {
+    Snapshot {
+        policy: loaded.policy,
+        clients: loaded.clients,
+        anonymous: loaded.anonymous,
+        disclose: loaded.settings.disclose,
+    }
+}
+
+/// Swaps the whole policy when the configuration loads, and changes nothing when it does not.
+struct Reloader {
+    source: Source,
+    settings: Settings,
+    bound: Vec<SocketAddr>,
+    revision: Revision,
+    proxy: Proxy,
+    audit: AuditLog,
+}
+
+impl Reloader {
+    fn reload(&mut self) {
+        self.audit.reopen();
+        let next = Revision(self.revision.0 + 1);
+        let options = Options { revision: next, listeners: self.bound.clone() };
+        let loaded = match self.source.load(&options) {
+            Ok(loaded) => loaded,
+            Err(report) => {
+                exeat_cli::print_report(&report);
+                tracing::error!(revision = %self.revision, "reload refused: the configuration has errors; the old one stays");
+                return;
+            }
+        };
+        exeat_cli::print_report(&loaded.warnings);
+        self.warn_of_fixed_settings(&loaded.settings);
+        self.proxy.replace(snapshot(loaded));
+        self.revision = next;
+        tracing::info!(revision = %next, "reloaded");
+    }
+
+    /// Says which changed settings wait for a restart: what is bound and opened at the start.
+    fn warn_of_fixed_settings(&self, new: &Settings) {
+        let old = &self.settings;
+        let fixed = [
+            ("proxy.listen", old.listen != new.listen),
+            ("limits", old.limits != new.limits),
+            ("resolver", old.resolver != new.resolver),
+            ("audit", old.audit != new.audit),
+        ];
+        for (section, _) in fixed.into_iter().filter(|(_, changed)| *changed) {
+            tracing::warn!(section, "changed, but takes effect after a restart only");
+        }
+    }
+}
+
+fn flush(writer: AuditWriter) {
+    if !writer.shutdown(AUDIT_FLUSH_TIMEOUT) {
+        tracing::error!("the last audit records could not be written");
+    }
+}

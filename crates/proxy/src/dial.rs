@@ -1,0 +1,297 @@
+//! Opens the connection that a permit allows: Happy Eyeballs (RFC 8305) over addresses, never over a name.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use exeat_policy::{Permit, Reason};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+/// How long one attempt has to itself before the next address is tried beside it (RFC 8305 §5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Quiet time before the kernel asks whether the other side is still there, and between two such questions.
+/// NAT devices forget idle TCP flows after a few minutes (RFC 5382 allows 124 of them, many take far less).
+const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Unanswered questions after which the kernel gives the connection up.
+const KEEPALIVE_RETRIES: u32 = 4;
+
+/// A connection to one of the permitted addresses.
+#[derive(Debug)]
+pub(crate) struct Dialled {
+    /// The connection, without Nagle's delay and with keepalive.
+    pub(crate) stream: TcpStream,
+    /// The address that answered.
+    pub(crate) addr: SocketAddr,
+}
+
+/// Why no permitted address gave a connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    /// Every address failed before the time was over; the facts are those of the last one.
+    #[error("connect to {addr}, the last of {tried} tried")]
+    Connect {
+        /// The address that failed last.
+        addr: SocketAddr,
+        /// How many addresses were tried.
+        tried: usize,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// The time for all addresses together was over.
+    #[error("connect to any of {tried} addresses: no answer in {limit:?}")]
+    Timeout {
+        /// How many addresses were tried.
+        tried: usize,
+        /// The time that all of them had together.
+        limit: Duration,
+    },
+    /// The permit covers no address.
+    #[error("permit holds no address")]
+    NoAddress,
+}
+
+impl DialError {
+    /// The reason that the client is told.
+    #[must_use]
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Connect { source, .. } if source.kind() == io::ErrorKind::TimedOut => {
+                Reason::ConnectTimeout
+            }
+            Self::Connect { .. } | Self::NoAddress => Reason::ConnectFailed,
+            Self::Timeout { .. } => Reason::ConnectTimeout,
+        }
+    }
+}
+
+/// Connects to the first permitted address that answers, within `connect_timeout` for all of them together.
+///
+/// Addresses are tried in [`attempt_order`], the next one after 250 ms or as soon as an attempt fails. Attempts
+/// that lose are cancelled and their sockets closed.
+///
+/// # Errors
+/// [`DialError::Connect`] if every address failed, [`DialError::Timeout`] if the time was over first.
+///
+/// # Cancel safety
+/// Dropping the future closes every socket it opened.
+pub(crate) async fn dial(permit: &Permit, connect_timeout: Duration) -> Result<Dialled, DialError> {
+    race(&attempt_order(permit.addrs()), connect_timeout).await
+}
+
+/// The order of attempts: the families take turns, IPv6 first, each in the order given (RFC 8305 §4).
+fn attempt_order(addrs: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut v6 = addrs.iter().filter(|addr| addr.is_ipv6());
+    let mut v4 = addrs.iter().filter(|addr| addr.is_ipv4());
+    let mut order = Vec::with_capacity(addrs.len());
+    while order.len() < addrs.len() {
+        order.extend(v6.next());
+        order.extend(v4.next());
+    }
+    order
+}
+
+async fn race(order: &[SocketAddr], limit: Duration) -> Result<Dialled, DialError> {
+    let mut attempts = Attempts::default();
+    match timeout_at(Instant::now() + limit, attempts.first_success(order)).await {
+        Ok(end) => end,
+        Err(_) => Err(DialError::Timeout { tried: attempts.started, limit }),
+    }
+}
+
+/// One attempt, and the address it is for.
+type Attempt = Pin<Box<dyn Future<Output = (SocketAddr, io::Result<TcpStream>)> + Send>>;
+
+/// The attempts that are under way.
+#[derive(Default)]
+struct Attempts {
+    running: Vec<Attempt>,
+    started: usize,
+}
+
+impl Attempts {
+    async fn first_success(&mut self, order: &[SocketAddr]) -> Result<Dialled, DialError> {
+        let mut waiting = order.iter();
+        let mut last = DialError::NoAddress;
+        loop {
+            match waiting.next() {
+                Some(addr) => self.start(*addr),
+                None if self.running.is_empty() => return Err(last),
+                None => {}
+            }
+            let next_start = Instant::now() + ATTEMPT_DELAY;
+            let finished = tokio::select! {
+                finished = poll_fn(|cx| self.poll_finished(cx)) => finished,
+                () = sleep_until(next_start), if !waiting.as_slice().is_empty() => continue,
+            };
+            match finished {
+                (addr, Ok(stream)) => return Ok(Dialled { stream, addr }),
+                (addr, Err(source)) => last = DialError::Connect { addr, tried: self.started, source },
+            }
+        }
+    }
+
+    fn start(&mut self, addr: SocketAddr) {
+        self.started += 1;
+        self.running.push(Box::pin(async move { (addr, connect(addr).await) }));
+    }
+
+    /// Ready with the first attempt that ended, which is then no longer running.
+    fn poll_finished(&mut self, cx: &mut Context<'_>) -> Poll<(SocketAddr, io::Result<TcpStream>)> {
+        let ended = self.running.iter_mut().enumerate().find_map(|(index, attempt)| {
+            match attempt.as_mut().poll(cx) {
+                Poll::Ready(output) => Some((index, output)),
+                Poll::Pending => None,
+            }
+        });
+        let Some((index, output)) = ended else { return Poll::Pending };
+        drop(self.running.swap_remove(index));
+        Poll::Ready(output)
+    }
+}
+
+async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(addr).await?;
+    tune(&stream)?;
+    Ok(stream)
+}
+
+/// Sets what every relayed connection wants: no Nagle's delay, since the sender has already chosen its segments,
+/// and keepalive, so that a peer that vanished without a word frees its slot.
+///
+/// # Errors
+/// What the kernel said, usually because the connection is already gone.
+pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_TIME)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use socket2::{Domain, Socket, Type};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::testing::permit_for;
+
+    /// Long enough that no test waits for it to pass.
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn loopback(last: u8) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), 0))
+    }
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind(loopback(1)).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        (listener, addr)
+    }
+
+    /// An address where nothing listens: bound, so that nothing else will.
+    fn refusing() -> (Socket, SocketAddr) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&loopback(1).into()).unwrap();
+        let addr = socket.local_addr().unwrap().as_socket().unwrap();
+        (socket, addr)
+    }
+
+    /// An address that answers nothing: a listener whose queue is full, so that the kernel drops what comes.
+    fn silent() -> (Socket, std::net::TcpStream, SocketAddr) {
+        let (socket, addr) = refusing();
+        socket.listen(0).unwrap();
+        let filler = std::net::TcpStream::connect(addr).unwrap();
+        (socket, filler, addr)
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let cases: &[(&str, &[&str], &[&str])] = &[
+            ("none", &[], &[]),
+            ("one family", &["192.0.2.2:1", "192.0.2.1:1"], &["192.0.2.2:1", "192.0.2.1:1"]),
+            ("the other", &["[2001:db8::2]:1", "[2001:db8::1]:1"], &["[2001:db8::2]:1", "[2001:db8::1]:1"]),
+            ("IPv6 first", &["192.0.2.1:1", "[2001:db8::1]:1"], &["[2001:db8::1]:1", "192.0.2.1:1"]),
+            (
+                "turns, then what is left",
+                &["192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1", "[2001:db8::1]:1"],
+                &["[2001:db8::1]:1", "192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"],
+            ),
+            (
+                "each family in its order",
+                &["[2001:db8::2]:1", "[2001:db8::1]:1", "[2001:db8::3]:1", "192.0.2.2:1", "192.0.2.1:1"],
+                &["[2001:db8::2]:1", "192.0.2.2:1", "[2001:db8::1]:1", "192.0.2.1:1", "[2001:db8::3]:1"],
+            ),
+        ];
+        let parsed =
+            |addrs: &[&str]| -> Vec<SocketAddr> { addrs.iter().map(|a| a.parse().unwrap()).collect() };
+        for (case, addrs, want) in cases {
+            assert_eq!(attempt_order(&parsed(addrs)), parsed(want), "{case}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_permit_is_dialled_at_its_addresses() {
+        let (listener, addr) = listener().await;
+        let permit = permit_for(&format!("example.com:{}", addr.port()), &[addr.ip()], None, &[]);
+        let dialled = dial(&permit, LIMIT).await.unwrap();
+        let (_, client) = listener.accept().await.unwrap();
+        assert_eq!((dialled.addr, dialled.stream.local_addr().unwrap()), (addr, client));
+        assert!(dialled.stream.nodelay().unwrap());
+        assert!(SockRef::from(&dialled.stream).keepalive().unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_next_address_is_tried() {
+        let (_listener, good) = listener().await;
+        let (_refusing, refused) = refusing();
+        let (_silent, _filler, black_hole) = silent();
+        let cases: &[(&str, &[SocketAddr])] = &[
+            ("after a refusal", &[refused, good]),
+            ("after two refusals", &[refused, refused, good]),
+            ("beside one that is silent", &[black_hole, good]),
+            ("after both", &[refused, black_hole, refused, good]),
+            ("first", &[good, refused, black_hole]),
+        ];
+        for (case, order) in cases {
+            assert_eq!(race(order, LIMIT).await.unwrap().addr, good, "{case}");
+        }
+    }
+
+    #[tokio::test]
+    async fn failures_say_which_and_why() {
+        let (_refusing, refused) = refusing();
+        let error = race(&[refused, refused], LIMIT).await.unwrap_err();
+        assert!(matches!(error, DialError::Connect { addr, tried: 2, .. } if addr == refused), "{error:?}");
+        assert_eq!(error.reason(), Reason::ConnectFailed);
+
+        let (_silent, _filler, black_hole) = silent();
+        let limit = Duration::from_millis(20);
+        let error = race(&[refused, black_hole], limit).await.unwrap_err();
+        assert!(matches!(error, DialError::Timeout { tried: 2, limit: l } if l == limit), "{error:?}");
+        assert_eq!(error.reason(), Reason::ConnectTimeout);
+
+        let error = race(&[], LIMIT).await.unwrap_err();
+        assert!(matches!(error, DialError::NoAddress), "{error:?}");
+    }
+
+    #[test]
+    fn an_attempt_that_the_kernel_timed_out_is_a_timeout() {
+        let of =
+            |kind: io::ErrorKind| DialError::Connect { addr: loopback(1), tried: 1, source: kind.into() };
+        assert_eq!(of(io::ErrorKind::TimedOut).reason(), Reason::ConnectTimeout);
+        assert_eq!(of(io::ErrorKind::HostUnreachable).reason(), Reason::ConnectFailed);
+    }
+}

@@ -1,0 +1,226 @@
+//! Absolute-form requests: decide, find or open a connection to the upstream, pass the request on, stream the response.
+//!
+//! Interim responses (1xx) are counted and end here: the client gets its 100 from this proxy when its body is first
+//! asked for, after the allow. Redirects are responses like any other.
+
+use std::sync::Arc;
+
+use exeat_identity::Principal;
+use exeat_model::Authority;
+use exeat_policy::{Expect, Permit, Reason};
+use http::{HeaderValue, Method, Request, Response, Uri, Version, header, request, uri::PathAndQuery};
+use http_body_util::Full;
+use hyper::{
+    body::{Body, Incoming},
+    ext::ReasonPhrase,
+};
+
+use crate::{
+    body::{DownBody, Moved, Streamed, UpBody},
+    headers,
+    listen::Client,
+    pool::Key,
+    report::Report,
+    respond::{After, Refusal},
+    serve::{self, Admitted, Ask},
+    shared::Shared,
+    target::{self, Forward, Scheme},
+    trail::{Target, Trail},
+    upstream::{self, Failure, Lost},
+};
+
+/// Answers one request of `client`.
+pub(crate) async fn answer(
+    shared: &Arc<Shared>,
+    client: Client,
+    request: Request<Incoming>,
+) -> Response<DownBody> {
+    // Where a chunked body ends only hyper knows, so the guard cannot find the head after it: no further request.
+    let is_last = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let has_body = !request.body().is_end_stream();
+    let (forward, trail) = parse(shared, client, &request);
+    let mut report = Report::new(Arc::clone(shared), trail);
+    let exchanged = match forward {
+        Ok(forward) => exchange(shared, &mut report, &forward, request).await,
+        Err(refusal) => Err(refusal),
+    };
+    match exchanged {
+        Ok(response) => {
+            report.trail.status = Some(response.status().as_u16());
+            let idle_timeout = shared.limits.idle_timeout;
+            let mut response =
+                response.map(|body| DownBody::Upstream(Box::new(Streamed::new(body, idle_timeout, report))));
+            if is_last {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        }
+        Err(refusal) => {
+            let after = if is_last || has_body { After::Close } else { After::KeepAlive };
+            report.note_refusal(&refusal);
+            let response = refusal.to_response(shared.signature(&report.trail), after);
+            response.map(|body| DownBody::Whole(Full::new(body)))
+        }
+    }
+}
+
+/// Reads the target once more, from what hyper made of it. The guard has let nothing else through than what passes
+/// here; if it ever did, this is the wall behind it.
+fn parse(shared: &Shared, client: Client, request: &Request<Incoming>) -> (Result<Forward, Refusal>, Trail) {
+    let (id, method, uri) = (shared.next_request_id(), request.method().as_str(), request.uri().to_string());
+    match target::Target::parse(method, &uri) {
+        Ok(target::Target::Forward(forward)) => {
+            let asked = Target::Authority(&forward.authority, forward.scheme.prefix());
+            let trail = Trail::new(id, client.peer, method, asked);
+            (Ok(forward), trail)
+        }
+        Ok(target::Target::Tunnel(_)) | Err(_) => {
+            let mut trail = Trail::new(id, client.peer, method, Target::Bytes(uri.as_bytes()));
+            (Err(serve::refuse(&mut trail, Reason::RequestMalformed, None)), trail)
+        }
+    }
+}
+
+/// Decides on the request and passes it on.
+async fn exchange(
+    shared: &Arc<Shared>,
+    report: &mut Report,
+    forward: &Forward,
+    request: Request<Incoming>,
+) -> Result<Response<Incoming>, Refusal> {
+    let trail = &mut report.trail;
+    let (admitted, permit) = allow(shared, trail, forward, request.headers()).await?;
+    let outgoing = Outgoing::new(shared, forward, request, &report.moved)
+        .ok_or_else(|| serve::refuse(trail, Reason::RequestMalformed, Some(&forward.authority)))?;
+    let response = send(shared, trail, &admitted.principal, &permit, &forward.authority, outgoing).await?;
+    Ok(fit_for_client(shared, response))
+}
+
+async fn allow(
+    shared: &Shared,
+    trail: &mut Trail,
+    forward: &Forward,
+    headers: &http::HeaderMap,
+) -> Result<(Admitted, Permit), Refusal> {
+    let values = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+    let (credentials, via) = (values(header::PROXY_AUTHORIZATION), values(header::VIA));
+    let ask = Ask { target: &forward.authority, credentials: &credentials, via: &via };
+    let admitted = serve::admit(shared, trail, ask).await?;
+    // Only now: whoever may not reach the host at all learns that, whatever the scheme.
+    match forward.scheme {
+        Scheme::Http => {}
+        Scheme::Https => return Err(admitted.refuse(trail, Reason::SchemeNotAllowed)),
+    }
+    let permit = admitted.permit(shared, trail).await?;
+    match permit.opening().expect() {
+        Expect::Http | Expect::Any => {}
+        Expect::Tls => return Err(admitted.refuse(trail, Reason::TlsRequired)),
+    }
+    shared.check_audit().map_err(|_| serve::unaudited(trail, &forward.authority))?;
+    Ok((admitted, permit))
+}
+
+/// A request as the upstream gets it.
+struct Outgoing {
+    request: Request<UpBody>,
+    /// The same once more, if it may be sent twice (RFC 9110 §9.2.2) and has no body.
+    again: Option<(request::Parts, Arc<Moved>)>,
+}
+
+impl Outgoing {
+    /// Returns `None` if the path is not one that can be sent.
+    fn new(
+        shared: &Shared,
+        forward: &Forward,
+        request: Request<Incoming>,
+        moved: &Arc<Moved>,
+    ) -> Option<Self> {
+        let (mut parts, body) = request.into_parts();
+        let is_chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
+        headers::for_upstream(&mut parts.headers, &forward.authority, parts.version, &shared.instance);
+        if is_chunked {
+            // Said anew for the next connection: hyper would leave the body of a GET out without it.
+            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        parts.uri = Uri::from(PathAndQuery::try_from(forward.path.as_str()).ok()?);
+        parts.version = Version::HTTP_11;
+        parts.extensions = http::Extensions::new();
+        let is_repeatable = body.is_end_stream() && is_idempotent(&parts.method);
+        let again = is_repeatable.then(|| (parts.clone(), Arc::clone(moved)));
+        let body = if body.is_end_stream() {
+            UpBody::empty(Arc::clone(moved))
+        } else {
+            UpBody::new(body, Arc::clone(moved))
+        };
+        Some(Self { request: Request::from_parts(parts, body), again })
+    }
+}
+
+fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(method)
+}
+
+/// Sends the request over an idle connection if one fits, over a new one otherwise. An idle connection that the
+/// upstream has closed in the meantime is no failure of the request: it is sent once more over a new one.
+async fn send(
+    shared: &Arc<Shared>,
+    trail: &mut Trail,
+    principal: &Principal,
+    permit: &Permit,
+    authority: &Authority,
+    outgoing: Outgoing,
+) -> Result<Response<Incoming>, Refusal> {
+    let Outgoing { mut request, again } = outgoing;
+    let idle = permit.addrs().iter().find_map(|addr| {
+        let key = Key::new(principal, *addr, authority);
+        shared.pool.take(&key).map(|upstream| (key, upstream))
+    });
+    if let Some((key, upstream)) = idle {
+        trail.address = Some(key.address());
+        match upstream::exchange(shared, key, upstream, request).await {
+            Ok(response) => return Ok(response),
+            Err(Lost { request: Some(unsent), .. }) => request = unsent,
+            Err(Lost { request: None, failure }) => match again {
+                Some((parts, moved)) if failure == Failure::Closed => {
+                    request = Request::from_parts(parts, UpBody::empty(moved));
+                }
+                Some(_) | None => return Err(failed(trail, failure, authority)),
+            },
+        }
+    }
+    let dialled = serve::connect(shared, trail, authority, permit).await?;
+    let key = Key::new(principal, dialled.addr, authority);
+    let sent = match upstream::open(shared, dialled.stream).await {
+        Ok(upstream) => upstream::exchange(shared, key, upstream, request).await.map_err(|lost| lost.failure),
+        Err(failure) => Err(failure),
+    };
+    sent.map_err(|failure| failed(trail, failure, authority))
+}
+
+/// Returns the refusal for an upstream that did not answer as it should.
+fn failed(trail: &mut Trail, failure: Failure, authority: &Authority) -> Refusal {
+    let (reason, error) = match failure {
+        Failure::Closed => (Reason::ConnectFailed, "http_response_incomplete"),
+        Failure::Malformed | Failure::TooManyInterim => (Reason::ConnectFailed, "http_protocol_error"),
+        Failure::Upgrade => (Reason::ConnectFailed, "http_upgrade_failed"),
+        Failure::Silent => (Reason::IdleTimeout, "http_response_timeout"),
+    };
+    let refusal = serve::refuse(trail, reason, Some(authority)).with_detail(failure.to_string());
+    Refusal { error, ..refusal }
+}
+
+fn fit_for_client(shared: &Shared, response: Response<Incoming>) -> Response<Incoming> {
+    let (mut parts, body) = response.into_parts();
+    headers::for_client(&mut parts.headers, parts.version, &shared.instance);
+    // With a body that is delimited in another way a length would be a second opinion on where it ends.
+    if body.size_hint().exact().is_none() {
+        parts.headers.remove(header::CONTENT_LENGTH);
+    }
+    parts.version = Version::HTTP_11;
+    let phrase = parts.extensions.remove::<ReasonPhrase>();
+    parts.extensions = http::Extensions::new();
+    if let Some(phrase) = phrase {
+        parts.extensions.insert(phrase);
+    }
+    Response::from_parts(parts, body)
+}

@@ -1,0 +1,147 @@
+//! Reads request heads from a client's socket, in bounded space and time, through the byte guard.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep},
+};
+
+use crate::{
+    guard::{Head, HeadError, Scan, checked},
+    limits::Limits,
+};
+
+/// Bytes asked of the socket at a time: one read takes almost every request head whole.
+const READ_BYTES: usize = 4096;
+
+/// What came next on a client's connection.
+pub(crate) enum Next {
+    /// A request head that passed the guard, and its bytes.
+    Head(Box<Head>, Bytes),
+    /// A request head that did not pass, and what had come of it.
+    Refused(HeadError, Bytes),
+    /// The client closed, was silent for too long between requests, or cannot be read from.
+    Closed,
+}
+
+/// The reading side of one client connection: what was read and not yet taken, and the deadline of the head.
+pub(crate) struct HeadReader {
+    buffer: BytesMut,
+    scan: Scan,
+    /// A byte of the head has come, so silence is no longer the pause between two requests.
+    is_started: bool,
+    has_skipped_line: bool,
+    deadline: Pin<Box<Sleep>>,
+    limits: Limits,
+}
+
+impl HeadReader {
+    /// Starts the deadline of the first head: it counts from now, bytes or no bytes.
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            buffer: BytesMut::new(),
+            scan: Scan::default(),
+            is_started: false,
+            has_skipped_line: false,
+            deadline: Box::pin(sleep(limits.head_timeout)),
+            limits,
+        }
+    }
+
+    /// Starts the pause before the next head.
+    pub(crate) fn restart(&mut self) {
+        self.scan = Scan::default();
+        self.is_started = false;
+        self.has_skipped_line = false;
+        self.set_deadline(self.limits.keepalive_timeout);
+    }
+
+    /// Whether a byte of the next head has come.
+    pub(crate) const fn is_started(&self) -> bool {
+        self.is_started
+    }
+
+    /// The bytes that were read beyond the last head: a body, a pipelined request or early tunnel data.
+    pub(crate) fn buffered(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
+    /// Returns what comes next.
+    ///
+    /// # Cancel safety
+    /// Nothing that was read is lost.
+    pub(crate) async fn next(&mut self, stream: &mut TcpStream) -> Next {
+        poll_fn(|cx| self.poll_next(cx, stream)).await
+    }
+
+    /// Polls for what comes next.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>, stream: &mut TcpStream) -> Poll<Next> {
+        loop {
+            match self.take_head() {
+                Ok(Some((head, bytes))) => return Poll::Ready(Next::Head(Box::new(head), bytes)),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Next::Refused(error, self.buffer.split().freeze())),
+            }
+            if self.deadline.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(self.late());
+            }
+            match ready!(poll_fill(cx, stream, &mut self.buffer)) {
+                Ok(0) | Err(_) => return Poll::Ready(Next::Closed),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn take_head(&mut self) -> Result<Option<(Head, Bytes)>, HeadError> {
+        self.skip_empty_line();
+        if !self.buffer.is_empty() && !self.is_started {
+            self.is_started = true;
+            self.set_deadline(self.limits.head_timeout);
+        }
+        let Some(length) = self.scan.advance(&self.buffer, &self.limits)? else { return Ok(None) };
+        let head = checked(self.buffer.get(..length).unwrap_or_default(), &self.limits)?;
+        Ok(Some((head, self.buffer.split_to(length).freeze())))
+    }
+
+    /// Skips one empty line before a request line (RFC 9112 §2.2), and no more than one.
+    fn skip_empty_line(&mut self) {
+        if !self.has_skipped_line && self.buffer.starts_with(b"\r\n") {
+            self.has_skipped_line = true;
+            self.scan = Scan::default();
+            let _ = self.buffer.split_to(2);
+        }
+    }
+
+    fn late(&mut self) -> Next {
+        if self.is_started {
+            Next::Refused(HeadError::Timeout, self.buffer.split().freeze())
+        } else {
+            Next::Closed
+        }
+    }
+
+    fn set_deadline(&mut self, after: Duration) {
+        self.deadline.as_mut().reset(Instant::now() + after);
+    }
+}
+
+/// Reads once from `stream` to the end of `buffer`; zero is the end of the stream.
+fn poll_fill(
+    cx: &mut Context<'_>,
+    stream: &mut TcpStream,
+    buffer: &mut BytesMut,
+) -> Poll<std::io::Result<usize>> {
+    let mut space = [0_u8; READ_BYTES];
+    let mut read = ReadBuf::new(&mut space);
+    ready!(Pin::new(stream).poll_read(cx, &mut read))?;
+    buffer.extend_from_slice(read.filled());
+    Poll::Ready(Ok(read.filled().len()))
+}

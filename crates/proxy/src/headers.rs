@@ -1,0 +1,197 @@
+//! Which header fields pass the proxy, and which stay on their side of it.
+
+use exeat_model::{Authority, Port};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+
+/// Fields of one connection alone (RFC 9110 §7.6.1), besides those that `Connection` names.
+const HOP_BY_HOP: &[&str] = &[
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+/// Fields by which some proxies tell an upstream who a client is. From a client they are a claim, not a fact.
+const IDENTITY: &[&str] =
+    &["forwarded", "x-container-id", "x-jwt-payload", "x-real-ip", "x-upstream-https-proxy"];
+const IDENTITY_PREFIXES: &[&str] = &["x-forwarded-", "x-org", "x-exeat-"];
+/// Fields for proxies: credentials and challenges of the connection to this one.
+const PROXY_PREFIX: &str = "proxy-";
+/// Fields of a response that speak for this proxy, or that would lead the client around it.
+const NOT_FROM_UPSTREAM: &[&str] = &["alt-svc", "x-deny-reason"];
+const NOT_FROM_UPSTREAM_PREFIX: &str = "x-exeat-";
+
+/// Makes a client's fields fit for the upstream: drops what is not for it, sets `Host` to the authority that was
+/// decided on (RFC 9112 §3.2.2) and adds this proxy to `Via`. `Authorization` and the rest stay as they are.
+pub(crate) fn for_upstream(headers: &mut HeaderMap, authority: &Authority, version: Version, instance: &str) {
+    drop_hop_by_hop(headers);
+    drop_where(headers, |name| {
+        IDENTITY.contains(&name)
+            || IDENTITY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+            || name.starts_with(PROXY_PREFIX)
+    });
+    // The 100 was ours to send, and was sent when the body was first asked for (RFC 9110 §10.1.1).
+    headers.remove(header::EXPECT);
+    if let Ok(host) = HeaderValue::try_from(host_field(authority)) {
+        headers.insert(header::HOST, host);
+    }
+    add_via(headers, version, instance);
+}
+
+/// Makes an upstream's fields fit for the client.
+pub(crate) fn for_client(headers: &mut HeaderMap, version: Version, instance: &str) {
+    drop_hop_by_hop(headers);
+    drop_where(headers, |name| {
+        NOT_FROM_UPSTREAM.contains(&name)
+            || name.starts_with(NOT_FROM_UPSTREAM_PREFIX)
+            || name.starts_with(PROXY_PREFIX)
+    });
+    add_via(headers, version, instance);
+}
+
+/// Whether one of the `Via` values names this instance (RFC 9110 §7.6.3).
+pub(crate) fn names_instance<'a>(via: impl IntoIterator<Item = &'a [u8]>, instance: &str) -> bool {
+    via.into_iter()
+        .flat_map(|value| value.split(|b| matches!(b, b',' | b' ' | b'\t')))
+        .any(|word| word.eq_ignore_ascii_case(instance.as_bytes()))
+}
+
+fn host_field(authority: &Authority) -> String {
+    if authority.port == Port::HTTP { authority.host.to_string() } else { authority.to_string() }
+}
+
+fn add_via(headers: &mut HeaderMap, version: Version, instance: &str) {
+    let version = if version == Version::HTTP_10 { "1.0" } else { "1.1" };
+    if let Ok(value) = HeaderValue::try_from(format!("{version} {instance}")) {
+        headers.append(header::VIA, value);
+    }
+}
+
+fn drop_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(*name);
+    }
+}
+
+fn drop_where(headers: &mut HeaderMap, drop: impl Fn(&str) -> bool) {
+    let dropped: Vec<HeaderName> = headers.keys().filter(|name| drop(name.as_str())).cloned().collect();
+    for name in dropped {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
+        }
+        headers
+    }
+
+    fn shown(headers: &HeaderMap) -> Vec<String> {
+        let mut shown: Vec<_> =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        shown.sort();
+        shown
+    }
+
+    #[test]
+    fn requests() {
+        let authority = Authority::parse("example.com:80", None).unwrap();
+        let mut headers = map(&[
+            ("host", "evil.test"),
+            ("accept", "*/*"),
+            ("authorization", "Bearer x"),
+            ("connection", "close, X-Mine, Proxy-Authorization"),
+            ("expect", "100-continue"),
+            ("forwarded", "for=10.0.0.1"),
+            ("http2-settings", "AAMAAABk"),
+            ("proxy-authorization", "Basic x"),
+            ("proxy-connection", "keep-alive"),
+            ("te", "trailers"),
+            ("trailer", "x"),
+            ("upgrade", "h2c"),
+            ("via", "1.1 other"),
+            ("x-container-id", "c"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-host", "evil.test"),
+            ("x-jwt-payload", "{}"),
+            ("x-mine", "1"),
+            ("x-org-id", "o"),
+            ("x-organization-uuid", "o"),
+            ("x-real-ip", "10.0.0.1"),
+            ("x-upstream-https-proxy", "https://evil.test"),
+        ]);
+        for_upstream(&mut headers, &authority, Version::HTTP_11, "exeat-1");
+        assert_eq!(
+            shown(&headers),
+            [
+                "accept: */*",
+                "authorization: Bearer x",
+                "host: example.com",
+                "via: 1.1 exeat-1",
+                "via: 1.1 other"
+            ]
+        );
+    }
+
+    #[test]
+    fn responses() {
+        let mut headers = map(&[
+            ("alt-svc", "h3=\":443\""),
+            ("connection", "x-own"),
+            ("content-type", "text/plain"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authenticate", "Basic"),
+            ("proxy-status", "other; error=x"),
+            ("transfer-encoding", "chunked"),
+            ("x-deny-reason", "host_denied"),
+            ("x-exeat-request-id", "forged"),
+            ("x-own", "1"),
+        ]);
+        for_client(&mut headers, Version::HTTP_10, "exeat-1");
+        assert_eq!(shown(&headers), ["content-type: text/plain", "via: 1.0 exeat-1"]);
+    }
+
+    #[test]
+    fn host_leaves_port_80_out() {
+        for (authority, want) in [
+            ("example.com:80", "example.com"),
+            ("example.com:8080", "example.com:8080"),
+            ("[2001:db8::1]:80", "[2001:db8::1]"),
+            ("[2001:db8::1]:81", "[2001:db8::1]:81"),
+        ] {
+            assert_eq!(host_field(&Authority::parse(authority, None).unwrap()), want);
+        }
+    }
+
+    #[test]
+    fn loops() {
+        for (via, want) in [
+            ("1.1 exeat-1", true),
+            ("1.0 a, 1.1 exeat-1 (comment)", true),
+            ("HTTP/1.1 EXEAT-1", true),
+            ("1.1 exeat-12", false),
+            ("1.1 other", false),
+            ("", false),
+        ] {
+            assert_eq!(names_instance([via.as_bytes()], "exeat-1"), want, "{via}");
+        }
+    }
+}

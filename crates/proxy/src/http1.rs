@@ -1,0 +1,81 @@
+//! One client connection: a request head through the guard, then a tunnel or a hyper session, and again.
+//!
+//! hyper never sees a CONNECT, and never a byte that the guard has not passed as part of a head or counted as part
+//! of a body: [`crate::session`] hands them over one by one. A request with a chunked body is the last of its
+//! connection, because only hyper could tell where it ends.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use exeat_audit::Event;
+use tokio::net::TcpStream;
+
+use crate::{
+    guard::HeadError,
+    head::{HeadReader, Next},
+    linger,
+    listen::Client,
+    respond::{After, Refusal},
+    session,
+    shared::Shared,
+    target,
+    trail::{Target, Trail},
+    tunnel,
+};
+
+/// Serves `client` until one side has had enough.
+pub(crate) async fn serve(shared: &Arc<Shared>, client: Client, mut stream: TcpStream) {
+    let mut reader = HeadReader::new(shared.limits);
+    let mut next = reader.next(&mut stream).await;
+    loop {
+        match next {
+            Next::Closed => return,
+            Next::Refused(error, bytes) => return refuse(shared, client, stream, &error, &bytes).await,
+            Next::Head(head, bytes) => match &head.target {
+                target::Target::Tunnel(authority) => {
+                    match tunnel::run(shared, client, stream, &mut reader, &head, authority).await {
+                        Some(returned) => stream = returned,
+                        None => return,
+                    }
+                    reader.restart();
+                    next = read_unless_draining(shared, &mut reader, &mut stream).await;
+                }
+                target::Target::Forward(_) => {
+                    let ended = session::run(shared, client, stream, reader, head.framing, bytes).await;
+                    (stream, reader) = (ended.stream, ended.reader);
+                    match ended.next {
+                        Some(found) => next = found,
+                        None if ended.has_unread => return linger::close(stream, &shared.limits).await,
+                        None => return,
+                    }
+                }
+            },
+        }
+    }
+}
+
+/// Reads the next head. While draining, a connection between two requests is closed at once; a head that has begun
+/// is still read.
+async fn read_unless_draining(shared: &Shared, reader: &mut HeadReader, stream: &mut TcpStream) -> Next {
+    let mut draining = shared.flows.draining();
+    tokio::select! {
+        biased;
+        next = reader.next(stream) => return next,
+        _ = draining.wait_for(|is_draining| *is_draining) => {}
+    }
+    if reader.is_started() { reader.next(stream).await } else { Next::Closed }
+}
+
+/// Answers a head that did not pass the guard. Nothing after it can be trusted to be a request, so this is the end.
+async fn refuse(shared: &Shared, client: Client, stream: TcpStream, error: &HeadError, bytes: &Bytes) {
+    let mut words = bytes.split(|b| matches!(b, b' ' | b'\r' | b'\n'));
+    let method = String::from_utf8_lossy(words.next().unwrap_or_default()).into_owned();
+    let asked = Target::Bytes(words.next().unwrap_or_default());
+    let mut trail = Trail::new(shared.next_request_id(), client.peer, &method, asked);
+    trail.note_reason(error.reason());
+    let refusal =
+        Refusal { status: error.status(), ..Refusal::new(error.reason()) }.with_detail(error.to_string());
+    shared.record_refusal(&mut trail, Event::Request, &refusal);
+    let bytes = refusal.to_bytes(shared.signature(&trail), After::Close, method != "HEAD");
+    linger::say_and_close(stream, &bytes, &shared.limits).await;
+}

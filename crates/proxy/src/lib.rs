@@ -1,0 +1,37 @@
+//! The forward proxy: listen, read, decide, dial, relay, record.
+
+mod body;
+mod chunk;
+mod client_hello;
+mod dial;
+mod flows;
+mod forward;
+mod guard;
+mod head;
+mod headers;
+mod http1;
+mod http_opening;
+mod limits;
+mod linger;
+mod listen;
+mod opening;
+mod pool;
+mod relay;
+mod report;
+mod respond;
+mod serve;
+mod session;
+mod shared;
+mod target;
+#[cfg(test)]
+mod testing;
+mod trail;
+mod tunnel;
+mod upstream;
+
+pub use client_hello::{HELLO_BYTES_MAX, Hello, client_hello};
+pub use guard::{Framing, Head, HeadError, check};
+pub use limits::Limits;
+pub use listen::{Client, Proxy};
+pub use shared::{Parts, Snapshot};
+pub use target::{Forward, Scheme, Target, TargetError};

@@ -1,0 +1,81 @@
+//! Every bound that a client, an upstream or the operator's patience sets on the proxy.
+
+use std::time::Duration;
+
+/// The limits of one proxy instance. Each has a default with its reason; the configuration may change any of them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Open client connections in all. 10 000: two descriptors each stay well below a usual limit of 65 536.
+    pub connections: usize,
+    /// Open client connections from one source address, so that one workload cannot take every slot.
+    pub connections_per_source: usize,
+    /// Live tunnels of one principal, over all its connections.
+    pub tunnels_per_client: usize,
+    /// Bytes of one request head, request line included. A token in Basic credentials alone can need 8 KiB.
+    pub head_bytes: usize,
+    /// Bytes of one request line. RFC 9112 §3 asks for at least 8 000 octets.
+    pub uri_bytes: usize,
+    /// Header fields of one request or response head.
+    pub header_count: usize,
+    /// From the first byte of a request head (or from accept, for the first) to its last, however the bytes trickle in.
+    pub head_timeout: Duration,
+    /// How long a client connection may stay open without a request.
+    pub keepalive_timeout: Duration,
+    /// Name resolution is not part of it: the whole budget for all addresses of one permit.
+    pub connect_timeout: Duration,
+    /// From the 200 of a tunnel to the last byte of its opening (a TLS client hello or a request head).
+    pub opening_timeout: Duration,
+    /// Bytes of a tunnel's opening. Post-quantum client hellos pass 2 KiB; some stacks send much more.
+    pub opening_bytes: usize,
+    /// A tunnel or a body without a byte in either direction for this long has ended.
+    pub idle_timeout: Duration,
+    /// From the last byte of a forwarded request to its response head. Long polls need more than a minute.
+    pub response_head_timeout: Duration,
+    /// Bytes of one response head.
+    pub response_head_bytes: usize,
+    /// Interim (1xx) responses before the final one.
+    pub informational_max: usize,
+    /// Idle upstream connections kept in all.
+    pub pool_idle: usize,
+    /// Idle upstream connections kept for one principal, address and authority.
+    pub pool_idle_per_key: usize,
+    /// How long an idle upstream connection is kept. Shorter than what common servers keep, so that few are stale.
+    pub pool_idle_timeout: Duration,
+    /// How old an upstream connection may be when it is used again.
+    pub pool_age: Duration,
+    /// Bytes read from a client after a refusal, so that it reads the refusal and not a reset.
+    pub linger_bytes: usize,
+    /// How long such reading may last.
+    pub linger_timeout: Duration,
+    /// How long live tunnels may go on after a drain began.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            connections_per_source: 4096,
+            tunnels_per_client: 4096,
+            head_bytes: 64 * 1024,
+            uri_bytes: 8 * 1024,
+            header_count: 100,
+            head_timeout: Duration::from_secs(10),
+            keepalive_timeout: Duration::from_secs(60),
+            connect_timeout: Duration::from_secs(10),
+            opening_timeout: Duration::from_secs(10),
+            opening_bytes: 64 * 1024,
+            idle_timeout: Duration::from_secs(300),
+            response_head_timeout: Duration::from_secs(120),
+            response_head_bytes: 64 * 1024,
+            informational_max: 16,
+            pool_idle: 256,
+            pool_idle_per_key: 8,
+            pool_idle_timeout: Duration::from_secs(30),
+            pool_age: Duration::from_secs(300),
+            linger_bytes: 64 * 1024,
+            linger_timeout: Duration::from_secs(1),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Accepts connections within the budget, and the proxy as its owner sees it.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use exeat_audit::Event;
+use exeat_policy::Reason;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    flows::ConnectionSlot,
+    http1, linger,
+    respond::{After, Refusal},
+    shared::{Parts, Shared, Snapshot},
+    trail::{Target, Trail},
+};
+
+/// How long accepting rests when descriptors or memory are short. Connections end on their own in the meantime.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections over the budget that are told so at one time. Others beyond are closed without a word: answering a
+/// flood must not cost more than the flood.
+const REFUSALS_AT_A_TIME: usize = 64;
+/// How long cut connections may take to write their last records.
+const CUT_GRACE: Duration = Duration::from_secs(2);
+
+/// The two ends of a client's connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Client {
+    /// Where the client is.
+    pub peer: SocketAddr,
+    /// The address that it reached.
+    pub local: SocketAddr,
+}
+
+/// A forward proxy. Clones are the same proxy.
+#[derive(Clone)]
+pub struct Proxy {
+    shared: Arc<Shared>,
+    refusals: Arc<Semaphore>,
+}
+
+impl Proxy {
+    /// Returns a proxy made of `parts`; it serves nobody yet.
+    ///
+    /// # Errors
+    /// If the system gives no random bytes for the instance's name.
+    pub fn new(parts: Parts) -> Result<Self, getrandom::Error> {
+        Ok(Self {
+            shared: Arc::new(Shared::new(parts)?),
+            refusals: Arc::new(Semaphore::new(REFUSALS_AT_A_TIME)),
+        })
+    }
+
+    /// Decides new requests by `snapshot` from now on.
+    pub fn replace(&self, snapshot: Snapshot) {
+        self.shared.replace(snapshot);
+    }
+
+    /// The name of this instance in `Via` and `Proxy-Status`.
+    pub fn instance(&self) -> &str {
+        &self.shared.instance
+    }
+
+    /// Serves the clients of `listener` until a drain begins. The connections it accepted go on after that.
+    pub async fn serve(&self, listener: TcpListener) {
+        let mut draining = self.shared.flows.draining();
+        let mut is_starved = false;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = draining.wait_for(|is_draining| *is_draining) => return,
+                accepted = accept(&listener) => accepted,
+            };
+            match accepted {
+                Ok((stream, client)) => {
+                    is_starved = false;
+                    self.take(stream, client);
+                }
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    // Once for each time that it begins: it may last, and be tried twenty times a second.
+                    if !std::mem::replace(&mut is_starved, true) {
+                        tracing::warn!(%error, "cannot accept connections; trying again");
+                    }
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Ends the proxy: no new connections and requests, idle connections closed at once, tunnels and responses under
+    /// way until `drain_timeout`. Returns how many connections were cut then.
+    pub async fn drain(&self) -> usize {
+        let flows = &self.shared.flows;
+        let mut connections = flows.connections();
+        flows.begin_drain();
+        if timeout(self.shared.limits.drain_timeout, connections.wait_for(|count| *count == 0)).await.is_ok()
+        {
+            return 0;
+        }
+        let left = *connections.borrow();
+        flows.cut(Reason::Draining);
+        let _ = timeout(CUT_GRACE, connections.wait_for(|count| *count == 0)).await;
+        left
+    }
+
+    fn take(&self, stream: TcpStream, client: Client) {
+        let shared = Arc::clone(&self.shared);
+        match shared.flows.admit(client.peer.ip().to_canonical(), &shared.limits) {
+            Ok(slot) => {
+                tokio::spawn(serve_client(shared, client, stream, slot));
+            }
+            Err(reason) => self.turn_away(stream, client, reason),
+        }
+    }
+
+    /// Says why, if there is room to say it, and closes. Never waits: this is the accept loop.
+    fn turn_away(&self, stream: TcpStream, client: Client, reason: Reason) {
+        let Ok(room) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            let mut trail = Trail::new(shared.next_request_id(), client.peer, "", Target::Bytes(b""));
+            trail.note_reason(reason);
+            let refusal = Refusal::new(reason);
+            shared.record_refusal(&mut trail, Event::Request, &refusal);
+            let bytes = refusal.to_bytes(shared.signature(&trail), After::Close, true);
+            linger::say_and_close(stream, &bytes, &shared.limits).await;
+            drop(room);
+        });
+    }
+}
+
+async fn serve_client(shared: Arc<Shared>, client: Client, stream: TcpStream, slot: ConnectionSlot) {
+    http1::serve(&shared, client, stream).await;
+    drop(slot);
+}
+
+/// Takes the next connection from `listener`.
+async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, Client)> {
+    let (stream, peer) = listener.accept().await?;
+    let local = stream.local_addr()?;
+    // Proxies write small pieces that others wait for.
+    stream.set_nodelay(true)?;
+    Ok((stream, Client { peer, local }))
+}
+
+/// Whether an accept failed because its one connection is gone already; the next may be taken at once.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::InvalidInput
+    )
+}

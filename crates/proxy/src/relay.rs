@@ -1,0 +1,278 @@
+//! Copies bytes between two connections until both directions have ended, or something ends them.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use exeat_policy::Reason;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use crate::chunk::read_chunk;
+
+/// One of the two ends of a relayed connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Side {
+    /// Who asked.
+    Client,
+    /// Who was dialled.
+    Upstream,
+}
+
+impl Side {
+    const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Upstream,
+            Self::Upstream => Self::Client,
+        }
+    }
+}
+
+/// Why a relay ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Each side has said that it is done, and everything was delivered.
+    Finished,
+    /// The connection to one side broke; the other side was reset, so that it does not take what it got for whole.
+    Broken {
+        /// The side whose connection broke.
+        side: Side,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The proxy ended it: no bytes for too long, or the signal to stop. Both sides were reset.
+    Cut(Reason),
+}
+
+impl End {
+    /// The stable word for the audit record: `finished`, `client_reset`, `upstream_reset` or a reason token.
+    #[must_use]
+    pub(crate) const fn token(&self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Broken { side: Side::Client, .. } => "client_reset",
+            Self::Broken { side: Side::Upstream, .. } => "upstream_reset",
+            Self::Cut(reason) => reason.token(),
+        }
+    }
+}
+
+/// What a relay did.
+#[derive(Debug)]
+pub(crate) struct RelayEnd {
+    /// Bytes that upstream's socket took from the client, the early ones included.
+    pub(crate) bytes_up: u64,
+    /// Bytes that the client's socket took from upstream.
+    pub(crate) bytes_down: u64,
+    /// Why it ended.
+    pub(crate) why: End,
+}
+
+/// Relays between `client` and `upstream` until both directions end, sending `early`, what the client has already
+/// said, first.
+///
+/// - An end of stream on one side is passed on as such; the other direction goes on.
+/// - `stop` set to a reason cuts both sides at once; so does dropping its sender, as [`Reason::Draining`].
+/// - `idle_timeout` without a byte delivered in either direction cuts both sides. Keepalive is not a byte.
+/// - A side that does not read holds the other back: at most one chunk of 64 KiB per direction is in the relay.
+pub(crate) async fn relay(
+    mut client: TcpStream,
+    mut upstream: TcpStream,
+    early: &[u8],
+    idle_timeout: Duration,
+    mut stop: watch::Receiver<Option<Reason>>,
+) -> RelayEnd {
+    let traffic = Traffic::start();
+    let why = {
+        let (from_client, to_client) = client.split();
+        let (from_upstream, to_upstream) = upstream.split();
+        let up = Lane { traffic: &traffic, sender: Side::Client, from: from_client, to: to_upstream };
+        let down = Lane { traffic: &traffic, sender: Side::Upstream, from: from_upstream, to: to_client };
+        tokio::select! {
+            biased;
+            reason = stopped(&mut stop) => End::Cut(reason),
+            end = both(up, early, down) => end,
+            () = traffic.idle(idle_timeout) => End::Cut(Reason::IdleTimeout),
+        }
+    };
+    match why {
+        End::Finished => {}
+        End::Broken { .. } | End::Cut(_) => {
+            reset(client);
+            reset(upstream);
+        }
+    }
+    RelayEnd { bytes_up: traffic.upstream.taken(), bytes_down: traffic.client.taken(), why }
+}
+
+/// Waits until the flow has to end.
+async fn stopped(stop: &mut watch::Receiver<Option<Reason>>) -> Reason {
+    let set = stop.wait_for(Option::is_some).await;
+    // A sender that is gone can no longer cut the flow, so the flow goes with it.
+    set.ok().and_then(|reason| *reason).unwrap_or(Reason::Draining)
+}
+
+/// Closes a connection so that the other side sees that it is broken: a reset instead of an end of stream.
+fn reset(stream: TcpStream) {
+    if let Err(error) = stream.set_zero_linger() {
+        tracing::debug!(%error, "connection could not be set to reset");
+    }
+}
+
+/// Runs both directions until each has ended.
+async fn both(up: Lane<'_>, early: &[u8], down: Lane<'_>) -> End {
+    match tokio::try_join!(up.run(early), down.run(&[])) {
+        Ok((LaneEnd::Finished, LaneEnd::Finished)) => End::Finished,
+        Ok((LaneEnd::ReceiverBroke(source), _)) => End::Broken { side: Side::Upstream, source },
+        Ok((LaneEnd::Finished, LaneEnd::ReceiverBroke(source))) => End::Broken { side: Side::Client, source },
+        Err(SenderBroke { side, source }) => End::Broken { side, source },
+    }
+}
+
+/// How a direction ended without stopping the other one.
+enum LaneEnd {
+    /// The sender's end of stream was passed on.
+    Finished,
+    /// The receiver takes no more. What it has sent before is still to be read in the other direction.
+    ReceiverBroke(io::Error),
+}
+
+/// The sender's connection broke. Nothing can be read from it, nor, since it is one connection, written to it.
+struct SenderBroke {
+    side: Side,
+    source: io::Error,
+}
+
+/// One direction.
+struct Lane<'a> {
+    traffic: &'a Traffic,
+    sender: Side,
+    from: ReadHalf<'a>,
+    to: WriteHalf<'a>,
+}
+
+impl Lane<'_> {
+    async fn run(mut self, early: &[u8]) -> Result<LaneEnd, SenderBroke> {
+        if let Err(error) = self.deliver(early).await {
+            return Ok(self.receiver_broke(error));
+        }
+        loop {
+            let chunk = match read_chunk(&mut self.from).await {
+                Ok(chunk) => chunk,
+                Err(source) => return Err(SenderBroke { side: self.sender, source }),
+            };
+            let delivered = match chunk.bytes() {
+                [] => return Ok(self.finish().await),
+                bytes => self.deliver(bytes).await,
+            };
+            if let Err(error) = delivered {
+                return Ok(self.receiver_broke(error));
+            }
+        }
+    }
+
+    async fn deliver(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let receiver = self.traffic.of(self.sender.other());
+        while !bytes.is_empty() {
+            let written = self.to.write(bytes).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            bytes = bytes.get(written..).unwrap_or_default();
+            receiver.took(written);
+            self.traffic.moved();
+        }
+        Ok(())
+    }
+
+    /// Passes the end of the stream on.
+    async fn finish(mut self) -> LaneEnd {
+        // After a failed write the kernel reports the end of a broken stream as an ordinary one.
+        if self.traffic.of(self.sender).is_broken() {
+            return LaneEnd::Finished;
+        }
+        match self.to.shutdown().await {
+            Ok(()) => LaneEnd::Finished,
+            Err(error) => self.receiver_broke(error),
+        }
+    }
+
+    fn receiver_broke(&self, error: io::Error) -> LaneEnd {
+        self.traffic.of(self.sender.other()).broke();
+        LaneEnd::ReceiverBroke(error)
+    }
+}
+
+/// What both directions have done so far. Atomics because the relay may move between threads; no order is needed.
+struct Traffic {
+    client: Received,
+    upstream: Received,
+    started: Instant,
+    /// When the last byte was delivered, in milliseconds after the start.
+    moved_ms: AtomicU64,
+}
+
+impl Traffic {
+    fn start() -> Self {
+        Self {
+            client: Received::default(),
+            upstream: Received::default(),
+            started: Instant::now(),
+            moved_ms: AtomicU64::new(0),
+        }
+    }
+
+    const fn of(&self, side: Side) -> &Received {
+        match side {
+            Side::Client => &self.client,
+            Side::Upstream => &self.upstream,
+        }
+    }
+
+    fn moved(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved_ms.store(now, Relaxed);
+    }
+
+    /// Waits until nothing was delivered for `limit`.
+    async fn idle(&self, limit: Duration) {
+        loop {
+            let deadline = self.started + Duration::from_millis(self.moved_ms.load(Relaxed)) + limit;
+            if deadline <= Instant::now() {
+                return;
+            }
+            sleep_until(deadline).await;
+        }
+    }
+}
+
+/// What one side's socket took.
+#[derive(Default)]
+struct Received {
+    bytes: AtomicU64,
+    broken: AtomicBool,
+}
+
+impl Received {
+    fn took(&self, bytes: usize) {
+        self.bytes.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    fn taken(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    fn broke(&self) {
+        self.broken.store(true, Relaxed);
+    }
+
+    fn is_broken(&self) -> bool {
+        self.broken.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

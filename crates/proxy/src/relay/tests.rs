@@ -1,0 +1,265 @@
+use std::net::Ipv4Addr;
+
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+
+/// Long enough that no test waits for it to pass.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A relay under way, with its two far ends.
+struct Running {
+    client: TcpStream,
+    upstream: TcpStream,
+    stop: watch::Sender<Option<Reason>>,
+    relay: JoinHandle<RelayEnd>,
+}
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (far, listener.accept().await.unwrap().0)
+}
+
+async fn start(early: &'static [u8], idle_timeout: Duration) -> Running {
+    let (client, near_client) = pair().await;
+    let (upstream, near_upstream) = pair().await;
+    let (stop, stopped) = watch::channel(None);
+    let relay = tokio::spawn(relay(near_client, near_upstream, early, idle_timeout, stopped));
+    Running { client, upstream, stop, relay }
+}
+
+/// Bytes that no shift, loss or repetition leaves the same.
+fn pattern(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()[0]
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+/// Sends `bytes` and the end of the stream while reading everything that comes.
+async fn exchange(stream: TcpStream, bytes: Vec<u8>) -> Vec<u8> {
+    let (mut read, mut write) = stream.into_split();
+    let sending = tokio::spawn(async move {
+        write.write_all(&bytes).await.unwrap();
+        write.shutdown().await.unwrap();
+    });
+    let mut received = Vec::new();
+    read.read_to_end(&mut received).await.unwrap();
+    sending.await.unwrap();
+    received
+}
+
+/// What comes on `stream` before it is reset.
+async fn read_to_reset(mut stream: TcpStream) -> Vec<u8> {
+    let mut received = Vec::new();
+    let error = stream.read_to_end(&mut received).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    received
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_directions_arrive_whole() {
+    let sizes = [0, 1, 4095, 65_536, (1 << 20) + 1];
+    for up in sizes {
+        for down in sizes {
+            let running = start(b"", LIMIT).await;
+            let (sent_up, sent_down) = (pattern(up, 1), pattern(down, 2));
+            let (got_down, got_up) = tokio::join!(
+                exchange(running.client, sent_up.clone()),
+                exchange(running.upstream, sent_down.clone())
+            );
+            assert!(got_up == sent_up && got_down == sent_down, "{up} up, {down} down");
+            let end = running.relay.await.unwrap();
+            assert_eq!((end.bytes_up, end.bytes_down), (up as u64, down as u64));
+            assert_eq!(end.why.token(), "finished");
+        }
+    }
+}
+
+#[tokio::test]
+async fn early_bytes_come_first_and_count() {
+    let running = start(b"early ", LIMIT).await;
+    let (_, got) =
+        tokio::join!(exchange(running.client, b"late".to_vec()), exchange(running.upstream, Vec::new()));
+    assert_eq!(got, b"early late");
+    assert_eq!(running.relay.await.unwrap().bytes_up, 10);
+}
+
+#[tokio::test]
+async fn a_side_that_is_done_still_receives() {
+    for client_first in [true, false] {
+        let Running { client, upstream, relay, stop: _stop } = start(b"", LIMIT).await;
+        let (mut first, mut second) = if client_first { (client, upstream) } else { (upstream, client) };
+        first.shutdown().await.unwrap();
+        assert_eq!(second.read(&mut [0; 1]).await.unwrap(), 0, "the end was passed on");
+
+        let answer = pattern(1 << 20, 3);
+        let (got, ()) = tokio::join!(exchange(first, Vec::new()), async {
+            second.write_all(&answer).await.unwrap();
+            second.shutdown().await.unwrap();
+        });
+        assert!(got == answer);
+        assert_eq!(relay.await.unwrap().why.token(), "finished");
+    }
+}
+
+#[tokio::test]
+async fn a_reset_is_passed_on_as_a_reset() {
+    for (broken, want) in [(Side::Client, "client_reset"), (Side::Upstream, "upstream_reset")] {
+        let Running { client, upstream, relay, stop: _stop } = start(b"", LIMIT).await;
+        let (mut breaks, mut other) = match broken {
+            Side::Client => (client, upstream),
+            Side::Upstream => (upstream, client),
+        };
+        breaks.write_all(b"half of it").await.unwrap();
+        let mut received = [0; 10];
+        other.read_exact(&mut received).await.unwrap();
+        breaks.set_zero_linger().unwrap();
+        drop(breaks);
+        assert_eq!(read_to_reset(other).await, b"");
+        assert_eq!(relay.await.unwrap().why.token(), want);
+    }
+}
+
+#[tokio::test]
+async fn a_break_is_never_a_clean_end_while_the_other_side_sends() {
+    for _ in 0..20 {
+        let Running { client, mut upstream, relay, stop: _stop } = start(b"", LIMIT).await;
+        let (mut read, mut write) = client.into_split();
+        let sending = tokio::spawn(async move {
+            loop {
+                if let Err(error) = write.write_all(&[1; 4096]).await {
+                    return error;
+                }
+            }
+        });
+        upstream.write_all(b"half of it").await.unwrap();
+        let mut some = [0; 4096];
+        upstream.read_exact(&mut some).await.unwrap();
+        upstream.set_zero_linger().unwrap();
+        drop(upstream);
+
+        // The kernel tells a reset once, to whoever comes first; after an end of stream it tells a broken pipe.
+        let read = read.read_to_end(&mut Vec::new()).await.map_err(|error| error.kind());
+        let written = sending.await.unwrap().kind();
+        let reset = io::ErrorKind::ConnectionReset;
+        assert!(read == Err(reset) || written == reset, "{read:?}, {written:?}");
+        assert_eq!(relay.await.unwrap().why.token(), "upstream_reset");
+    }
+}
+
+#[tokio::test]
+async fn what_came_before_the_break_is_delivered() {
+    // The upstream answers and closes without reading: its kernel then resets.
+    let Running { mut client, mut upstream, relay, stop: _stop } = start(b"", LIMIT).await;
+    client.write_all(&[1; 100]).await.unwrap();
+    upstream.readable().await.unwrap();
+    upstream.write_all(b"413").await.unwrap();
+    drop(upstream);
+    let mut received = [0; 3];
+    client.read_exact(&mut received).await.unwrap();
+    assert_eq!(&received, b"413");
+    assert_eq!(read_to_reset(client).await, b"");
+    assert_eq!(relay.await.unwrap().why.token(), "upstream_reset");
+}
+
+#[tokio::test]
+async fn a_slow_reader_holds_the_writer_back() {
+    const PUSHED_MAX: usize = 16 << 20;
+    let Running { client, upstream, relay, stop: _stop } = start(b"", LIMIT).await;
+    // The test's own ends hold little; what counts is what the relay and its two sockets hold.
+    SockRef::from(&client).set_send_buffer_size(64 << 10).unwrap();
+    SockRef::from(&upstream).set_recv_buffer_size(64 << 10).unwrap();
+
+    let chunk = pattern(64 << 10, 4);
+    let mut pushed = 0;
+    // Full when the socket takes nothing for a while; a pause that is no end would only make the test easier.
+    while timeout(Duration::from_millis(300), client.writable()).await.is_ok_and(|ready| ready.is_ok()) {
+        match client.try_write(&chunk[pushed % chunk.len()..]) {
+            Ok(written) => pushed += written,
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+        }
+        assert!(pushed < PUSHED_MAX, "{pushed} bytes went nowhere");
+    }
+    let (_, got) = tokio::join!(exchange(client, Vec::new()), exchange(upstream, Vec::new()));
+    assert_eq!(got.len(), pushed);
+    assert!(got.chunks(chunk.len()).all(|part| chunk.starts_with(part)), "bytes in order");
+    assert_eq!(relay.await.unwrap().bytes_up, pushed as u64);
+}
+
+#[tokio::test]
+async fn silence_ends_it() {
+    let Running { client, upstream, relay, stop: _stop } = start(b"", Duration::from_millis(50)).await;
+    SockRef::from(&client).set_keepalive(true).unwrap();
+    let end = relay.await.unwrap();
+    assert!(matches!(end.why, End::Cut(Reason::IdleTimeout)), "{end:?}");
+    read_to_reset(client).await;
+    read_to_reset(upstream).await;
+}
+
+#[tokio::test]
+async fn silence_ends_it_when_one_side_is_done() {
+    let Running { mut client, upstream, relay, stop: _stop } = start(b"", Duration::from_millis(50)).await;
+    client.shutdown().await.unwrap();
+    assert_eq!(relay.await.unwrap().why.token(), "idle_timeout");
+    drop(upstream);
+}
+
+/// Sends single bytes until twice `limit` has passed, then nothing more. Not a sleep: a slow machine only makes
+/// fewer round trips.
+async fn trickle(upwards: bool, limit: Duration) -> (RelayEnd, Duration) {
+    let started = Instant::now();
+    let Running { client, upstream, relay, stop: _stop } = start(b"", limit).await;
+    let (mut sends, mut reads) = if upwards { (client, upstream) } else { (upstream, client) };
+    while started.elapsed() < 2 * limit {
+        sends.write_all(b"x").await.unwrap();
+        reads.read_exact(&mut [0]).await.unwrap();
+    }
+    (relay.await.unwrap(), started.elapsed())
+}
+
+#[tokio::test]
+async fn a_byte_either_way_starts_the_silence_anew() {
+    let limit = Duration::from_millis(500);
+    let (up, down) = tokio::join!(trickle(true, limit), trickle(false, limit));
+    for (end, lasted) in [up, down] {
+        assert_eq!(end.why.token(), "idle_timeout");
+        assert!(lasted > 2 * limit + limit / 2, "{lasted:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_signal_cuts_both_sides() {
+    for reason in [Some(Reason::PolicyChanged), None] {
+        let Running { client, upstream, relay, stop } = start(b"", LIMIT).await;
+        match reason {
+            Some(_) => stop.send(reason).unwrap(),
+            None => drop(stop),
+        }
+        let end = relay.await.unwrap();
+        assert_eq!(end.why.token(), reason.unwrap_or(Reason::Draining).token());
+        read_to_reset(client).await;
+        read_to_reset(upstream).await;
+    }
+}
+
+#[tokio::test]
+async fn a_signal_cuts_a_writer_that_is_held_back() {
+    let Running { client, upstream, relay, stop } = start(b"", LIMIT).await;
+    let sending = tokio::spawn(async move {
+        let mut client = client;
+        while client.write_all(&[1; 65_536]).await.is_ok() {}
+    });
+    // One byte has arrived, so bytes are moving; nothing is read.
+    upstream.readable().await.unwrap();
+    stop.send(Some(Reason::PolicyChanged)).unwrap();
+    assert_eq!(relay.await.unwrap().why.token(), "policy_changed");
+    sending.await.unwrap();
+}

@@ -1,0 +1,297 @@
+//! The one place that writes a refusal. The same content goes to a CONNECT, to hyper and to a socket over its limit.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use exeat_policy::Reason;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use hyper::ext::ReasonPhrase;
+
+/// The longest reason phrase, in bytes. Clients print it on one line, and some cut it at 128.
+const PHRASE_BYTES_MAX: usize = 120;
+/// When a client that met a limit may try again, in seconds.
+const RETRY_AFTER_SECONDS: u64 = 1;
+/// The methods that a 405 offers (RFC 9110 §15.5.6).
+const METHODS_ALLOWED: &str = "CONNECT, GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+/// The challenge of every 407 (RFC 7617 §2.1).
+const CHALLENGE: &str = "Basic realm=\"exeat\", charset=\"UTF-8\"";
+
+/// A refusal, before it takes the form of a response.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    /// Why.
+    pub(crate) reason: Reason,
+    /// The status code: the reason's own unless the caller knows a better one.
+    pub(crate) status: u16,
+    /// The `Proxy-Status` error type: the reason's own unless the caller knows a better one.
+    pub(crate) error: &'static str,
+    /// What happened, in a few words of ours: never text from a client or another rule.
+    pub(crate) detail: Option<String>,
+    /// The canonical authority that was asked for.
+    pub(crate) target: Option<String>,
+    /// The smallest entry that would allow the request, if it may be told.
+    pub(crate) allow: Option<String>,
+}
+
+/// Who refuses, and under which id the audit log knows the request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Signature<'a> {
+    /// This instance's name, as in `Via`.
+    pub(crate) instance: &'a str,
+    /// The id of the request.
+    pub(crate) request_id: &'a str,
+}
+
+/// Whether the connection lives on after the refusal.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum After {
+    /// It is closed.
+    Close,
+    /// The client may send its next request.
+    KeepAlive,
+}
+
+impl Refusal {
+    /// Returns the refusal for `reason`, without a target.
+    pub(crate) const fn new(reason: Reason) -> Self {
+        Self {
+            reason,
+            status: reason.http_status(),
+            error: reason.proxy_status_error(),
+            detail: None,
+            target: None,
+            allow: None,
+        }
+    }
+
+    /// Adds what happened.
+    pub(crate) fn with_detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// Returns the whole response as bytes for a client that hyper does not serve. `has_body` is false for HEAD.
+    pub(crate) fn to_bytes(&self, by: Signature<'_>, after: After, has_body: bool) -> Vec<u8> {
+        let body = self.body(by);
+        let mut text = format!("HTTP/1.1 {} {}\r\n", self.status, self.phrase());
+        for (name, value) in self.fields(by) {
+            let _ = write!(text, "{name}: {value}\r\n");
+        }
+        let connection = match after {
+            After::Close => "close",
+            After::KeepAlive => "keep-alive",
+        };
+        let _ = write!(text, "content-length: {}\r\nconnection: {connection}\r\n\r\n", body.len());
+        if has_body {
+            text.push_str(&body);
+        }
+        text.into_bytes()
+    }
+
+    /// Returns the whole response for hyper, which leaves the body out where the method has none.
+    pub(crate) fn to_response(&self, by: Signature<'_>, after: After) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::from(self.body(by)));
+        // A status outside the registry's range cannot be in the table; 403 still refuses.
+        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::FORBIDDEN);
+        if let Ok(phrase) = ReasonPhrase::try_from(self.phrase().into_bytes()) {
+            response.extensions_mut().insert(phrase);
+        }
+        for (name, value) in self.fields(by) {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                response.headers_mut().insert(HeaderName::from_static(name), value);
+            }
+        }
+        if after == After::Close {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// `egress denied: host_not_allowed api.example.com:443`: the only text that many clients print.
+    fn phrase(&self) -> String {
+        let mut phrase = format!("{}: {}", self.kind(), self.reason.token());
+        if let Some(target) = &self.target {
+            let room = PHRASE_BYTES_MAX.saturating_sub(phrase.len() + 1);
+            phrase.push(' ');
+            phrase.push_str(&shortened(target, room));
+        }
+        phrase
+    }
+
+    const fn kind(&self) -> &'static str {
+        match self.status {
+            403 | 421 => "egress denied",
+            405 => "method not allowed",
+            407 => "proxy authentication required",
+            408 => "request timeout",
+            414 => "request target too long",
+            429 => "too many requests",
+            431 => "request head too large",
+            505 => "HTTP version not supported",
+            508 => "loop detected",
+            400..=499 => "bad request",
+            _ => "egress failed",
+        }
+    }
+
+    fn fields(&self, by: Signature<'_>) -> Vec<(&'static str, String)> {
+        let mut fields = vec![
+            ("content-type", "application/json".to_owned()),
+            ("cache-control", "no-store".to_owned()),
+            ("x-deny-reason", self.reason.token().to_owned()),
+            ("proxy-status", format!("{}; error={}; details=\"{}\"", by.instance, self.error, self.reason)),
+            ("x-exeat-request-id", by.request_id.to_owned()),
+        ];
+        match self.status {
+            405 => fields.push(("allow", METHODS_ALLOWED.to_owned())),
+            407 => fields.push(("proxy-authenticate", CHALLENGE.to_owned())),
+            429 | 503 => fields.push(("retry-after", RETRY_AFTER_SECONDS.to_string())),
+            _ => {}
+        }
+        fields
+    }
+
+    fn body(&self, by: Signature<'_>) -> String {
+        let mut error = format!("{}: {}", self.kind(), self.reason);
+        if let Some(target) = &self.target {
+            let _ = write!(error, " {target}");
+        }
+        if let Some(detail) = &self.detail {
+            let _ = write!(error, " ({detail})");
+        }
+        let mut body = format!("{{\"error\":{},\"reason\":\"{}\"", json(&error), self.reason);
+        for (name, value) in [("target", &self.target), ("allow", &self.allow)] {
+            if let Some(value) = value {
+                let _ = write!(body, ",\"{name}\":{}", json(value));
+            }
+        }
+        let _ = writeln!(body, ",\"request_id\":{}}}", json(by.request_id));
+        body
+    }
+}
+
+/// Returns `text` in `room` bytes. The end stays: the registered name and the port say more than the first labels.
+fn shortened(text: &str, room: usize) -> String {
+    if text.len() <= room {
+        return text.to_owned();
+    }
+    let kept = room.saturating_sub("...".len());
+    format!("...{}", text.get(text.len() - kept..).unwrap_or_default())
+}
+
+/// Returns `text` as a JSON string (RFC 8259 §7) in ASCII.
+fn json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            ' '..='~' => out.push(c),
+            _ => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(out, "\\u{unit:04x}");
+                }
+            }
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BY: Signature<'_> = Signature { instance: "exeat-0a1b2c3d", request_id: "r1" };
+
+    fn denied(target: &str) -> Refusal {
+        Refusal { target: Some(target.to_owned()), ..Refusal::new(Reason::HostNotAllowed) }
+    }
+
+    #[test]
+    fn a_denial_says_why_in_three_places() {
+        let refusal =
+            Refusal { allow: Some("\"api.example.com\"".to_owned()), ..denied("api.example.com:443") };
+        let text = String::from_utf8(refusal.to_bytes(BY, After::Close, true)).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.starts_with("HTTP/1.1 403 egress denied: host_not_allowed api.example.com:443\r\n"),
+            "{head}"
+        );
+        for line in [
+            "x-deny-reason: host_not_allowed",
+            "proxy-status: exeat-0a1b2c3d; error=http_request_denied; details=\"host_not_allowed\"",
+            "x-exeat-request-id: r1",
+            "cache-control: no-store",
+            "connection: close",
+            &format!("content-length: {}", body.len()),
+        ] {
+            assert!(head.lines().any(|l| l == line), "{line} in {head}");
+        }
+        assert_eq!(
+            body,
+            "{\"error\":\"egress denied: host_not_allowed api.example.com:443\",\"reason\":\"host_not_allowed\",\
+             \"target\":\"api.example.com:443\",\"allow\":\"\\\"api.example.com\\\"\",\"request_id\":\"r1\"}\n"
+        );
+    }
+
+    #[test]
+    fn both_forms_have_the_same_content() {
+        for reason in Reason::ALL {
+            let refusal = Refusal { target: Some("example.com:80".to_owned()), ..Refusal::new(*reason) };
+            let response = refusal.to_response(BY, After::Close);
+            let text = String::from_utf8(refusal.to_bytes(BY, After::Close, true)).unwrap();
+            let phrase = response.extensions().get::<ReasonPhrase>().unwrap();
+            let line = format!(
+                "HTTP/1.1 {} {}\r\n",
+                response.status().as_u16(),
+                std::str::from_utf8(phrase.as_bytes()).unwrap()
+            );
+            assert!(text.starts_with(&line), "{reason}");
+            for (name, value) in response.headers() {
+                let line = format!("\r\n{name}: {}\r\n", value.to_str().unwrap());
+                assert!(text.contains(&line), "{reason} {line}");
+            }
+            assert!(text.as_bytes().ends_with(response.body()), "{reason}");
+        }
+    }
+
+    #[test]
+    fn challenges_go_with_407_alone() {
+        for reason in Reason::ALL {
+            let refusal = Refusal::new(*reason);
+            let response = refusal.to_response(BY, After::KeepAlive);
+            assert_eq!(
+                response.headers().contains_key("proxy-authenticate"),
+                refusal.status == 407,
+                "{reason}"
+            );
+        }
+    }
+
+    #[test]
+    fn phrases_are_short_ascii() {
+        let long = format!("{}.example.com:443", "a".repeat(63));
+        let longest = format!("{}.{long}", ["b".repeat(63), "c".repeat(63)].join("."));
+        for target in ["example.com:443", &long, &longest] {
+            let phrase = denied(target).phrase();
+            assert!(phrase.len() <= PHRASE_BYTES_MAX && phrase.is_ascii(), "{phrase}");
+            assert!(phrase.ends_with("example.com:443"), "{phrase}");
+        }
+    }
+
+    #[test]
+    fn json_strings() {
+        for (text, want) in
+            [("a", "\"a\""), ("a\"b\\c", "\"a\\\"b\\\\c\""), ("\n\u{1F600}", "\"\\u000a\\ud83d\\ude00\"")]
+        {
+            assert_eq!(json(text), want);
+        }
+    }
+
+    #[test]
+    fn head_gets_no_body() {
+        let text = String::from_utf8(denied("example.com:80").to_bytes(BY, After::Close, false)).unwrap();
+        assert!(text.ends_with("\r\n\r\n"));
+    }
+}

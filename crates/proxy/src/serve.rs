@@ -1,0 +1,165 @@
+//! The one place that decides: authenticate, decide, resolve, permit, dial. CONNECT and forwarded requests both pass
+//! through here, and nothing else in this crate asks the policy.
+
+use std::{net::IpAddr, sync::Arc};
+
+use exeat_dns::ResolveError;
+use exeat_identity::Principal;
+use exeat_model::{Authority, Host};
+use exeat_policy::{Allowed, Denial, EgressRequest, Permit, Reason, Verdict, decide, permit, smallest_entry};
+
+use crate::{
+    dial::{Dialled, dial},
+    headers::names_instance,
+    respond::Refusal,
+    shared::{Shared, Snapshot},
+    trail::Trail,
+};
+
+/// A request that the policy allows by its name, port or literal address. No address of a name is known yet.
+pub(crate) struct Admitted {
+    /// The snapshot that decided and that must give the permit.
+    snapshot: Arc<Snapshot>,
+    /// Who asked.
+    pub(crate) principal: Arc<Principal>,
+    target: Authority,
+    allowed: Allowed,
+}
+
+/// What a request says of itself, whatever its form.
+pub(crate) struct Ask<'a> {
+    /// The canonical target.
+    pub(crate) target: &'a Authority,
+    /// Every `Proxy-Authorization` value.
+    pub(crate) credentials: &'a [&'a [u8]],
+    /// Every `Via` value.
+    pub(crate) via: &'a [&'a [u8]],
+}
+
+/// Authenticates the client and decides on the target as asked.
+///
+/// # Errors
+/// The refusal, which `trail` has noted too.
+pub(crate) async fn admit(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> Result<Admitted, Refusal> {
+    if names_instance(ask.via.iter().copied(), &shared.instance) {
+        return Err(refuse(trail, Reason::LoopDetected, Some(ask.target)));
+    }
+    let snapshot = shared.snapshot();
+    let principal = shared
+        .authenticator
+        .authenticate(&snapshot.clients, snapshot.anonymous.as_ref(), ask.credentials)
+        .await
+        .map_err(|error| refuse(trail, error.reason(), None))?;
+    trail.note_principal(&principal, &snapshot.policy);
+    let request = EgressRequest { bound: &principal.bound, target: ask.target };
+    match decide(&snapshot.policy, &request) {
+        Verdict::Allow(allowed) => {
+            trail.note_allow(&snapshot.policy, allowed.rules().first().copied(), None);
+            Ok(Admitted { target: ask.target.clone(), principal, allowed, snapshot })
+        }
+        Verdict::Deny(denial) => Err(deny(&snapshot, trail, &request, denial, &[])),
+    }
+}
+
+impl Admitted {
+    /// Resolves the name, or takes the literal, and returns the permit for its addresses.
+    ///
+    /// # Errors
+    /// The refusal, which `trail` has noted too.
+    pub(crate) async fn permit(&self, shared: &Shared, trail: &mut Trail) -> Result<Permit, Refusal> {
+        let addrs: Arc<[IpAddr]> = match &self.target.host {
+            Host::Name(name) => match shared.resolver.resolve(name).await {
+                Ok(answer) => answer.addrs,
+                Err(error) => return Err(self.unresolved(trail, &error)),
+            },
+            Host::Address(ip) => Arc::from([ip.get()]),
+        };
+        let request = EgressRequest { bound: &self.principal.bound, target: &self.target };
+        let policy = &self.snapshot.policy;
+        match permit(policy, &request, &self.allowed, &addrs) {
+            Ok(permit) => {
+                trail.note_allow(
+                    policy,
+                    Some(permit.rule()),
+                    permit.would_deny().map(|denial| denial.reason),
+                );
+                Ok(permit)
+            }
+            Err(denial) => Err(deny(&self.snapshot, trail, &request, denial, &addrs)),
+        }
+    }
+
+    /// Returns the refusal of an admitted request for a reason that its form gives.
+    pub(crate) fn refuse(&self, trail: &mut Trail, reason: Reason) -> Refusal {
+        let request = EgressRequest { bound: &self.principal.bound, target: &self.target };
+        deny(&self.snapshot, trail, &request, Denial::of(reason), &[])
+    }
+
+    fn unresolved(&self, trail: &mut Trail, error: &ResolveError) -> Refusal {
+        let refusal = refuse(trail, Reason::DnsFailed, Some(&self.target)).with_detail(error.to_string());
+        match error {
+            ResolveError::Timeout => Refusal { status: 504, error: "dns_timeout", ..refusal },
+            ResolveError::NoSuchName
+            | ResolveError::NoAddress
+            | ResolveError::TooManyAddresses { .. }
+            | ResolveError::ChainTooLong { .. }
+            | ResolveError::ChainLoop
+            | ResolveError::Server { .. }
+            | ResolveError::Failed(_) => refusal,
+        }
+    }
+}
+
+/// Opens the connection that `permit` allows.
+///
+/// # Errors
+/// The refusal, which `trail` has noted too.
+pub(crate) async fn connect(
+    shared: &Shared,
+    trail: &mut Trail,
+    target: &Authority,
+    permit: &Permit,
+) -> Result<Dialled, Refusal> {
+    match dial(permit, shared.limits.connect_timeout).await {
+        Ok(dialled) => {
+            trail.address = Some(dialled.addr);
+            Ok(dialled)
+        }
+        Err(error) => {
+            tracing::debug!(
+                request_id = trail.request_id(),
+                error = &error as &dyn std::error::Error,
+                "dialing failed"
+            );
+            Err(refuse(trail, error.reason(), Some(target)).with_detail(error.to_string()))
+        }
+    }
+}
+
+/// Returns the refusal of a request that no rule was asked about, or that was allowed and came to nothing.
+pub(crate) fn refuse(trail: &mut Trail, reason: Reason, target: Option<&Authority>) -> Refusal {
+    trail.note_reason(reason);
+    Refusal { target: target.map(ToString::to_string), ..Refusal::new(reason) }
+}
+
+/// Returns the refusal of a request that was allowed, but of which no record can be kept.
+pub(crate) fn unaudited(trail: &mut Trail, target: &Authority) -> Refusal {
+    trail.note_taken_back(Reason::AuditUnavailable);
+    Refusal { target: Some(target.to_string()), ..Refusal::new(Reason::AuditUnavailable) }
+}
+
+fn deny(
+    snapshot: &Snapshot,
+    trail: &mut Trail,
+    request: &EgressRequest<'_>,
+    denial: Denial,
+    addrs: &[IpAddr],
+) -> Refusal {
+    trail.note_deny(&snapshot.policy, denial.reason, denial.rule);
+    let allow = if snapshot.disclose { smallest_entry(request, denial.reason, addrs) } else { None };
+    Refusal {
+        target: Some(request.target.to_string()),
+        allow: allow.map(|entry| entry.toml()),
+        ..Refusal::new(denial.reason)
+    }
+}

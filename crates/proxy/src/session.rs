@@ -1,0 +1,287 @@
+//! A hyper server session over a connection whose heads the guard reads first.
+//!
+//! [`GuardedIo`] gives hyper the bytes of one checked head, then as many body bytes as that head announced, then the
+//! next checked head. When the next head is for someone else (a CONNECT, a refusal) hyper sees the end of the stream
+//! between two requests, which is a clean end, and the outer loop goes on with what came next. hyper asks for the next
+//! head only after the response to the one before is written, so responses stay in order.
+
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use hyper::{
+    rt::{Read, ReadBufCursor, Write},
+    server::conn::http1::Builder,
+    service::service_fn,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, Sleep, sleep},
+};
+
+use crate::{
+    forward,
+    guard::Framing,
+    head::{HeadReader, Next},
+    listen::Client,
+    shared::Shared,
+    target::Target,
+};
+
+/// Bytes moved in one read of a body.
+const BODY_READ_BYTES: usize = 16 * 1024;
+
+/// What is left of a connection after its session.
+pub(crate) struct Ended {
+    pub(crate) stream: TcpStream,
+    pub(crate) reader: HeadReader,
+    /// What the guard read next and hyper must not see; `None` if the connection is over.
+    pub(crate) next: Option<Next>,
+    /// The client may still be sending what nobody will read.
+    pub(crate) has_unread: bool,
+}
+
+/// Runs a session that begins with the checked head `bytes`.
+pub(crate) async fn run(
+    shared: &Arc<Shared>,
+    client: Client,
+    stream: TcpStream,
+    reader: HeadReader,
+    framing: Framing,
+    bytes: Bytes,
+) -> Ended {
+    let io = GuardedIo::new(stream, reader, framing, bytes, shared.limits.idle_timeout);
+    let service =
+        service_fn(
+            |request| async move { Ok::<_, Infallible>(forward::answer(shared, client, request).await) },
+        );
+    let mut connection = Builder::new()
+        // A client may end its side after its last request and still read the response (RFC 9112 §9.6).
+        .half_close(true)
+        .header_read_timeout(None)
+        .max_headers(shared.limits.header_count)
+        .max_header_size(shared.limits.head_bytes)
+        .max_buf_size(shared.limits.head_bytes.max(BODY_READ_BYTES))
+        .serve_connection(io, service);
+    let mut draining = shared.flows.draining();
+    let mut stop = shared.flows.stop();
+    let mut polled = poll_fn(|cx| Pin::new(&mut connection).poll(cx));
+    let drained = tokio::select! {
+        biased;
+        _ = stop.wait_for(Option::is_some) => None,
+        // Before the drain, so that hyper has the head which is already here: asked to end without one, it would.
+        _ = &mut polled => Some(true),
+        _ = draining.wait_for(|is_draining| *is_draining) => Some(false),
+    };
+    if drained == Some(false) {
+        Pin::new(&mut connection).graceful_shutdown();
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(Option::is_some) => {}
+            _ = poll_fn(|cx| Pin::new(&mut connection).poll(cx)) => {}
+        }
+    }
+    let mut io = connection.into_parts().io;
+    Ended { has_unread: io.has_unread(), stream: io.stream, reader: io.reader, next: io.next }
+}
+
+/// The client's connection as hyper may see it.
+struct GuardedIo {
+    stream: TcpStream,
+    reader: HeadReader,
+    state: State,
+    next: Option<Next>,
+    idle_timeout: Duration,
+    /// Runs while hyper waits for body bytes or for the client to take some.
+    read_stall: Stall,
+    write_stall: Stall,
+}
+
+/// What hyper's next read gets.
+enum State {
+    /// The rest of a checked head, then its body.
+    Head(Bytes, Framing),
+    /// This many bytes of a body, then the next head.
+    Body(u64),
+    /// Whatever comes: this was the connection's last request.
+    Chunked,
+    /// The next head, when there is one.
+    Between,
+    /// The end of the stream.
+    Ended,
+}
+
+impl GuardedIo {
+    fn new(
+        stream: TcpStream,
+        reader: HeadReader,
+        framing: Framing,
+        head: Bytes,
+        idle_timeout: Duration,
+    ) -> Self {
+        Self {
+            stream,
+            reader,
+            state: State::Head(head, framing),
+            next: None,
+            idle_timeout,
+            read_stall: Stall::default(),
+            write_stall: Stall::default(),
+        }
+    }
+
+    /// Whether the session ended anywhere but in the pause between two requests.
+    fn has_unread(&mut self) -> bool {
+        let is_paused = match self.state {
+            State::Between | State::Ended => true,
+            State::Head(..) | State::Body(_) | State::Chunked => false,
+        };
+        !is_paused || !self.reader.buffered().is_empty()
+    }
+
+    /// Gives hyper at most `limit` bytes of a body, the buffered ones first. Zero is the end of the stream.
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut ReadBufCursor<'_>,
+        limit: u64,
+    ) -> Poll<io::Result<u64>> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX).min(out.remaining()).min(BODY_READ_BYTES);
+        let buffered = self.reader.buffered();
+        if !buffered.is_empty() {
+            let count = limit.min(buffered.len());
+            out.put_slice(&buffered.split_to(count));
+            return Poll::Ready(Ok(count as u64));
+        }
+        let mut space = [0; BODY_READ_BYTES];
+        let mut read = ReadBuf::new(space.get_mut(..limit).unwrap_or_default());
+        let polled = Pin::new(&mut self.stream).poll_read(cx, &mut read);
+        ready!(self.read_stall.watch(cx, self.idle_timeout, polled))?;
+        out.put_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len() as u64))
+    }
+
+    /// Moves on to the next head. Returns whether hyper may have it.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let next = ready!(self.reader.poll_next(cx, &mut self.stream));
+        self.state = match next {
+            Next::Head(head, bytes) if matches!(head.target, Target::Forward(_)) => {
+                State::Head(bytes, head.framing)
+            }
+            Next::Head(..) | Next::Refused(..) => {
+                self.next = Some(next);
+                State::Ended
+            }
+            Next::Closed => State::Ended,
+        };
+        Poll::Ready(())
+    }
+}
+
+impl Read for GuardedIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut out: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            match &mut this.state {
+                State::Head(bytes, framing) if bytes.is_empty() => {
+                    this.state = match framing {
+                        Framing::Length(length) => State::Body(*length),
+                        Framing::Chunked => State::Chunked,
+                    };
+                }
+                State::Head(bytes, _) => {
+                    let count = bytes.len().min(out.remaining());
+                    out.put_slice(bytes.get(..count).unwrap_or_default());
+                    bytes.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                State::Body(0) => {
+                    this.reader.restart();
+                    this.state = State::Between;
+                }
+                State::Body(left) => {
+                    let left = *left;
+                    let count = ready!(this.poll_body(cx, &mut out, left))?;
+                    this.state = State::Body(left - count);
+                    return Poll::Ready(Ok(()));
+                }
+                State::Chunked => return this.poll_body(cx, &mut out, u64::MAX).map_ok(drop),
+                State::Between => ready!(this.poll_head(cx)),
+                State::Ended => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+impl Write for GuardedIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.write_stall.watch(cx, this.idle_timeout, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.write_stall.watch(cx, this.idle_timeout, polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// The connection outlives the session: the outer loop closes it.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+}
+
+/// A timer that runs while an operation is pending.
+#[derive(Default)]
+struct Stall {
+    /// Kept between pauses, so that only the first one allocates.
+    timer: Option<Pin<Box<Sleep>>>,
+    is_running: bool,
+}
+
+impl Stall {
+    /// Passes `polled` on, but a timeout in its place if it has been pending for `limit`.
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        limit: Duration,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.is_running = false;
+            return polled;
+        }
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
+        if !self.is_running {
+            self.is_running = true;
+            timer.as_mut().reset(Instant::now() + limit);
+        }
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}

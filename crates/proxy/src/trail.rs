@@ -1,0 +1,200 @@
+//! What is known of one request so far, and the audit records made of it.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use exeat_audit::{Event, Outcome, PrincipalRecord, Record, RuleRecord, Text};
+use exeat_identity::Principal;
+use exeat_model::{Authority, Host};
+use exeat_policy::{Mode, PolicySet, Reason, Revision, RuleId};
+
+/// The facts of one request. Starts with what the client sent and fills up on the way.
+#[derive(Clone, Debug)]
+pub(crate) struct Trail {
+    request_id: Arc<str>,
+    source: SocketAddr,
+    started: Instant,
+    method: Text,
+    target: Text,
+    authority: Option<Authority>,
+    principal: Option<Arc<Principal>>,
+    revision: Option<Revision>,
+    mode: Option<Mode>,
+    verdict: Option<Outcome>,
+    reason: Option<Reason>,
+    rule: Option<RuleRecord>,
+    would_deny: Option<Reason>,
+    /// The address that was dialled.
+    pub(crate) address: Option<SocketAddr>,
+    /// The status that the client is sent.
+    pub(crate) status: Option<u16>,
+}
+
+/// What moved and why it ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ending {
+    pub(crate) bytes_up: u64,
+    pub(crate) bytes_down: u64,
+    pub(crate) end: &'static str,
+}
+
+impl Ending {
+    /// The ending of a request of which nothing moved.
+    pub(crate) const fn nothing_moved(end: &'static str) -> Self {
+        Self { bytes_up: 0, bytes_down: 0, end }
+    }
+}
+
+impl Trail {
+    /// Starts the trail of a request. `target` is kept without path, query and userinfo.
+    pub(crate) fn new(request_id: Arc<str>, source: SocketAddr, method: &str, target: Target<'_>) -> Self {
+        let (target, authority) = match target {
+            Target::Authority(authority, scheme) => {
+                (Text::from(format!("{scheme}{authority}").as_str()), Some(authority.clone()))
+            }
+            Target::Bytes(bytes) => (Text::new(without_secrets(bytes)), None),
+        };
+        Self {
+            request_id,
+            source,
+            started: Instant::now(),
+            method: Text::from(method),
+            target,
+            authority,
+            principal: None,
+            revision: None,
+            mode: None,
+            verdict: None,
+            reason: None,
+            rule: None,
+            would_deny: None,
+            address: None,
+            status: None,
+        }
+    }
+
+    pub(crate) fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// Notes who asks and which snapshot decides.
+    pub(crate) fn note_principal(&mut self, principal: &Arc<Principal>, policy: &PolicySet) {
+        self.revision = Some(policy.revision());
+        self.mode = Some(if policy.reports(&principal.bound) { Mode::Report } else { Mode::Enforce });
+        self.principal = Some(Arc::clone(principal));
+    }
+
+    /// Notes an allow and the rule it rests on.
+    pub(crate) fn note_allow(
+        &mut self,
+        policy: &PolicySet,
+        rule: Option<RuleId>,
+        would_deny: Option<Reason>,
+    ) {
+        self.verdict = Some(Outcome::Allow);
+        self.would_deny = would_deny;
+        self.note_rule(policy, rule);
+    }
+
+    /// Notes a refusal by policy, and the rule that says so if one does.
+    pub(crate) fn note_deny(&mut self, policy: &PolicySet, reason: Reason, rule: Option<RuleId>) {
+        self.verdict = Some(Outcome::Deny);
+        self.reason = Some(reason);
+        self.note_rule(policy, rule);
+    }
+
+    /// Notes a refusal that no policy was asked about, or an allowed request that came to nothing.
+    pub(crate) fn note_reason(&mut self, reason: Reason) {
+        self.reason = Some(reason);
+    }
+
+    /// Notes that an allow was taken back: the name was allowed, what came after it was not.
+    pub(crate) fn note_taken_back(&mut self, reason: Reason) {
+        self.verdict = Some(Outcome::Deny);
+        self.reason = Some(reason);
+    }
+
+    fn note_rule(&mut self, policy: &PolicySet, rule: Option<RuleId>) {
+        self.rule = rule.and_then(|rule| policy.rule(rule)).map(|view| RuleRecord {
+            policy: view.policy.into(),
+            place: view.place,
+            text: view.text.into(),
+        });
+    }
+
+    /// Returns the record of this request for `event`. A request that nothing allowed is a denied one.
+    pub(crate) fn record(&self, event: Event, ending: Option<Ending>) -> Record {
+        let mut record = Record::new(event, SystemTime::now());
+        record.request_id = Some(Arc::clone(&self.request_id));
+        record.source = Some(self.source);
+        record.method = Some(self.method.clone());
+        record.target = Some(self.target.clone());
+        record.port = self.authority.as_ref().map(|a| a.port.get());
+        record.name = self.authority.as_ref().and_then(|authority| match &authority.host {
+            Host::Name(name) => Some(name.clone()),
+            Host::Address(_) => None,
+        });
+        record.principal = self.principal.as_ref().map(|principal| PrincipalRecord {
+            name: Arc::clone(&principal.name),
+            proof: principal.proof.name(),
+            labels: principal.labels.clone(),
+        });
+        record.revision = self.revision;
+        record.mode = self.mode;
+        record.verdict = Some(self.verdict.unwrap_or(Outcome::Deny));
+        record.reason = self.reason;
+        record.rule = self.rule.clone();
+        record.would_deny = self.would_deny;
+        record.address = self.address;
+        record.status = self.status;
+        if let Some(ending) = ending {
+            record.bytes_up = Some(ending.bytes_up);
+            record.bytes_down = Some(ending.bytes_down);
+            record.end = Some(ending.end);
+            record.duration = Some(self.started.elapsed());
+        }
+        record
+    }
+}
+
+/// What a request asked for: parsed, or the bytes that could not be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target<'a> {
+    /// An authority, and the scheme with `://` if the target had one.
+    Authority(&'a Authority, &'static str),
+    /// The malformed target.
+    Bytes(&'a [u8]),
+}
+
+/// Cuts a malformed target down to what cannot hold a secret: no query, no userinfo.
+fn without_secrets(target: &[u8]) -> Vec<u8> {
+    let (scheme, rest) = match target.windows(3).position(|w| w == b"://") {
+        Some(at) => target.split_at(at + 3),
+        None => target.split_at(0),
+    };
+    let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
+    let authority = rest.get(..end).unwrap_or_default();
+    let host = authority.rsplit(|b| *b == b'@').next().unwrap_or_default();
+    [scheme, host].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn malformed_targets_keep_no_secrets() {
+        for (target, want) in [
+            ("http://user:pw@example.com/?token=1", "http://example.com"),
+            ("user:pw@example.com:443", "example.com:443"),
+            ("/path?token=1", ""),
+            ("http://a@b@example.com", "http://example.com"),
+            ("http://example.com?token=1", "http://example.com"),
+        ] {
+            assert_eq!(String::from_utf8_lossy(&without_secrets(target.as_bytes())), want, "{target}");
+        }
+    }
+}

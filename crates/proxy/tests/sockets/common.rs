@@ -1,0 +1,339 @@
+//! A proxy on loopback, with origins that count what they accept and a DNS server that counts what it is asked.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use exeat_audit::{AuditLog, AuditWriter, Sink};
+use exeat_dns::{Resolver, ResolverConfig, Upstream};
+use exeat_identity::{Authenticator, Clients, PasswordHash, Principal, Proof, hash_generated};
+use exeat_model::{IpBlock, PortSet};
+use exeat_policy::{
+    Builder, Defaults, Entry, Expect, Labels, ListBuilder, Mode, Place, PolicySet, PolicySpec, Revision,
+};
+use exeat_proxy::{Limits, Parts, Proxy, Snapshot};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UdpSocket},
+    time::timeout,
+};
+
+/// Far longer than anything here takes.
+pub(crate) const LONG: Duration = Duration::from_secs(30);
+/// `app:secret`
+pub(crate) const AUTH: &str = "Proxy-Authorization: Basic YXBwOnNlY3JldA==\r\n";
+/// Answered with NXDOMAIN by the tests' DNS server; every other name is 127.0.0.1.
+pub(crate) const MISSING: &str = "missing.example.com";
+
+/// A running proxy whose one client may reach `example.com`, `*.example.org`, [`MISSING`], all on any port at loopback
+/// addresses, and `127.0.0.2`.
+pub(crate) struct World {
+    pub(crate) proxy: Proxy,
+    pub(crate) address: SocketAddr,
+    pub(crate) dns_queries: Arc<AtomicUsize>,
+    audit: AuditLog,
+    audit_file: PathBuf,
+    writer: Option<AuditWriter>,
+}
+
+/// How a world differs from the usual.
+pub(crate) struct Setup {
+    pub(crate) limits: Limits,
+    pub(crate) expect: Expect,
+    pub(crate) anonymous: bool,
+    pub(crate) disclose: bool,
+    pub(crate) mode: Mode,
+    /// Where required audit records go; not required, and to a file that can be read, if it is `None`.
+    pub(crate) required_audit: Option<PathBuf>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            expect: Expect::Any,
+            anonymous: false,
+            disclose: true,
+            mode: Mode::Enforce,
+            required_audit: None,
+        }
+    }
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    pub(crate) async fn with(setup: Setup) -> Self {
+        let (dns, dns_queries) = dns_server().await;
+        let is_required = setup.required_audit.is_some();
+        let audit_file = setup.required_audit.clone().unwrap_or_else(scratch_file);
+        let (audit, writer) = AuditLog::start(Sink::File(audit_file.clone()), is_required).unwrap();
+        let resolver = Resolver::new(ResolverConfig {
+            servers: vec![Upstream::Address(dns)],
+            hosts_file: false,
+            ..ResolverConfig::default()
+        });
+        let proxy = Proxy::new(Parts {
+            snapshot: snapshot(&setup),
+            authenticator: Authenticator::new().unwrap(),
+            resolver: resolver.unwrap(),
+            audit: audit.clone(),
+            limits: setup.limits,
+        })
+        .unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = proxy.clone();
+        tokio::spawn(async move { serving.serve(listener).await });
+        Self { proxy, address, dns_queries, audit, audit_file, writer: Some(writer) }
+    }
+
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Sends `request` on a connection of its own and returns everything that comes back until the proxy closes.
+    pub(crate) async fn talk(&self, request: impl AsRef<[u8]>) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(request.as_ref()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        read_all(&mut stream).await
+    }
+
+    pub(crate) fn queries(&self) -> usize {
+        self.dns_queries.load(Ordering::SeqCst)
+    }
+
+    /// Ends the audit log and returns its lines.
+    pub(crate) fn records(mut self) -> Vec<String> {
+        drop(self.audit);
+        if let Some(writer) = self.writer.take() {
+            assert!(writer.shutdown(LONG));
+        }
+        let text = std::fs::read_to_string(&self.audit_file).unwrap();
+        std::fs::remove_file(&self.audit_file).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+fn scratch_file() -> PathBuf {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::SeqCst);
+    std::env::temp_dir().join(format!("exeat-proxy-{}-{number}.jsonl", std::process::id()))
+}
+
+pub(crate) fn snapshot(setup: &Setup) -> Snapshot {
+    let policy = policy(setup);
+    let principal = |name: &str, proof| {
+        Arc::new(Principal {
+            name: name.into(),
+            proof,
+            labels: Labels::default(),
+            bound: policy.bind(&["app"], &Labels::default()),
+        })
+    };
+    let mut clients = Clients::new();
+    for name in ["app", "other"] {
+        let hash = PasswordHash::parse(&hash_generated(b"secret")).unwrap();
+        assert!(clients.insert(name, principal(name, Proof::Password), vec![hash]));
+    }
+    let anonymous = setup.anonymous.then(|| principal("anonymous", Proof::Anonymous));
+    Snapshot { clients, anonymous, disclose: setup.disclose, policy }
+}
+
+fn policy(setup: &Setup) -> PolicySet {
+    let place = || Place { file: "test.toml".into(), line: 1, column: 1 };
+    let loopback = Defaults {
+        ports: Some(PortSet::parse("1-65535").unwrap()),
+        addresses: Some(vec![IpBlock::parse("127.0.0.0/8").unwrap()]),
+        expect: Some(setup.expect),
+        answers: None,
+    };
+    let mut allow = ListBuilder::new("test.toml", Defaults::default());
+    for (line, name) in (1..).zip(["example.com", "*.example.org", MISSING]) {
+        allow.push(Entry { settings: loopback.clone(), ..Entry::parse(name).unwrap() }, line, 1);
+    }
+    let literal = Defaults { addresses: None, ..loopback };
+    allow.push(Entry { settings: literal, ..Entry::parse("127.0.0.2/32").unwrap() }, 9, 1);
+    let deny = ListBuilder::new("test.toml", Defaults::default());
+    let mut builder = Builder::new();
+    builder.policy(PolicySpec {
+        name: "app".to_owned(),
+        place: place(),
+        allow: allow.finish(),
+        deny: deny.finish(),
+        defaults: Defaults::default(),
+        mode: setup.mode,
+        bind: None,
+        metadata: Vec::new(),
+    });
+    builder.finish(Revision(7)).unwrap()
+}
+
+/// Answers A queries with 127.0.0.1 and others with nothing, and counts the names asked for.
+async fn dns_server() -> (SocketAddr, Arc<AtomicUsize>) {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let queries = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&queries);
+    tokio::spawn(async move {
+        let mut bytes = [0; 1500];
+        while let Ok((length, from)) = socket.recv_from(&mut bytes).await {
+            count.fetch_add(1, Ordering::SeqCst);
+            let _ = socket.send_to(&dns_answer(&bytes[..length]), from).await;
+        }
+    });
+    (address, queries)
+}
+
+fn dns_answer(query: &[u8]) -> Vec<u8> {
+    let name_length = query[12..].iter().position(|b| *b == 0).unwrap() + 1;
+    let question = &query[12..12 + name_length + 4];
+    let is_a = question[name_length..name_length + 2] == [0, 1];
+    let label = &question[1..1 + usize::from(question[0])];
+    let is_missing = label.eq_ignore_ascii_case(MISSING.split('.').next().unwrap().as_bytes());
+    let answers = u8::from(is_a && !is_missing);
+    let mut answer = query[..2].to_vec();
+    answer.extend([0x81, if is_missing { 0x83 } else { 0x80 }, 0, 1, 0, answers, 0, 0, 0, 0]);
+    answer.extend(question);
+    if answers == 1 {
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1]);
+    }
+    answer
+}
+
+/// An upstream that counts connections and keeps what it was sent.
+pub(crate) struct Origin {
+    pub(crate) port: u16,
+    accepts: Arc<AtomicUsize>,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Origin {
+    /// Answers each request head on a connection with `answer(number of the request, head)`; an empty answer closes.
+    pub(crate) async fn http(answer: impl Fn(usize, &str) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::http_at(Ipv4Addr::LOCALHOST, answer).await
+    }
+
+    pub(crate) async fn http_at(
+        ip: Ipv4Addr,
+        answer: impl Fn(usize, &str) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (accepts, heads) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let (accepted, kept, answer) = (Arc::clone(&accepts), Arc::clone(&heads), Arc::new(answer));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                accepted.fetch_add(1, Ordering::SeqCst);
+                let (kept, answer) = (Arc::clone(&kept), Arc::clone(&answer));
+                tokio::spawn(async move {
+                    while let Some(head) = read_head(&mut stream).await {
+                        let number = {
+                            let mut kept = kept.lock().unwrap();
+                            kept.push(head.clone());
+                            kept.len()
+                        };
+                        let bytes = answer(number, &head);
+                        if bytes.is_empty() || stream.write_all(&bytes).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Self { port, accepts, heads }
+    }
+
+    /// Answers every request with a small page.
+    pub(crate) async fn pages() -> Self {
+        Self::http(|_, _| page("hello")).await
+    }
+
+    /// Echoes everything.
+    pub(crate) async fn echo() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let accepts = Arc::new(AtomicUsize::new(0));
+        let accepted = Arc::clone(&accepts);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                accepted.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let (mut read, mut write) = stream.split();
+                    let _ = tokio::io::copy(&mut read, &mut write).await;
+                    let _ = write.shutdown().await;
+                });
+            }
+        });
+        Self { port, accepts, heads: Arc::default() }
+    }
+
+    pub(crate) fn accepts(&self) -> usize {
+        self.accepts.load(Ordering::SeqCst)
+    }
+
+    /// The request heads so far, in lower case.
+    pub(crate) fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().iter().map(|head| head.to_lowercase()).collect()
+    }
+}
+
+pub(crate) fn page(text: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()).into_bytes()
+}
+
+/// Reads to the empty line; `None` if the stream ends first.
+pub(crate) async fn read_head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let byte = timeout(LONG, stream.read_u8()).await.expect("a head in time").ok()?;
+        head.push(byte);
+    }
+    Some(String::from_utf8_lossy(&head).into_owned())
+}
+
+/// Reads a head and the body that its Content-Length announces.
+pub(crate) async fn read_response(stream: &mut TcpStream) -> String {
+    let head = read_head(stream).await.expect("a response");
+    let lower = head.to_lowercase();
+    let length = lower
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .map_or(0, |n| n.parse().unwrap());
+    let mut body = vec![0; length];
+    timeout(LONG, stream.read_exact(&mut body)).await.expect("a body in time").unwrap();
+    head + &String::from_utf8_lossy(&body)
+}
+
+/// Reads to the end of the stream.
+pub(crate) async fn read_all(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let _ = timeout(LONG, stream.read_to_end(&mut bytes)).await.expect("the end of the stream in time");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Asserts that `response` refuses with this status and reason.
+#[track_caller]
+pub(crate) fn assert_refused(response: &str, status: u16, reason: &str) {
+    assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "want {status} {reason}, got {response}");
+    assert!(
+        response.contains(&format!("\r\nx-deny-reason: {reason}\r\n")),
+        "want {status} {reason}, got {response}"
+    );
+}
+
+/// Lets the proxy's tasks run until they have nothing left to do: a finished exchange returns its connection.
+pub(crate) async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}

@@ -1,0 +1,7 @@
+//! A whole proxy on loopback sockets: what clients see, what upstreams get, and how often they are reached.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
+
+mod budget;
+mod common;
+mod connect;
+mod forward;

@@ -1,0 +1,229 @@
+//! The real binary, as a process.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::origin::PATIENCE;
+
+/// How often a condition that nobody announces (a file's content, a process's end) is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// `target/<profile>`, found from this test binary, which cargo puts in its `deps` folder.
+fn profile_directory() -> Result<PathBuf> {
+    let binary = std::env::current_exe()?;
+    let directory = binary.ancestors().find(|a| a.join("deps").is_dir());
+    Ok(directory.with_context(|| format!("no target folder above {}", binary.display()))?.to_owned())
+}
+
+/// Cargo's target folder.
+///
+/// # Errors
+/// When this test binary does not lie in one.
+pub fn target_directory() -> Result<PathBuf> {
+    Ok(profile_directory()?.parent().context("the target folder")?.to_owned())
+}
+
+/// The binary under test.
+///
+/// # Errors
+/// When it has not been built.
+pub fn binary() -> Result<PathBuf> {
+    let binary = profile_directory()?.join("exeat");
+    ensure!(binary.exists(), "{} is missing: run `cargo build` first", binary.display());
+    Ok(binary)
+}
+
+/// A running `exeat serve`. It is stopped, not gently, when dropped; [`Exeat::stop`] stops it gently and checks how it ended.
+pub struct Exeat {
+    child: Child,
+    directory: PathBuf,
+}
+
+impl Exeat {
+    /// Writes `config` into `directory` and serves it; returns when the proxy accepts connections at `listen`.
+    ///
+    /// The configuration may say `AUDIT` where the path of the audit file belongs.
+    ///
+    /// # Errors
+    /// When it does not start; the error shows what it printed.
+    pub fn serve(directory: &Path, config: &str, listen: &str) -> Result<Self> {
+        let path = Self::write_config(directory, config)?;
+        let mut exeat = Self::spawn(directory, &["serve", "--config", &path.to_string_lossy()])?;
+        exeat.wait_until_listening(listen.parse()?)?;
+        Ok(exeat)
+    }
+
+    /// Writes the configuration file that [`Exeat::serve`] uses and returns its path.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_config(directory: &Path, config: &str) -> Result<PathBuf> {
+        let path = directory.join("exeat.toml");
+        let audit = directory.join("audit.jsonl");
+        fs::write(&path, config.replace("AUDIT", &audit.to_string_lossy()))?;
+        // It holds the hashes of passwords, and a file that others can read is warned of.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok(path)
+    }
+
+    /// Starts the binary with its output going to files in `directory`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(directory: &Path, args: &[&str]) -> Result<Self> {
+        let child = Command::new(binary()?)
+            .args(args)
+            .current_dir(directory)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .stdin(Stdio::null())
+            .stdout(File::create(directory.join("stdout"))?)
+            .stderr(File::create(directory.join("stderr"))?)
+            .spawn()
+            .context("start exeat")?;
+        Ok(Self { child, directory: directory.to_owned() })
+    }
+
+    /// Waits until something accepts at `address` and the process is still there.
+    ///
+    /// # Errors
+    /// When the process ends instead, or nothing listens in time.
+    pub fn wait_until_listening(&mut self, address: SocketAddr) -> Result<()> {
+        self.until("it to listen", |exeat| {
+            if let Some(status) = exeat.child.try_wait()? {
+                bail!("exeat ended with {status}");
+            }
+            Ok(TcpStream::connect(address).is_ok().then_some(()))
+        })
+    }
+
+    /// Waits until nothing accepts at `address` any more.
+    ///
+    /// # Errors
+    /// When something still does after [`PATIENCE`].
+    pub fn wait_until_closed(&mut self, address: SocketAddr) -> Result<()> {
+        self.until("it to stop listening", |_| Ok(TcpStream::connect(address).is_err().then_some(())))
+    }
+
+    /// Looks again and again until `done` gives a value.
+    fn until<T>(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> Result<Option<T>>) -> Result<T> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let found = done(self);
+            match found {
+                Ok(Some(value)) => return Ok(value),
+                Ok(None) if Instant::now() < end => thread::sleep(LOOK_AGAIN),
+                Ok(None) => bail!("waited in vain for {what}; exeat printed:\n{}", self.printed()),
+                Err(error) => return Err(error.context(format!("exeat printed:\n{}", self.printed()))),
+            }
+        }
+    }
+
+    /// Everything it has written to standard output so far.
+    #[must_use]
+    pub fn stdout(&self) -> String {
+        fs::read_to_string(self.directory.join("stdout")).unwrap_or_default()
+    }
+
+    /// Everything it has written to standard error so far.
+    #[must_use]
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(self.directory.join("stderr")).unwrap_or_default()
+    }
+
+    fn printed(&self) -> String {
+        format!("{}{}", self.stdout(), self.stderr())
+    }
+
+    /// Waits until its output (both streams) contains `text`, and returns the output.
+    ///
+    /// # Errors
+    /// When it never does.
+    pub fn wait_for_output(&mut self, text: &str) -> Result<String> {
+        self.until(&format!("the output {text:?}"), |exeat| {
+            let printed = exeat.printed();
+            Ok(printed.contains(text).then_some(printed))
+        })
+    }
+
+    /// The audit records so far.
+    ///
+    /// # Errors
+    /// When a complete line is not JSON.
+    pub fn audit(&self) -> Result<Vec<Value>> {
+        let text = fs::read_to_string(self.directory.join("audit.jsonl")).unwrap_or_default();
+        // The last line may be half written.
+        let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        lines.map(|line| serde_json::from_str(line).with_context(|| format!("audit line {line}"))).collect()
+    }
+
+    /// Waits until an audit record, with its place in the file, satisfies `wanted`, and returns both.
+    ///
+    /// # Errors
+    /// When none does in time; the error shows those that are there.
+    pub fn audit_record(
+        &mut self,
+        what: &str,
+        wanted: impl Fn(&(usize, Value)) -> bool,
+    ) -> Result<(usize, Value)> {
+        self.until(&format!("an audit record of {what}"), |exeat| {
+            Ok(exeat.audit()?.into_iter().enumerate().find(&wanted))
+        })
+        .with_context(|| format!("the audit file has {:#?}", self.audit()))
+    }
+
+    /// Waits until the audit records, all together, satisfy `wanted`, and returns them.
+    ///
+    /// # Errors
+    /// When they never do; the error shows those that are there.
+    pub fn audit_until(&mut self, what: &str, wanted: impl Fn(&[Value]) -> bool) -> Result<Vec<Value>> {
+        self.until(what, |exeat| Ok(Some(exeat.audit()?).filter(|records| wanted(records))))
+            .with_context(|| format!("the audit file has {:#?}", self.audit()))
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(i32::try_from(self.child.id())?), signal).context("signal exeat")
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        self.until("its end", |exeat| Ok(exeat.child.try_wait()?))
+    }
+
+    /// Asks it to end and checks that it does so cleanly and has not panicked.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn stop(mut self) -> Result<()> {
+        self.signal(Signal::SIGTERM)?;
+        let status = self.wait()?;
+        let printed = self.printed();
+        ensure!(status.success(), "exeat ended with {status} and printed:\n{printed}");
+        ensure!(!printed.contains("panicked"), "exeat panicked:\n{printed}");
+        Ok(())
+    }
+}
+
+impl Drop for Exeat {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}

@@ -1,0 +1,17 @@
+//! The world in which the product's end-to-end scenarios run: a network of its own, a name server that logs, origins
+//! that count, real clients, and the real binary.
+
+pub mod client;
+pub mod content;
+pub mod dns;
+pub mod exeat;
+pub mod fixture;
+pub mod harness;
+pub mod hello;
+pub mod http;
+pub mod namespace;
+pub mod origin;
+pub mod raw;
+pub mod source;
+pub mod tls;
+pub mod world;

@@ -1,0 +1,269 @@
+//! What `ARCHITECTURE.md` promises, checked against the source and the dependency tree.
+#![expect(clippy::indexing_slicing, reason = "indexing a JSON value gives null for what is not there")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use exeat_policy::Reason;
+use exeat_tests::source::{Source, product, root};
+use serde_json::Value;
+
+/// The crates, lowest first: each may use only those before it.
+const LAYERS: [&str; 9] = [
+    "exeat-model",
+    "exeat-policy",
+    "exeat-identity",
+    "exeat-audit",
+    "exeat-dns",
+    "exeat-proxy",
+    "exeat-store",
+    "exeat-cli",
+    "exeat",
+];
+
+/// A test of one promise.
+type Check = fn() -> Result<()>;
+
+/// Each promise that begins with "Invariant:", word for word, and the test of it below.
+const INVARIANTS: [(&str, Check); 9] = [
+    (
+        "a crate depends only on crates above it in the list, and on nothing from a crate below.",
+        crates_are_layered,
+    ),
+    (
+        "`model` and `policy` have no async runtime, no socket, no serde and no clock in their dependency tree.",
+        the_core_is_pure,
+    ),
+    (
+        "`model` and `policy` do not read the time; where it matters it is an argument.",
+        the_core_reads_no_time,
+    ),
+    ("only `crates/policy/src/permit.rs` makes a `Permit`.", permits_have_one_maker),
+    (
+        "`decide` is called in the proxy's `serve.rs` and in the `explain.rs` of policy and cli only.",
+        decisions_have_few_callers,
+    ),
+    ("only `crates/proxy/src/respond.rs` writes a refusal.", refusals_have_one_writer),
+    (
+        "only `crates/proxy/src/dial.rs` opens connections, from a `Permit`; nothing connects by name.",
+        one_file_dials,
+    ),
+    ("no crate contains `unsafe` code.", nothing_is_unsafe),
+    ("the table in `docs/reasons.md` equals `Reason::ALL`.", reasons_are_documented),
+];
+
+macro_rules! each_is_a_test {
+    ($($name:ident),+) => {
+        mod holds {
+            $(#[test] fn $name() -> anyhow::Result<()> { super::$name() })+
+        }
+    };
+}
+
+each_is_a_test!(
+    crates_are_layered,
+    the_core_is_pure,
+    the_core_reads_no_time,
+    permits_have_one_maker,
+    decisions_have_few_callers,
+    refusals_have_one_writer,
+    one_file_dials,
+    nothing_is_unsafe,
+    reasons_are_documented
+);
+
+#[test]
+fn every_invariant_of_the_page_is_tested() -> Result<()> {
+    let page = page()?;
+    let promised: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("Invariant: ")).collect();
+    let tested: Vec<&str> = INVARIANTS.iter().map(|(text, _)| *text).collect();
+    ensure!(promised == tested, "the page promises {promised:#?}, tested are {tested:#?}");
+    Ok(())
+}
+
+#[test]
+fn the_path_of_a_request_exists() -> Result<()> {
+    let page = page()?;
+    let rows: Vec<&str> =
+        page.lines().filter(|line| line.starts_with("| ") && line.contains("`crates/")).collect();
+    ensure!(rows.len() >= 10, "the table of the request path has {} rows", rows.len());
+    for row in rows {
+        let cell = row.split('|').nth(2).context("a cell")?;
+        let quoted: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+        let (files, functions): (Vec<&str>, Vec<&str>) = quoted.iter().partition(|word| word.contains('/'));
+        ensure!(!files.is_empty(), "no file in {row}");
+        let mut text = String::new();
+        for file in files {
+            text += &fs::read_to_string(root()?.join(file))
+                .with_context(|| format!("{file}, named in: {row}"))?;
+        }
+        for function in functions {
+            ensure!(
+                text.contains(&format!("fn {function}(")) || text.contains(&format!("fn {function}<")),
+                "{row}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_file_that_the_pages_name_exists() -> Result<()> {
+    for name in ["ARCHITECTURE.md", "README.md", "CONTRIBUTING.md"] {
+        let page = fs::read_to_string(root()?.join(name))?;
+        let words = page
+            .split(['`', '(', ')', ' ', '\n'])
+            .filter(|w| w.starts_with("crates/") || w.starts_with("docs/"));
+        for word in words.filter(|w| !w.contains(['*', '<', '…'])) {
+            let path = word.split('#').next().unwrap_or_default().trim_end_matches(['.', ',', ';']);
+            ensure!(root()?.join(path).exists(), "{name} names {path}, which does not exist");
+        }
+    }
+    Ok(())
+}
+
+fn page() -> Result<String> {
+    fs::read_to_string(root()?.join("ARCHITECTURE.md")).context("ARCHITECTURE.md")
+}
+
+/// The standard output of a cargo command at the root, without network.
+fn cargo(args: &[&str]) -> Result<String> {
+    let output = Command::new(env!("CARGO")).args(args).current_dir(root()?).output().context("run cargo")?;
+    ensure!(output.status.success(), "cargo {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The places of a pattern in all files but some.
+fn places_outside(pattern: &str, allowed: &[&str]) -> Result<Vec<String>> {
+    let elsewhere = |source: &Source| !allowed.contains(&source.path.as_str());
+    Ok(product()?
+        .iter()
+        .filter(|source| elsewhere(source))
+        .flat_map(|source| source.places(pattern))
+        .collect())
+}
+
+/// Neither of the patterns stands outside the allowed files.
+fn only_in(allowed: &[&str], patterns: &[&str]) -> Result<()> {
+    for pattern in patterns {
+        let places = places_outside(pattern, allowed)?;
+        ensure!(places.is_empty(), "`{pattern}` may stand in {allowed:?} only:\n{}", places.join("\n"));
+    }
+    Ok(())
+}
+
+fn crates_are_layered() -> Result<()> {
+    let metadata: Value =
+        serde_json::from_str(&cargo(&["metadata", "--no-deps", "--offline", "--format-version", "1"])?)?;
+    let packages = metadata["packages"].as_array().context("packages")?;
+    let ours = |name: &str| LAYERS.iter().position(|layer| *layer == name);
+    let mut seen = BTreeSet::new();
+    for package in packages {
+        let name = package["name"].as_str().context("a name")?;
+        if name == "exeat-tests" {
+            continue;
+        }
+        let height = ours(name).with_context(|| format!("{name} has no place in the layers"))?;
+        seen.insert(height);
+        for dependency in package["dependencies"].as_array().context("dependencies")? {
+            let below = dependency["name"].as_str().and_then(ours);
+            ensure!(below.is_none_or(|below| below < height), "{name} depends on {}", dependency["name"]);
+        }
+    }
+    ensure!(seen.len() == LAYERS.len(), "missing crates: {seen:?}");
+    Ok(())
+}
+
+fn the_core_is_pure() -> Result<()> {
+    const IMPURE: [&str; 12] = [
+        "tokio",
+        "async-std",
+        "smol",
+        "futures",
+        "hyper",
+        "serde",
+        "serde_core",
+        "mio",
+        "socket2",
+        "jiff",
+        "time",
+        "chrono",
+    ];
+    for name in ["exeat-model", "exeat-policy"] {
+        let tree =
+            cargo(&["tree", "--offline", "--edges", "normal,build", "--prefix", "none", "--package", name])?;
+        let names: Vec<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+        ensure!(names.contains(&"exeat-model"), "cargo tree printed {tree}");
+        for impure in IMPURE {
+            ensure!(!names.contains(&impure), "{name} depends on {impure}:\n{tree}");
+        }
+    }
+    let core = |source: &Source| source.path.starts_with("model/") || source.path.starts_with("policy/");
+    for source in product()?.iter().filter(|s| core(s)) {
+        for pattern in ["std::net::TcpStream", "std::net::UdpSocket", "std::fs", "std::process", "async fn"] {
+            ensure!(source.places(pattern).is_empty(), "{:?}", source.places(pattern));
+        }
+    }
+    Ok(())
+}
+
+fn the_core_reads_no_time() -> Result<()> {
+    let core = |source: &Source| source.path.starts_with("model/") || source.path.starts_with("policy/");
+    for source in product()?.iter().filter(|s| core(s)) {
+        for pattern in ["SystemTime", "Instant::now"] {
+            ensure!(source.places(pattern).is_empty(), "{:?}", source.places(pattern));
+        }
+    }
+    Ok(())
+}
+
+fn permits_have_one_maker() -> Result<()> {
+    let built = places_outside("Permit {", &["policy/src/permit.rs"])?;
+    // A function that returns one has the same characters before its body.
+    let built: Vec<&String> = built.iter().filter(|place| !place.contains("-> Permit {")).collect();
+    ensure!(built.is_empty(), "{built:?}");
+    Ok(())
+}
+
+fn decisions_have_few_callers() -> Result<()> {
+    let allowed = [
+        "cli/src/commands/explain.rs",
+        "policy/src/decide.rs",
+        "policy/src/explain.rs",
+        "proxy/src/serve.rs",
+    ];
+    only_in(&allowed, &["decide("])
+}
+
+fn refusals_have_one_writer() -> Result<()> {
+    // The deny headers also have to be known where they are taken out of what an upstream sends.
+    only_in(&["proxy/src/respond.rs", "proxy/src/headers.rs"], &["\"x-deny-reason\"", "\"proxy-status\""])?;
+    only_in(&["proxy/src/respond.rs"], &["StatusCode::FORBIDDEN", "StatusCode::BAD_REQUEST"])?;
+    only_in(&["proxy/src/respond.rs"], &["HTTP/1.1 4", "HTTP/1.1 5"])
+}
+
+fn one_file_dials() -> Result<()> {
+    only_in(&["proxy/src/dial.rs"], &["TcpStream::connect", "TcpSocket::new", "Socket::new("])?;
+    only_in(&[], &["to_socket_addrs", "ToSocketAddrs", "lookup_host", "getaddrinfo"])
+}
+
+fn nothing_is_unsafe() -> Result<()> {
+    only_in(&[], &["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "allow(unsafe_code"])
+}
+
+fn reasons_are_documented() -> Result<()> {
+    let page = fs::read_to_string(root()?.join("docs/reasons.md"))?;
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(|line| line.split('|').skip(1).take(3).map(|cell| cell.trim().trim_matches('`')).collect())
+        .collect();
+    let want: Vec<Vec<String>> = Reason::ALL
+        .iter()
+        .map(|r| vec![r.token().to_owned(), r.http_status().to_string(), r.proxy_status_error().to_owned()])
+        .collect();
+    ensure!(rows == want, "docs/reasons.md has {rows:#?}, the table is {want:#?}");
+    Ok(())
+}

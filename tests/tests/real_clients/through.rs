@@ -1,0 +1,94 @@
+//! A world with content, the product in it, and what holds after each client.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use exeat_tests::client::Client;
+use exeat_tests::content::{Content, GIT_HOST, NODE_REGISTRY, PYTHON_INDEX};
+use exeat_tests::dns::Entry;
+use exeat_tests::exeat::Exeat;
+use exeat_tests::fixture::{CLIENT, PASSWORD, configuration, password_entry};
+use exeat_tests::namespace::PROXY;
+use exeat_tests::world::World;
+use tempfile::TempDir;
+
+/// An allowed host that greets.
+pub(crate) const PLAIN: &str = "example.com";
+/// A host that resolves and would answer, and that the policy does not allow.
+pub(crate) const REFUSED: &str = "elsewhere.example.net";
+
+/// The world, and the product in it.
+pub(crate) struct Through {
+    pub(crate) world: World,
+    exeat: Exeat,
+    /// Where the content lies while it is served.
+    _content: TempDir,
+    /// Connections that origins had accepted, and questions that the name server had got, at the last look.
+    accepts: usize,
+    denials: usize,
+}
+
+impl Through {
+    /// Starts everything.
+    pub(crate) fn start() -> Result<Self> {
+        let directory = TempDir::new()?;
+        let content = Content::make(directory.path())?;
+        let world = World::serving(Arc::new(move |request| content.answer(request)))?;
+        world.dns.set(REFUSED, Entry::addresses(&["93.184.216.99"]));
+        let allow = format!("allow = [\"{PLAIN}\", \"{PYTHON_INDEX}\", \"{NODE_REGISTRY}\", \"{GIT_HOST}\"]");
+        let config = configuration(&allow, "");
+        let exeat = Exeat::serve(world.directory(), &config, PROXY)?;
+        Ok(Self { world, exeat, _content: directory, accepts: 0, denials: 0 })
+    }
+
+    /// A client that is told of the proxy in the way of its kind: by the environment.
+    pub(crate) fn client(&self, program: impl AsRef<OsStr>) -> Client {
+        let proxy = format!("http://{CLIENT}:{PASSWORD}@{PROXY}");
+        Client::new(program, self.world.directory()).through(&proxy)
+    }
+
+    /// The client reached `host`, over connections that the product made and recorded, and asked the name server nothing itself.
+    pub(crate) fn passed(&mut self, host: &str, event: &str) -> Result<()> {
+        let (_, record) = self.exeat.audit_record(host, |(_, r)| {
+            r["name"] == host && r["event"] == event && r["verdict"] == "allow"
+        })?;
+        ensure!(record["principal"]["name"] == CLIENT, "{record}");
+        ensure!(record["rule"]["policy"] == CLIENT, "{record}");
+        let accepts = self.world.accepts();
+        ensure!(accepts > self.accepts, "no origin was reached");
+        let reached = self.world.reached();
+        self.exeat.audit_until("a record of every connection", |records| {
+            reached.iter().all(|address| records.iter().any(|r| r["address"] == address.to_string()))
+        })?;
+        ensure!(self.world.dns.names().contains(&host.to_owned()));
+        self.accepts = accepts;
+        Ok(())
+    }
+
+    /// The client was refused once or more at `port`: no origin was reached, nobody asked for the name, every refusal is recorded.
+    pub(crate) fn refused(&mut self, port: u16) -> Result<()> {
+        let before = self.denials;
+        let denied = move |r: &serde_json::Value| r["reason"] == "host_not_allowed" && r["port"] == port;
+        let (place, record) =
+            self.exeat.audit_record("the refusal", |(place, r)| *place >= before && denied(r))?;
+        ensure!(
+            record["name"] == REFUSED && record["verdict"] == "deny" && record["status"] == 403,
+            "{record}"
+        );
+        ensure!(record["principal"]["name"] == CLIENT, "{record}");
+        ensure!(self.world.accepts() == self.accepts, "reached {:?}", self.world.reached());
+        ensure!(!self.world.dns.names().contains(&REFUSED.to_owned()), "{:?}", self.world.dns.names());
+        self.denials = place + 1;
+        Ok(())
+    }
+
+    /// Stops the product cleanly and checks that nothing secret is in the audit file.
+    pub(crate) fn end(self) -> Result<()> {
+        let audit = std::fs::read_to_string(self.world.directory().join("audit.jsonl"))?;
+        for secret in [PASSWORD, &password_entry(PASSWORD), "Basic "] {
+            ensure!(!audit.contains(secret), "{secret} is in the audit file:\n{audit}");
+        }
+        self.exeat.stop()
+    }
+}
