@@ -153,8 +153,11 @@ fn bodies_arrive_whole_in_both_directions() -> Result<()> {
     client.send("0\r\n\r\n")?;
     let reply = client.reply("POST")?;
     ensure!(reply.body == digest(&body).as_bytes(), "{reply:?}");
+    // A request with a chunked body is the last of its connection, and the client is told so.
+    ensure!(reply.head.field("connection") == Some("close"), "{reply:?}");
+    client.closed()?;
 
-    let reply = client.ask(request("GET http://example.com/"))?;
+    let (_, reply) = ask("GET http://example.com/")?;
     ensure!(reply.body.len() == 32 << 20 && reply.body.iter().all(|b| *b == b'x'));
     let (_, record) = exeat.audit_record("the large reply", |(_, r)| r["method"] == "GET")?;
     ensure!(record["bytes_down"].as_u64() >= Some(32 << 20), "{record}");
@@ -279,6 +282,7 @@ fn a_response_that_could_be_read_in_two_ways_is_refused() -> Result<()> {
         ensure!(!format!("{reply:?}").contains("hidden"), "{path}: {reply:?}");
         client = Raw::proxy()?;
     }
+    drop(client);
     exeat.stop()
 }
 

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         the_audit_file_is_private,
         a_drain_lets_a_tunnel_finish,
         a_drain_ends_at_its_limit,
+        a_drain_closes_connections_without_a_request,
         a_second_signal_ends_it_at_once,
         check_prints_every_problem_with_its_place,
         a_file_with_errors_is_never_served,
@@ -191,6 +192,19 @@ fn a_drain_ends_at_its_limit() -> Result<()> {
     ensure!(status.success(), "{status}");
     exeat.audit_record("the end", |(_, r)| r["event"] == "end" && r["end"] == "draining")?;
     Ok(())
+}
+
+/// Neither a connection that has not asked yet nor one that has been answered keeps a drain waiting.
+fn a_drain_closes_connections_without_a_request() -> Result<()> {
+    let world = World::new()?;
+    let limits = "[limits]\ndrain_timeout = \"1h\"\nhead_timeout = \"1h\"\nkeepalive_timeout = \"1h\"\n";
+    let exeat = Exeat::serve(world.directory(), &config(r#""example.com""#, limits), PROXY)?;
+    let (mut answered, reply) = ask("GET http://example.com/")?;
+    ensure!(reply.status == 200, "{reply:?}");
+    let mut silent = Raw::proxy()?;
+    exeat.stop()?;
+    answered.closed()?;
+    silent.closed()
 }
 
 fn a_second_signal_ends_it_at_once() -> Result<()> {

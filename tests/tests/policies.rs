@@ -32,6 +32,9 @@ fn main() -> ExitCode {
         refusals_disclose_the_entry_or_not,
         an_audit_log_that_fails_changes_nothing,
         a_required_audit_log_that_fails_denies,
+        what_clients_send_stays_out_of_the_audit_log,
+        long_names_leave_a_short_reason_phrase,
+        tunnels_are_counted_for_each_client,
         one_family_is_enough,
         answers_are_kept_and_asked_for_once,
     ])
@@ -301,6 +304,70 @@ fn an_audit_log_that_fails_changes_nothing() -> Result<()> {
 
 fn a_required_audit_log_that_fails_denies() -> Result<()> {
     with_a_full_disk(true, 503)
+}
+
+fn what_clients_send_stays_out_of_the_audit_log() -> Result<()> {
+    let world = World::new()?;
+    let mut exeat = serve(&world, "allow = [\"example.com\"]\n", "")?;
+    let fields = format!(
+        "{}Authorization: Bearer hush-header\r\nCookie: a=hush-cookie\r\n",
+        exeat_tests::fixture::auth()
+    );
+    for line in [
+        "GET http://example.com/hush-path?token=hush-query",
+        "GET http://evil.test/hush-path?token=hush-query",
+        "GET http://user:hush-userinfo@example.com/",
+        "CONNECT user:hush-userinfo@example.com:443",
+        "GET http://example.com/\x01hush-control",
+    ] {
+        Raw::proxy()?.ask(request_with(line, &fields))?;
+    }
+    exeat.audit_until("five records", |records| records.len() == 5)?;
+    exeat.stop()?;
+    for file in ["audit.jsonl", "stderr", "stdout"] {
+        let text = fs::read_to_string(world.directory().join(file))?;
+        ensure!(!text.contains("hush"), "{file}: {text}");
+    }
+    Ok(())
+}
+
+fn long_names_leave_a_short_reason_phrase() -> Result<()> {
+    let world = World::new()?;
+    let exeat = serve(&world, "allow = [\"example.com\"]\n", "")?;
+    let name = format!("{}.example.net", vec!["a".repeat(49); 4].join("."));
+    let (_, reply) = ask(&format!("CONNECT {name}:443"))?;
+    ensure!(reply.status == 403 && reply.phrase().len() <= 120, "{reply:?}");
+    ensure!(
+        reply.phrase().starts_with("egress denied: host_not_allowed ...")
+            && reply.phrase().ends_with(".example.net:443"),
+        "{reply:?}"
+    );
+    exeat.stop()
+}
+
+fn tunnels_are_counted_for_each_client() -> Result<()> {
+    let world = World::new()?;
+    let extra = format!(
+        "[client.second]\npasswords = [\"{}\"]\npolicies = [\"app\"]\n[limits]\ntunnels_per_client = 2\n",
+        password_entry("second-password")
+    );
+    let exeat = serve(&world, "allow = [\"mail.example.org:25\"]\n", &extra)?;
+    let open = || ask("CONNECT mail.example.org:25");
+    let (first, reply) = open()?;
+    ensure!(reply.status == 200, "{reply:?}");
+    let (second, reply) = open()?;
+    ensure!(reply.status == 200, "{reply:?}");
+    let (_, reply) = open()?;
+    ensure!(
+        reply.status == 429 && reply.head.field("x-deny-reason") == Some("connection_limit"),
+        "{reply:?}"
+    );
+    let mut other = Raw::proxy()?;
+    let reply = other
+        .ask(request_with("CONNECT mail.example.org:25", &authorization("second", "second-password")))?;
+    ensure!(reply.status == 200, "{reply:?}");
+    drop((first, second, other));
+    exeat.stop()
 }
 
 /// A name server that fails for one family does not make a name unreachable that has the other.

@@ -59,7 +59,8 @@ async fn serve(source: Source, mut loaded: Loaded, audit: AuditLog) -> anyhow::R
     }
     tracing::info!(revision = 1, instance = proxy.instance(), "ready");
 
-    let mut reloader = Reloader { source, settings, bound, revision: Revision(1), proxy: proxy.clone(), audit };
+    let mut reloader =
+        Reloader { source, settings, bound, revision: Revision(1), proxy: proxy.clone(), audit };
     while let Signal::Reload = signals.next().await {
         reloader.reload();
     }

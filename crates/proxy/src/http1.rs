@@ -26,7 +26,7 @@ use crate::{
 /// Serves `client` until one side has had enough.
 pub(crate) async fn serve(shared: &Arc<Shared>, client: Client, mut stream: TcpStream) {
     let mut reader = HeadReader::new(shared.limits);
-    let mut next = reader.next(&mut stream).await;
+    let mut next = read_unless_draining(shared, &mut reader, &mut stream).await;
     loop {
         match next {
             Next::Closed => return,
@@ -54,7 +54,7 @@ pub(crate) async fn serve(shared: &Arc<Shared>, client: Client, mut stream: TcpS
     }
 }
 
-/// Reads the next head. While draining, a connection between two requests is closed at once; a head that has begun
+/// Reads the next head. While draining, a connection without a request is closed at once; a head that has begun
 /// is still read.
 async fn read_unless_draining(shared: &Shared, reader: &mut HeadReader, stream: &mut TcpStream) -> Next {
     let mut draining = shared.flows.draining();

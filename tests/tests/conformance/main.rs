@@ -2,6 +2,7 @@
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value gives null for what is not there")]
 
 mod address;
+mod auth;
 mod dns;
 mod host;
 mod http;
@@ -38,7 +39,9 @@ const MISSING: [&str; 8] = [
 const DELIVERED_LAYERS: [&str; 6] = ["address", "dns", "host", "http", "tls", "tunnel"];
 
 fn tables() -> impl Iterator<Item = &'static Case> {
-    [address::CASES, dns::CASES, host::CASES, http::CASES, tls::CASES, tunnel::CASES].into_iter().flatten()
+    [address::CASES, auth::CASES, dns::CASES, host::CASES, http::CASES, tls::CASES, tunnel::CASES]
+        .into_iter()
+        .flatten()
 }
 
 fn main() -> ExitCode {
