@@ -228,11 +228,7 @@ fn permits_have_one_maker() -> Result<()> {
 }
 
 fn decisions_have_few_callers() -> Result<()> {
-    let allowed = [
-        "policy/src/decide.rs",
-        "policy/src/explain.rs",
-        "proxy/src/serve.rs",
-    ];
+    let allowed = ["policy/src/decide.rs", "policy/src/explain.rs", "proxy/src/serve.rs"];
     only_in(&allowed, &["decide("])
 }
 
