@@ -217,7 +217,7 @@ fn metadata_opens_only_what_it_names_and_only_in_its_policy() {
 fn our_own_listeners_are_never_reached() {
     let mut own = entry("proxy.example.com:3128");
     own.settings.addresses = entry_blocks(&["10.99.0.0/24"]);
-    let mut policy = rules("p", &["10.99.0.0/24:1-65535", "[::ffff:10.99.0.0/120]:3128"][..1].as_ref(), &[]);
+    let mut policy = rules("p", ["10.99.0.0/24:1-65535", "[::ffff:10.99.0.0/120]:3128"][..1].as_ref(), &[]);
     policy.allow.push(own);
     let floor = Floor { listeners: vec!["10.99.0.1:3128".parse().unwrap()] };
     check(
@@ -237,7 +237,7 @@ fn ceilings_intersect_and_their_denies_count() {
     let policy = rules("p", &["example.com:1-65535", "other.example.net", "10.0.0.0/8"], &[]);
     let ceiling = rules("c", &["*.example.net", "example.com:443"], &["10.9.0.0/16"]);
     check(
-        &world(&[], &[policy.clone()], &[ceiling.clone()]),
+        &world(&[], std::slice::from_ref(&policy), std::slice::from_ref(&ceiling)),
         &[
             ("example.com:443", PUBLIC, "allow example.com:1-65535"),
             ("example.com:22", PUBLIC, "port_not_allowed"),
