@@ -1,10 +1,11 @@
 //! The only place that sees every crate: it puts them together once and hands each its parts.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
-use exeat_audit::{AuditLog, AuditWriter};
+use exeat_audit::{AuditLog, AuditWriter, Sink};
 use exeat_cli::Source;
 use exeat_dns::Resolver;
 use exeat_identity::Authenticator;
@@ -26,7 +27,10 @@ pub(crate) fn run(source: Source, loaded: Loaded) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let audit = &loaded.settings.audit;
     let (log, writer) =
-        AuditLog::start(audit.sink.clone(), audit.required).context("cannot open the audit log")?;
+        AuditLog::start(audit.sink.clone(), audit.required).with_context(|| match &audit.sink {
+            Sink::File(path) => format!("cannot open the audit log `{}`", path.display()),
+            Sink::Stdout => "cannot start the audit log".to_owned(),
+        })?;
     let result = runtime.block_on(serve(source, loaded, log));
     runtime.shutdown_timeout(Duration::ZERO);
     flush(writer);
@@ -72,13 +76,27 @@ async fn serve(source: Source, mut loaded: Loaded, audit: AuditLog) -> anyhow::R
     Ok(())
 }
 
+/// What to do about a listener that cannot be had.
+fn bind_hint(kind: ErrorKind) -> &'static str {
+    if kind == ErrorKind::AddrInUse {
+        "another program uses it: stop that one, or choose another port"
+    } else if kind == ErrorKind::AddrNotAvailable {
+        "this host has no such address"
+    } else if kind == ErrorKind::PermissionDenied {
+        "ports below 1024 need CAP_NET_BIND_SERVICE"
+    } else {
+        "see `proxy.listen` or --listen"
+    }
+}
+
 /// Binds every address or none.
 async fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     for address in addresses {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("cannot listen on {address}; is another program using it?"))?;
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            let hint = bind_hint(error.kind());
+            anyhow::Error::new(error).context(format!("cannot listen on {address}; {hint}"))
+        })?;
         listeners.push(listener);
     }
     Ok(listeners)

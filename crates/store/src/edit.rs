@@ -51,7 +51,7 @@ pub enum EditError {
     #[error("the password hash is not one that `exeat client hash` prints")]
     Hash(#[source] PasswordHashError),
     /// The client is there already.
-    #[error("client `{name}` exists: add a second password to it to rotate, or choose another name")]
+    #[error("client `{name}` exists: add a second password to it with --rotate, or choose another name")]
     Exists {
         /// Its name.
         name: String,

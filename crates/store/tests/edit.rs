@@ -119,7 +119,7 @@ fn what_cannot_be_added_is_refused_with_the_reason() {
             one,
             "a",
             Existing::Refuse,
-            "client `a` exists: add a second password to it to rotate, or choose another name",
+            "client `a` exists: add a second password to it with --rotate, or choose another name",
         ),
         (
             "two passwords",
