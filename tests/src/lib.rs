@@ -12,6 +12,7 @@ pub mod http;
 pub mod namespace;
 pub mod origin;
 pub mod raw;
+pub mod socks;
 pub mod source;
 pub mod tls;
 pub mod world;

@@ -236,7 +236,10 @@ fn refusals_have_one_writer() -> Result<()> {
     // The deny headers also have to be known where they are taken out of what an upstream sends.
     only_in(&["proxy/src/respond.rs", "proxy/src/headers.rs"], &["\"x-deny-reason\"", "\"proxy-status\""])?;
     only_in(&["proxy/src/respond.rs"], &["StatusCode::FORBIDDEN", "StatusCode::BAD_REQUEST"])?;
-    only_in(&["proxy/src/respond.rs"], &["HTTP/1.1 4", "HTTP/1.1 5"])
+    only_in(&["proxy/src/respond.rs"], &["HTTP/1.1 4", "HTTP/1.1 5"])?;
+    // The dialler knows more exactly than its reason what a SOCKS client should be told.
+    let socks = ["policy/src/reason.rs", "proxy/src/dial.rs", "proxy/src/respond.rs", "proxy/src/serve.rs"];
+    only_in(&socks, &["socks_reply("])
 }
 
 fn one_file_dials() -> Result<()> {

@@ -1,4 +1,4 @@
-//! The value of `Proxy-Authorization: Basic` (RFC 7617 §2).
+//! A user and a password: from `Proxy-Authorization: Basic` (RFC 7617 §2), or as they stand (RFC 1929 §2).
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use zeroize::{Zeroize, Zeroizing};
@@ -13,7 +13,7 @@ pub(crate) struct Credentials {
     password: Zeroizing<String>,
 }
 
-/// Why a header value holds no credentials. The client is told no more than that they are invalid.
+/// Why bytes hold no credentials. The client is told no more than that they are invalid.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum BasicError {
     /// The scheme is not `Basic`, or nothing follows it.
@@ -50,12 +50,27 @@ impl Credentials {
         Self::split(&decode_base64(encoded)?)
     }
 
+    /// Takes a user and a password that were sent apart from each other, under the rules of [`Self::decode`]; only
+    /// a colon in the user name is no separator here.
+    ///
+    /// # Errors
+    ///
+    /// If one is not UTF-8 or has a control character.
+    pub(crate) fn of_parts(user: &[u8], password: &[u8]) -> Result<Self, BasicError> {
+        let user = std::str::from_utf8(user).map_err(|_| BasicError::Utf8)?;
+        let password = std::str::from_utf8(password).map_err(|_| BasicError::Utf8)?;
+        if user.chars().chain(password.chars()).any(char::is_control) {
+            return Err(BasicError::Control);
+        }
+        Ok(Self { user: user.to_owned(), password: Zeroizing::new(password.to_owned()) })
+    }
+
     fn split(text: &str) -> Result<Self, BasicError> {
         if text.chars().any(char::is_control) {
             return Err(BasicError::Control);
         }
         let (user, password) = text.split_once(':').ok_or(BasicError::Colon)?;
-        Ok(Self { user: user.to_owned(), password: Zeroizing::new(password.to_owned()) })
+        Self::of_parts(user.as_bytes(), password.as_bytes())
     }
 
     /// Returns the user name; may be empty.
@@ -92,6 +107,29 @@ mod tests {
         let credentials = Credentials::decode(value)?;
         let password = String::from_utf8(credentials.password().to_vec()).unwrap();
         Ok((credentials.user().to_owned(), password))
+    }
+
+    #[test]
+    fn parts_follow_the_rules_of_basic() {
+        type Case = (&'static str, &'static [u8], &'static [u8], Option<BasicError>);
+        let cases: &[Case] = &[
+            ("plain", b"app", b"secret", None),
+            ("empty", b"", b"", None),
+            ("colons", b"a:b", b"c:d", None),
+            ("longest", &[b'a'; 255], &[b'b'; 255], None),
+            ("NUL in the user", b"app\0x", b"secret", Some(BasicError::Control)),
+            ("NUL in the password", b"app", b"sec\0ret", Some(BasicError::Control)),
+            ("line break", b"app\r\n", b"secret", Some(BasicError::Control)),
+            ("user not UTF-8", b"\xff", b"secret", Some(BasicError::Utf8)),
+            ("password not UTF-8", b"app", b"\xff", Some(BasicError::Utf8)),
+        ];
+        for (name, user, password, want) in cases {
+            let got = Credentials::of_parts(user, password);
+            assert_eq!(got.as_ref().err(), want.as_ref(), "{name}");
+            if let Ok(got) = got {
+                assert_eq!((got.user().as_bytes(), got.password()), (*user, *password), "{name}");
+            }
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub struct Principal {
 /// What proved who a principal is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Proof {
-    /// A password in `Proxy-Authorization: Basic`.
+    /// A password, in `Proxy-Authorization: Basic` or in the password negotiation of SOCKS5.
     Password,
     /// Nothing: the request carried no credentials and the configuration admits such requests.
     Anonymous,
@@ -96,7 +96,35 @@ impl Authenticator {
             [_, _, ..] => return Err(AuthnError::Invalid),
         };
         let credentials = Credentials::decode(value).map_err(|_| AuthnError::Invalid)?;
-        match self.check(clients, &credentials).await {
+        self.principal_of(clients, &credentials).await
+    }
+
+    /// Returns the principal that presents `user` and `password`, where the protocol sends the two apart (RFC 1929).
+    ///
+    /// # Errors
+    ///
+    /// [`AuthnError::Invalid`] if they are not UTF-8, have a control character, or are not those of a client;
+    /// [`AuthnError::RateLimited`] if the password could not be checked now.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Self::authenticate`].
+    pub async fn authenticate_password(
+        &self,
+        clients: &Clients,
+        user: &[u8],
+        password: &[u8],
+    ) -> Result<Arc<Principal>, AuthnError> {
+        let credentials = Credentials::of_parts(user, password).map_err(|_| AuthnError::Invalid)?;
+        self.principal_of(clients, &credentials).await
+    }
+
+    async fn principal_of(
+        &self,
+        clients: &Clients,
+        credentials: &Credentials,
+    ) -> Result<Arc<Principal>, AuthnError> {
+        match self.check(clients, credentials).await {
             Checked::Right(principal) => Ok(principal),
             Checked::Wrong => Err(AuthnError::Invalid),
             Checked::Busy => Err(AuthnError::RateLimited),

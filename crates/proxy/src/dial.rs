@@ -71,6 +71,23 @@ impl DialError {
             Self::Timeout { .. } => Reason::ConnectTimeout,
         }
     }
+
+    /// The SOCKS5 reply, which tells more than the reason's own (RFC 1928 §6).
+    #[must_use]
+    pub(crate) fn socks_reply(&self) -> u8 {
+        const NETWORK_UNREACHABLE: u8 = 3;
+        const HOST_UNREACHABLE: u8 = 4;
+        let own = self.reason().socks_reply();
+        match self {
+            Self::Connect { source, .. } if source.kind() == io::ErrorKind::NetworkUnreachable => {
+                NETWORK_UNREACHABLE
+            }
+            Self::Connect { source, .. } if source.kind() == io::ErrorKind::HostUnreachable => {
+                HOST_UNREACHABLE
+            }
+            Self::Connect { .. } | Self::Timeout { .. } | Self::NoAddress => own,
+        }
+    }
 }
 
 /// Connects to the first permitted address that answers, within `connect_timeout` for all of them together.
@@ -293,5 +310,19 @@ mod tests {
             |kind: io::ErrorKind| DialError::Connect { addr: loopback(1), tried: 1, source: kind.into() };
         assert_eq!(of(io::ErrorKind::TimedOut).reason(), Reason::ConnectTimeout);
         assert_eq!(of(io::ErrorKind::HostUnreachable).reason(), Reason::ConnectFailed);
+    }
+
+    #[test]
+    fn socks_replies_tell_what_the_kernel_said() {
+        for (kind, want) in [
+            (io::ErrorKind::ConnectionRefused, 5),
+            (io::ErrorKind::NetworkUnreachable, 3),
+            (io::ErrorKind::HostUnreachable, 4),
+            (io::ErrorKind::TimedOut, 4),
+        ] {
+            let error = DialError::Connect { addr: loopback(1), tried: 1, source: kind.into() };
+            assert_eq!(error.socks_reply(), want, "{kind}");
+        }
+        assert_eq!(DialError::Timeout { tried: 1, limit: LIMIT }.socks_reply(), 4);
     }
 }

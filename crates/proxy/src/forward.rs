@@ -22,7 +22,7 @@ use crate::{
     pool::Key,
     report::Report,
     respond::{After, Refusal},
-    serve::{self, Admitted, Ask},
+    serve::{self, Admitted, Ask, Credentials},
     shared::Shared,
     target::{self, Forward, Scheme},
     trail::{Target, Trail},
@@ -104,7 +104,7 @@ async fn allow(
 ) -> Result<(Admitted, Permit), Refusal> {
     let values = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
     let (credentials, via) = (values(header::PROXY_AUTHORIZATION), values(header::VIA));
-    let ask = Ask { target: &forward.authority, credentials: &credentials, via: &via };
+    let ask = Ask { target: &forward.authority, credentials: Credentials::Fields(&credentials), via: &via };
     let admitted = serve::admit(shared, trail, ask).await?;
     // Only now: whoever may not reach the host at all learns that, whatever the scheme.
     match forward.scheme {

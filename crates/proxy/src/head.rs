@@ -32,6 +32,16 @@ pub(crate) enum Next {
     Closed,
 }
 
+/// What came of waiting for more bytes.
+pub(crate) enum More {
+    /// Some came.
+    Bytes,
+    /// None came before the deadline.
+    Late,
+    /// The client closed, or cannot be read from.
+    Closed,
+}
+
 /// The reading side of one client connection: what was read and not yet taken, and the deadline of the head.
 pub(crate) struct HeadReader {
     buffer: BytesMut,
@@ -62,6 +72,40 @@ impl HeadReader {
         self.is_started = false;
         self.has_skipped_line = false;
         self.set_deadline(self.limits.keepalive_timeout);
+    }
+
+    /// Waits for the first byte of the connection and returns it without taking it; `None` if there is none in time.
+    pub(crate) async fn first_byte(&mut self, stream: &mut TcpStream) -> Option<u8> {
+        if self.buffer.is_empty() {
+            match self.more(stream).await {
+                More::Bytes => {}
+                More::Late | More::Closed => return None,
+            }
+        }
+        self.buffer.first().copied()
+    }
+
+    /// Starts the deadline of what is read with [`Self::more`], as a first byte does for a head.
+    pub(crate) fn start(&mut self) {
+        self.is_started = true;
+        self.set_deadline(self.limits.head_timeout);
+    }
+
+    /// Reads once. The caller says when it is enough.
+    ///
+    /// # Cancel safety
+    /// Nothing that was read is lost.
+    pub(crate) async fn more(&mut self, stream: &mut TcpStream) -> More {
+        poll_fn(|cx| {
+            if self.deadline.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(More::Late);
+            }
+            match ready!(poll_fill(cx, stream, &mut self.buffer)) {
+                Ok(0) | Err(_) => Poll::Ready(More::Closed),
+                Ok(_) => Poll::Ready(More::Bytes),
+            }
+        })
+        .await
     }
 
     /// Whether a byte of the next head has come.
@@ -103,8 +147,7 @@ impl HeadReader {
     fn take_head(&mut self) -> Result<Option<(Head, Bytes)>, HeadError> {
         self.skip_empty_line();
         if !self.buffer.is_empty() && !self.is_started {
-            self.is_started = true;
-            self.set_deadline(self.limits.head_timeout);
+            self.start();
         }
         let Some(length) = self.scan.advance(&self.buffer, &self.limits)? else { return Ok(None) };
         let head = checked(self.buffer.get(..length).unwrap_or_default(), &self.limits)?;

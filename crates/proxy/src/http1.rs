@@ -23,10 +23,14 @@ use crate::{
     tunnel,
 };
 
-/// Serves `client` until one side has had enough.
-pub(crate) async fn serve(shared: &Arc<Shared>, client: Client, mut stream: TcpStream) {
-    let mut reader = HeadReader::new(shared.limits);
-    let mut next = read_unless_draining(shared, &mut reader, &mut stream).await;
+/// Serves `client` until one side has had enough. `reader` may have the beginning of its first request.
+pub(crate) async fn serve(
+    shared: &Arc<Shared>,
+    client: Client,
+    mut stream: TcpStream,
+    mut reader: HeadReader,
+) {
+    let mut next = reader.next(&mut stream).await;
     loop {
         match next {
             Next::Closed => return,

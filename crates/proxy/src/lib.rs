@@ -22,6 +22,8 @@ mod respond;
 mod serve;
 mod session;
 mod shared;
+mod socks5;
+pub mod socks5_wire;
 mod target;
 #[cfg(test)]
 mod testing;

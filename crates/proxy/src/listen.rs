@@ -12,9 +12,11 @@ use tokio::{
 
 use crate::{
     flows::ConnectionSlot,
+    head::HeadReader,
     http1, linger,
     respond::{After, Refusal},
     shared::{Parts, Shared, Snapshot},
+    socks5,
     trail::{Target, Trail},
 };
 
@@ -133,8 +135,20 @@ impl Proxy {
     }
 }
 
-async fn serve_client(shared: Arc<Shared>, client: Client, stream: TcpStream, slot: ConnectionSlot) {
-    http1::serve(&shared, client, stream).await;
+/// Serves a client in the protocol that its first byte tells.
+async fn serve_client(shared: Arc<Shared>, client: Client, mut stream: TcpStream, slot: ConnectionSlot) {
+    let mut reader = HeadReader::new(shared.limits);
+    let mut draining = shared.flows.draining();
+    let first = tokio::select! {
+        biased;
+        first = reader.first_byte(&mut stream) => first,
+        _ = draining.wait_for(|is_draining| *is_draining) => None,
+    };
+    match first {
+        None => {}
+        Some(byte) if socks5::begins_with(byte) => socks5::serve(&shared, client, stream, reader).await,
+        Some(_) => http1::serve(&shared, client, stream, reader).await,
+    }
     drop(slot);
 }
 

@@ -25,6 +25,8 @@ pub(crate) struct Refusal {
     pub(crate) status: u16,
     /// The `Proxy-Status` error type: the reason's own unless the caller knows a better one.
     pub(crate) error: &'static str,
+    /// The SOCKS5 reply: the reason's own unless the caller knows a better one.
+    pub(crate) socks_reply: u8,
     /// What happened, in a few words of ours: never text from a client or another rule.
     pub(crate) detail: Option<String>,
     /// The canonical authority that was asked for.
@@ -51,6 +53,19 @@ pub(crate) enum After {
     KeepAlive,
 }
 
+/// How far a SOCKS client has come, which gives its refusal its form.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum SocksStep {
+    /// It speaks SOCKS4.
+    Version4,
+    /// It offers methods (RFC 1928 §3).
+    Method,
+    /// It sends user and password (RFC 1929 §2).
+    Password,
+    /// It asks for a connection (RFC 1928 §4).
+    Request,
+}
+
 impl Refusal {
     /// Returns the refusal for `reason`, without a target.
     pub(crate) const fn new(reason: Reason) -> Self {
@@ -58,6 +73,7 @@ impl Refusal {
             reason,
             status: reason.http_status(),
             error: reason.proxy_status_error(),
+            socks_reply: reason.socks_reply(),
             detail: None,
             target: None,
             allow: None,
@@ -105,6 +121,19 @@ impl Refusal {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+
+    /// Returns what a SOCKS client gets: a number is all that there is room for.
+    pub(crate) fn to_socks(&self, step: SocksStep) -> Vec<u8> {
+        match step {
+            // "Request rejected or failed", without an address.
+            SocksStep::Version4 => vec![0, 0x5b, 0, 0, 0, 0, 0, 0],
+            // "No acceptable methods".
+            SocksStep::Method => vec![5, 0xff],
+            SocksStep::Password => vec![1, 1],
+            // The address that was bound is 0.0.0.0:0: there is none.
+            SocksStep::Request => vec![5, self.socks_reply, 0, 1, 0, 0, 0, 0, 0, 0],
+        }
     }
 
     /// `egress denied: host_not_allowed api.example.com:443`: the only text that many clients print.

@@ -30,10 +30,19 @@ pub(crate) struct Admitted {
 pub(crate) struct Ask<'a> {
     /// The canonical target.
     pub(crate) target: &'a Authority,
-    /// Every `Proxy-Authorization` value.
-    pub(crate) credentials: &'a [&'a [u8]],
+    /// What is to prove who asks.
+    pub(crate) credentials: Credentials<'a>,
     /// Every `Via` value.
     pub(crate) via: &'a [&'a [u8]],
+}
+
+/// What a client presents to prove who it is, in the way of its protocol.
+#[derive(Clone, Copy)]
+pub(crate) enum Credentials<'a> {
+    /// Every `Proxy-Authorization` value; without any the client is anonymous.
+    Fields(&'a [&'a [u8]]),
+    /// A user and a password that were sent apart (RFC 1929).
+    Password { user: &'a [u8], password: &'a [u8] },
 }
 
 /// Authenticates the client and decides on the target as asked.
@@ -44,13 +53,7 @@ pub(crate) async fn admit(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> R
     if names_instance(ask.via.iter().copied(), &shared.instance) {
         return Err(refuse(trail, Reason::LoopDetected, Some(ask.target)));
     }
-    let snapshot = shared.snapshot();
-    let principal = shared
-        .authenticator
-        .authenticate(&snapshot.clients, snapshot.anonymous.as_ref(), ask.credentials)
-        .await
-        .map_err(|error| refuse(trail, error.reason(), None))?;
-    trail.note_principal(&principal, &snapshot.policy);
+    let (snapshot, principal) = authenticate(shared, trail, ask.credentials).await?;
     let request = EgressRequest { bound: &principal.bound, target: ask.target };
     match decide(&snapshot.policy, &request) {
         Verdict::Allow(allowed) => {
@@ -59,6 +62,30 @@ pub(crate) async fn admit(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> R
         }
         Verdict::Deny(denial) => Err(deny(&snapshot, trail, &request, denial, &[])),
     }
+}
+
+/// Returns who asks, and the snapshot that knows them.
+///
+/// # Errors
+/// The refusal, which `trail` has noted too.
+pub(crate) async fn authenticate(
+    shared: &Shared,
+    trail: &mut Trail,
+    credentials: Credentials<'_>,
+) -> Result<(Arc<Snapshot>, Arc<Principal>), Refusal> {
+    let snapshot = shared.snapshot();
+    let (authenticator, clients) = (&shared.authenticator, &snapshot.clients);
+    let found = match credentials {
+        Credentials::Fields(values) => {
+            authenticator.authenticate(clients, snapshot.anonymous.as_ref(), values).await
+        }
+        Credentials::Password { user, password } => {
+            authenticator.authenticate_password(clients, user, password).await
+        }
+    };
+    let principal = found.map_err(|error| refuse(trail, error.reason(), None))?;
+    trail.note_principal(&principal, &snapshot.policy);
+    Ok((snapshot, principal))
 }
 
 impl Admitted {
@@ -131,7 +158,8 @@ pub(crate) async fn connect(
                 error = &error as &dyn std::error::Error,
                 "dialing failed"
             );
-            Err(refuse(trail, error.reason(), Some(target)).with_detail(error.to_string()))
+            let refusal = refuse(trail, error.reason(), Some(target)).with_detail(error.to_string());
+            Err(Refusal { socks_reply: error.socks_reply(), ..refusal })
         }
     }
 }

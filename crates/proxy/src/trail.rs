@@ -51,12 +51,7 @@ impl Ending {
 impl Trail {
     /// Starts the trail of a request. `target` is kept without path, query and userinfo.
     pub(crate) fn new(request_id: Arc<str>, source: SocketAddr, method: &str, target: Target<'_>) -> Self {
-        let (target, authority) = match target {
-            Target::Authority(authority, scheme) => {
-                (Text::from(format!("{scheme}{authority}").as_str()), Some(authority.clone()))
-            }
-            Target::Bytes(bytes) => (Text::new(without_secrets(bytes)), None),
-        };
+        let (target, authority) = target.kept();
         Self {
             request_id,
             source,
@@ -74,6 +69,11 @@ impl Trail {
             address: None,
             status: None,
         }
+    }
+
+    /// Notes what is asked for, where the protocol says it late.
+    pub(crate) fn note_target(&mut self, target: Target<'_>) {
+        (self.target, self.authority) = target.kept();
     }
 
     pub(crate) fn request_id(&self) -> &str {
@@ -167,6 +167,18 @@ pub(crate) enum Target<'a> {
     Authority(&'a Authority, &'static str),
     /// The malformed target.
     Bytes(&'a [u8]),
+}
+
+impl Target<'_> {
+    /// What a record may show of it, and the authority.
+    fn kept(self) -> (Text, Option<Authority>) {
+        match self {
+            Self::Authority(authority, scheme) => {
+                (Text::from(format!("{scheme}{authority}").as_str()), Some(authority.clone()))
+            }
+            Self::Bytes(bytes) => (Text::new(without_secrets(bytes)), None),
+        }
+    }
 }
 
 /// Cuts a malformed target down to what cannot hold a secret: no query, no userinfo.

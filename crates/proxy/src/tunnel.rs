@@ -1,6 +1,10 @@
-//! CONNECT (RFC 9110 §9.3.6): decide, dial, answer, check how the tunnel is opened, relay.
+//! Tunnels: decide, dial, answer, check how the tunnel is opened, relay. A tunnel is asked for by CONNECT (RFC 9110
+//! §9.3.6) or over SOCKS5 (RFC 1928 §4); only the answers differ.
 
-use std::sync::Arc;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use bytes::BytesMut;
 use exeat_audit::Event;
@@ -17,14 +21,24 @@ use crate::{
     listen::Client,
     opening::{self, Opening, Speaks, read_opening, tls_alert},
     relay::{End, relay},
-    respond::{After, Refusal},
-    serve::{self, Ask},
+    respond::{After, Refusal, SocksStep},
+    serve::{self, Ask, Credentials},
     shared::Shared,
+    socks5_wire,
     trail::{Ending, Target, Trail},
 };
 
 /// The answer to an allowed CONNECT: no Content-Length, no Transfer-Encoding (RFC 9110 §9.3.6).
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+
+/// The protocol in which a tunnel is asked for, and answered until it begins.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Form {
+    /// HTTP. `may_retry`: after a 407 the connection can take another request.
+    Connect { may_retry: bool },
+    /// SOCKS5.
+    Socks5,
+}
 
 /// A tunnel that may begin.
 struct Ready {
@@ -38,38 +52,68 @@ struct Ready {
 pub(crate) async fn run(
     shared: &Arc<Shared>,
     client: Client,
-    mut stream: TcpStream,
+    stream: TcpStream,
     reader: &mut HeadReader,
     head: &Head,
     target: &Authority,
 ) -> Option<TcpStream> {
     let asked = Target::Authority(target, "");
-    let mut trail = Trail::new(shared.next_request_id(), client.peer, &head.method, asked);
-    let prepared = prepare(shared, &mut trail, head, target).await;
-    let ready = match prepared.and_then(|ready| record_allow(shared, &mut trail, target, ready)) {
+    let trail = Trail::new(shared.next_request_id(), client.peer, &head.method, asked);
+    let fields: Vec<&[u8]> = head.proxy_authorization.iter().map(Vec::as_slice).collect();
+    let via: Vec<&[u8]> = head.via.iter().map(Vec::as_slice).collect();
+    let ask = Ask { target, credentials: Credentials::Fields(&fields), via: &via };
+    let form = Form::Connect { may_retry: head.is_persistent && reader.buffered().is_empty() };
+    serve(shared, stream, reader.buffered(), trail, ask, form).await
+}
+
+/// Answers `ask` in its `form` and relays, what the client has sent `early` first. Returns the connection if it can
+/// take another request.
+pub(crate) async fn serve(
+    shared: &Shared,
+    mut stream: TcpStream,
+    early: &mut BytesMut,
+    mut trail: Trail,
+    ask: Ask<'_>,
+    form: Form,
+) -> Option<TcpStream> {
+    let target = ask.target;
+    let prepared = prepare(shared, &mut trail, ask).await;
+    let ready = match prepared.and_then(|ready| record_allow(shared, &mut trail, target, ready, form)) {
         Ok(ready) => ready,
-        Err(refusal) => {
-            let may_retry = refusal.status == 407 && head.is_persistent && reader.buffered().is_empty();
-            return refuse(shared, stream, &mut trail, &refusal, may_retry).await;
-        }
+        Err(refusal) => return refuse(shared, stream, &mut trail, &refusal, form).await,
     };
-    if linger::say(&mut stream, ESTABLISHED, &shared.limits).await {
-        open(shared, stream, reader.buffered().split(), target, ready, trail).await;
+    if linger::say(&mut stream, &form.established(&ready.dialled), &shared.limits).await {
+        open(shared, stream, early.split(), target, ready, trail).await;
     } else {
         record_end(shared, &trail, Ending::nothing_moved("client_reset"));
     }
     None
 }
 
-async fn prepare(
-    shared: &Shared,
-    trail: &mut Trail,
-    head: &Head,
-    target: &Authority,
-) -> Result<Ready, Refusal> {
-    let credentials: Vec<&[u8]> = head.proxy_authorization.iter().map(Vec::as_slice).collect();
-    let via: Vec<&[u8]> = head.via.iter().map(Vec::as_slice).collect();
-    let admitted = serve::admit(shared, trail, Ask { target, credentials: &credentials, via: &via }).await?;
+impl Form {
+    /// The HTTP status of the answer that the tunnel is open.
+    const fn status(self) -> Option<u16> {
+        match self {
+            Self::Connect { .. } => Some(200),
+            Self::Socks5 => None,
+        }
+    }
+
+    /// The answer that the tunnel is open.
+    fn established(self, dialled: &Dialled) -> Vec<u8> {
+        match self {
+            Self::Connect { .. } => ESTABLISHED.to_vec(),
+            Self::Socks5 => {
+                let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+                socks5_wire::succeeded(dialled.stream.local_addr().unwrap_or(unknown))
+            }
+        }
+    }
+}
+
+async fn prepare(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> Result<Ready, Refusal> {
+    let target = ask.target;
+    let admitted = serve::admit(shared, trail, ask).await?;
     let slot = shared
         .flows
         .open(&admitted.principal.name, &shared.limits)
@@ -85,8 +129,9 @@ fn record_allow(
     trail: &mut Trail,
     target: &Authority,
     ready: Ready,
+    form: Form,
 ) -> Result<Ready, Refusal> {
-    trail.status = Some(200);
+    trail.status = form.status();
     match shared.record(trail.record(Event::Decision, None)) {
         Ok(()) => Ok(ready),
         Err(_) => Err(serve::unaudited(trail, target)),
@@ -98,8 +143,15 @@ async fn refuse(
     mut stream: TcpStream,
     trail: &mut Trail,
     refusal: &Refusal,
-    may_retry: bool,
+    form: Form,
 ) -> Option<TcpStream> {
+    let may_retry = match form {
+        Form::Connect { may_retry } => may_retry && refusal.status == 407,
+        Form::Socks5 => {
+            refuse_socks(shared, stream, trail, refusal, SocksStep::Request).await;
+            return None;
+        }
+    };
     shared.record_refusal(trail, Event::Decision, refusal);
     let after = if may_retry { After::KeepAlive } else { After::Close };
     let bytes = refusal.to_bytes(shared.signature(trail), after, true);
@@ -110,6 +162,19 @@ async fn refuse(
         linger::say_and_close(stream, &bytes, &shared.limits).await;
     }
     None
+}
+
+/// Records a refusal to a SOCKS client, which is sent no HTTP status, says it and closes.
+pub(crate) async fn refuse_socks(
+    shared: &Shared,
+    stream: TcpStream,
+    trail: &Trail,
+    refusal: &Refusal,
+    step: SocksStep,
+) {
+    // It stands whether or not it can be recorded.
+    let _ = shared.record(trail.record(Event::Decision, None));
+    linger::say_and_close(stream, &refusal.to_socks(step), &shared.limits).await;
 }
 
 /// Checks the opening of an answered tunnel and relays it to its end.

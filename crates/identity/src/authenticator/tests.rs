@@ -29,8 +29,12 @@ fn basic(user: &str, password: &str) -> Vec<u8> {
 
 async fn log_in(authenticator: &Authenticator, clients: &Clients, user: &str, password: &str) -> Outcome {
     let value = basic(user, password);
-    let principal = authenticator.authenticate(clients, None, &[&value]).await?;
-    Ok(principal.name.to_string())
+    let principal = authenticator.authenticate(clients, None, &[&value]).await;
+    let apart = authenticator.authenticate_password(clients, user.as_bytes(), password.as_bytes()).await;
+    let name = |found: Result<Arc<Principal>, AuthnError>| found.map(|principal| principal.name.to_string());
+    let (principal, apart) = (name(principal), name(apart));
+    assert_eq!(principal, apart, "the two ways to send {user:?} and {password:?}");
+    principal
 }
 
 type Outcome = Result<String, AuthnError>;

@@ -127,7 +127,10 @@ impl World {
 fn scratch_file() -> PathBuf {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let number = COUNT.fetch_add(1, Ordering::SeqCst);
-    std::env::temp_dir().join(format!("exeat-proxy-{}-{number}.jsonl", std::process::id()))
+    let path = std::env::temp_dir().join(format!("exeat-proxy-{}-{number}.jsonl", std::process::id()));
+    // A test that did not read its records has left them, and process ids come again.
+    let _ = std::fs::remove_file(&path);
+    path
 }
 
 pub(crate) fn snapshot(setup: &Setup) -> Snapshot {

@@ -5,3 +5,4 @@ mod budget;
 mod common;
 mod connect;
 mod forward;
+mod socks;
