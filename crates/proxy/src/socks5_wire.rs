@@ -260,6 +260,9 @@ impl<'a> Cursor<'a> {
 mod tests {
     use super::*;
 
+    /// A name, the bytes, and what is read of them.
+    type Case<'a, T> = (&'static str, &'a [u8], Result<Option<T>, WireError>);
+
     /// A request for `domain` at port 443.
     fn domain(domain: &[u8]) -> Vec<u8> {
         [&[5, 1, 0, 3, u8::try_from(domain.len()).unwrap()], domain, &[1, 0xbb]].concat()
@@ -268,7 +271,7 @@ mod tests {
     #[test]
     fn greetings() {
         let offers = |none, password| Ok(Some(Greeting { none, password }));
-        let cases: &[(&str, &[u8], Result<Option<Greeting>, WireError>)] = &[
+        let cases: &[Case<'_, Greeting>] = &[
             ("none", &[5, 1, 0], offers(true, false)),
             ("password", &[5, 1, 2], offers(false, true)),
             ("both, and GSSAPI", &[5, 3, 0, 1, 2], offers(true, true)),
@@ -307,7 +310,7 @@ mod tests {
             Ok(Some(Login { user: user.to_vec(), password: password.to_vec() }))
         };
         let long = [&[1, 255][..], &[b'u'; 255], &[255], &[b'p'; 255]].concat();
-        let cases: &[(&str, &[u8], Result<Option<Login>, WireError>)] = &[
+        let cases: &[Case<'_, Login>] = &[
             ("plain", b"\x01\x03app\x06secret", of(b"app", b"secret")),
             ("empty", b"\x01\0\0", of(b"", b"")),
             ("any bytes", b"\x01\x02\0\xff\x01\n", of(b"\0\xff", b"\n")),

@@ -26,7 +26,7 @@ pub(crate) const CASES: &[Case] = &[
         s.world.https.wait("the opening", |seen| seen.iter().any(|seen| seen.received == hello))?;
         s.refuses_socks(&to_address("93.184.216.35:443".parse()?), 2, "ip_literal_not_allowed")
     })
-    .policy("allow = [{ host = \"93.184.216.34\", expect = \"any\" }]"),
+    .policy("allow = [{ network = \"93.184.216.34\", expect = \"any\" }]"),
     case("SOCKS-03", |s| {
         for name in [&b"evil.test\0.example.org"[..], b"example.com\0", b"\0", &[b'a'; 255], b""] {
             s.refuses_socks(&to_name(name, 443), 2, "host_invalid")?;
@@ -77,7 +77,8 @@ impl Stage {
         let hello = Hello::to(name).record();
         let mut tunnel = self.opens_socks(asked)?;
         tunnel.send(&hello)?;
-        self.world.https.wait("the opening", |seen| seen.iter().any(|seen| seen.received == hello))
+        self.world.https.wait("the opening", |seen| seen.iter().any(|seen| seen.received == hello))?;
+        Ok(())
     }
 
     /// A logged-in client is refused with `want`: nothing is reached or looked up, the connection closes, the record says why.

@@ -13,13 +13,17 @@ use exeat_tests::client::tool;
 use exeat_tests::content::{GIT_HOST, NODE_REGISTRY, PACKAGE, PYTHON_INDEX, REPOSITORY, REPOSITORY_TEXT};
 use exeat_tests::{harness, scenarios};
 
-use through::{PLAIN, REFUSED, Through};
+use through::{BY_ADDRESS, PLAIN, REFUSED, Through};
 
 fn main() -> ExitCode {
     harness::main(scenarios![
         curl_http,
         curl_https,
         curl_without_and_with_wrong_credentials,
+        curl_socks5_hostname,
+        curl_socks5,
+        curl_socks5_without_and_with_wrong_credentials,
+        git_clone_socks5,
         wget_http,
         wget_https,
         git_clone_https,
@@ -80,6 +84,83 @@ fn curl_without_and_with_wrong_credentials() -> Result<()> {
         "{done:?}"
     );
     ensure!(t.world.accepts() == 0 && t.world.dns.queries().is_empty());
+    t.end()
+}
+
+/// What curl returns when a SOCKS proxy refuses (`CURLE_PROXY`).
+const SOCKS_FAILED: i32 = 97;
+
+/// The proxy gets the name and resolves it, or does not.
+fn curl_socks5_hostname() -> Result<()> {
+    let mut t = Through::start()?;
+    let ca = t.world.ca_file();
+    let proxy = exeat_tests::namespace::PROXY;
+    let user = format!("{}:{}", exeat_tests::fixture::CLIENT, exeat_tests::fixture::PASSWORD);
+    for (scheme, port) in [("http", 80), ("https", 443)] {
+        let fetch = |t: &Through, host: &str| {
+            let options = ["-sS", "--cacert", &ca, "-U", &user, "--socks5-hostname", proxy];
+            t.client("curl").args(options).args([&format!("{scheme}://{host}/")]).run()
+        };
+        let done = fetch(&t, PLAIN)?;
+        ensure!(done.code == 0 && done.out == format!("hello from {PLAIN}\n"), "{done:?}");
+        t.passed(PLAIN, "decision")?;
+        let done = fetch(&t, REFUSED)?;
+        let said = format!("Can't complete SOCKS5 connection to {REFUSED}. (2)");
+        ensure!(done.code == SOCKS_FAILED && done.err.contains(&said), "{done:?}");
+        t.refused_over_socks("host_not_allowed", &format!("{REFUSED}:{port}"))?;
+        ensure!(!t.world.dns.names().contains(&REFUSED.to_owned()), "{:?}", t.world.dns.names());
+    }
+    t.end()
+}
+
+/// The client resolves the name and asks for its address, which is refused unless it is listed as such.
+fn curl_socks5() -> Result<()> {
+    let mut t = Through::start()?;
+    let proxy = exeat_tests::namespace::PROXY;
+    let user = format!("{}:{}", exeat_tests::fixture::CLIENT, exeat_tests::fixture::PASSWORD);
+    let fetch = |t: &Through, host: &str| {
+        let options = ["-sS", "-4", "-U", &user, "--socks5", proxy];
+        t.client("curl").args(options).args([&format!("http://{host}/")]).run()
+    };
+    let done = fetch(&t, BY_ADDRESS)?;
+    ensure!(done.code == 0 && done.out == format!("hello from {BY_ADDRESS}\n"), "{done:?}");
+    t.passed_by_address()?;
+    let done = fetch(&t, PLAIN)?;
+    ensure!(done.code == SOCKS_FAILED && done.err.contains("(2)"), "{done:?}");
+    t.refused_over_socks("ip_literal_not_allowed", "93.184.216.34:80")?;
+    t.end()
+}
+
+fn curl_socks5_without_and_with_wrong_credentials() -> Result<()> {
+    let mut t = Through::start()?;
+    let options = ["-sS", "--socks5-hostname", exeat_tests::namespace::PROXY];
+    let url = format!("http://{PLAIN}/");
+    let done = t.client("curl").args(options).args([&url]).run()?;
+    ensure!(done.code == SOCKS_FAILED, "{done:?}");
+    t.refused_over_socks("auth_required", "")?;
+    let done = t.client("curl").args(options).args(["-U", "app:wrong", &url]).run()?;
+    ensure!(done.code == SOCKS_FAILED, "{done:?}");
+    t.refused_over_socks("auth_invalid", "")?;
+    ensure!(t.world.accepts() == 0 && t.world.dns.queries().is_empty());
+    t.end()
+}
+
+fn git_clone_socks5() -> Result<()> {
+    let mut t = Through::start()?;
+    let clone = |t: &Through, host: &str, into: &str| {
+        t.socks_client("git", "socks5h")
+            .env("GIT_SSL_CAINFO", t.world.ca_file())
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .args(["clone", "--quiet", &format!("https://{host}{REPOSITORY}"), into])
+            .run()
+    };
+    let done = clone(&t, GIT_HOST, "cloned")?;
+    ensure!(done.code == 0, "{done:?}");
+    t.passed(GIT_HOST, "decision")?;
+    let done = clone(&t, REFUSED, "not-cloned")?;
+    ensure!(done.code == 128 && !t.world.directory().join("not-cloned").exists(), "{done:?}");
+    t.refused_over_socks("host_not_allowed", &format!("{REFUSED}:443"))?;
     t.end()
 }
 

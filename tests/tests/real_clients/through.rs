@@ -18,6 +18,11 @@ pub(crate) const PLAIN: &str = "example.com";
 /// A host that resolves and would answer, and that the policy does not allow.
 pub(crate) const REFUSED: &str = "elsewhere.example.net";
 
+/// A host that is allowed by its address alone.
+pub(crate) const BY_ADDRESS: &str = "by-address.example.net";
+/// The address.
+const LISTED: &str = "93.184.216.98";
+
 /// The world, and the product in it.
 pub(crate) struct Through {
     pub(crate) world: World,
@@ -36,7 +41,11 @@ impl Through {
         let content = Content::make(directory.path())?;
         let world = World::serving(Arc::new(move |request| content.answer(request)))?;
         world.dns.set(REFUSED, Entry::addresses(&["93.184.216.99"]));
-        let allow = format!("allow = [\"{PLAIN}\", \"{PYTHON_INDEX}\", \"{NODE_REGISTRY}\", \"{GIT_HOST}\"]");
+        world.dns.set(BY_ADDRESS, Entry::addresses(&[LISTED]));
+        // Whoever asks for an address still says a name inside, which cannot be compared with anything.
+        let listed = format!("{{ network = \"{LISTED}\", expect = \"any\" }}");
+        let names = [PLAIN, PYTHON_INDEX, NODE_REGISTRY, GIT_HOST].map(|name| format!("\"{name}\""));
+        let allow = format!("allow = [{}, {listed}]", names.join(", "));
         let config = configuration(&allow, "");
         let exeat = Exeat::serve(world.directory(), &config, PROXY)?;
         Ok(Self { world, exeat, _content: directory, accepts: 0, denials: 0 })
@@ -46,6 +55,37 @@ impl Through {
     pub(crate) fn client(&self, program: impl AsRef<OsStr>) -> Client {
         let proxy = format!("http://{CLIENT}:{PASSWORD}@{PROXY}");
         Client::new(program, self.world.directory()).through(&proxy)
+    }
+
+    /// The same over SOCKS5, with names that the proxy resolves (`socks5h`) or the client does (`socks5`).
+    pub(crate) fn socks_client(&self, program: impl AsRef<OsStr>, scheme: &str) -> Client {
+        let proxy = format!("{scheme}://{CLIENT}:{PASSWORD}@{PROXY}");
+        Client::new(program, self.world.directory()).through(&proxy)
+    }
+
+    /// The client asked for an address over SOCKS5 that is allowed as such, and reached it.
+    pub(crate) fn passed_by_address(&mut self) -> Result<()> {
+        let (_, record) = self.exeat.audit_record("the address", |(_, r)| {
+            r["event"] == "decision" && r["verdict"] == "allow" && r["method"] == "SOCKS5"
+        })?;
+        ensure!(record["address"].as_str().is_some_and(|a| a.starts_with(LISTED)), "{record}");
+        ensure!(record["name"].is_null() && record["principal"]["name"] == CLIENT, "{record}");
+        let accepts = self.world.accepts();
+        ensure!(accepts > self.accepts, "no origin was reached");
+        self.accepts = accepts;
+        Ok(())
+    }
+
+    /// The client was refused over SOCKS5 for `reason`: no origin was reached, and the refusal is recorded.
+    pub(crate) fn refused_over_socks(&mut self, reason: &str, target: &str) -> Result<()> {
+        let before = self.denials;
+        let (place, record) = self.exeat.audit_record("the refusal", |(place, r)| {
+            *place >= before && r["method"] == "SOCKS5" && r["verdict"] == "deny"
+        })?;
+        ensure!(record["reason"] == reason && record["target"] == target, "{record}");
+        ensure!(self.world.accepts() == self.accepts, "reached {:?}", self.world.reached());
+        self.denials = place + 1;
+        Ok(())
     }
 
     /// The client reached `host`, over connections that the product made and recorded, and asked the name server nothing itself.
