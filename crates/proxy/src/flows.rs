@@ -11,6 +11,10 @@ use tokio::sync::watch;
 
 use crate::limits::Limits;
 
+mod view;
+
+pub use view::{FlowFilter, FlowId, FlowKind, FlowView};
+
 /// The live connections and tunnels of one proxy.
 #[derive(Debug)]
 pub(crate) struct Flows {
