@@ -57,6 +57,10 @@ async fn serve(source: Source, mut loaded: Loaded, audit: AuditLog) -> anyhow::R
         snapshot: snapshot(loaded),
     })
     .context("cannot set up the proxy")?;
+    if let Some(directory) = &settings.state {
+        let quarantined = proxy.keep_state(directory).context("cannot take over the state")?;
+        tracing::info!(quarantined, "state taken over");
+    }
     for listener in listeners {
         let proxy = proxy.clone();
         tokio::spawn(async move { proxy.serve(listener).await });
@@ -149,6 +153,7 @@ impl Reloader {
             ("limits", old.limits != new.limits),
             ("resolver", old.resolver != new.resolver),
             ("audit", old.audit != new.audit),
+            ("state", old.state != new.state),
         ];
         for (section, _) in fixed.into_iter().filter(|(_, changed)| *changed) {
             tracing::warn!(section, "changed, but takes effect after a restart only");

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     basic::Credentials,
-    clients::{Client, Clients},
+    clients::{Client, Clients, Password},
     password::{Match, SecretError},
     principal::Principal,
 };
@@ -43,7 +43,8 @@ pub struct Authenticator {
     /// Keys the tags under which outcomes are remembered; random, one block of SHA-256, and never leaves
     /// the process.
     key: Zeroizing<[u8; 64]>,
-    right: Cache<Tag, ()>,
+    /// By its position, which of the client's passwords it was.
+    right: Cache<Tag, usize>,
     wrong: Cache<Tag, ()>,
     /// A place in the queue: taken while waiting and while being checked.
     queue: Arc<Semaphore>,
@@ -63,10 +64,20 @@ pub(crate) enum Checked {
     Busy,
 }
 
+/// Which of a client's passwords matched.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Found {
+    /// The one at this position.
+    At(usize),
+    No,
+    /// There was no memory to tell.
+    Unknown,
+}
+
 /// Why a check leaves nothing to remember as wrong.
 #[derive(Clone, Copy, Debug)]
 enum Unremembered {
-    Right,
+    Right(usize),
     Busy,
 }
 
@@ -117,61 +128,64 @@ impl Authenticator {
                 None => return Checked::Wrong,
             },
         };
-        let matches = if client.hashes.iter().any(|hash| hash.is_slow()) {
+        let found = if client.passwords.iter().any(Password::is_slow) {
             self.check_slow(client, user, credentials).await
         } else {
-            match_any(client, credentials.password())
+            find(client, credentials.password())
         };
-        match (matches, user) {
-            (Match::Yes, User::Known) => Checked::Right(Arc::clone(&client.principal)),
-            (Match::Yes, User::Unknown) | (Match::No, User::Known | User::Unknown) => Checked::Wrong,
-            (Match::Unknown, User::Known | User::Unknown) => Checked::Busy,
+        match (found, user) {
+            (Found::At(position), User::Known) => client
+                .passwords
+                .get(position)
+                .map_or(Checked::Wrong, |password| Checked::Right(Arc::clone(&password.principal))),
+            (Found::At(_), User::Unknown) | (Found::No, User::Known | User::Unknown) => Checked::Wrong,
+            (Found::Unknown, User::Known | User::Unknown) => Checked::Busy,
         }
     }
 
     /// Checks against hashes of which one is slow: from memory, or once for all who ask the same at a time.
-    async fn check_slow(&self, client: &Arc<Client>, user: User, credentials: &Credentials) -> Match {
+    async fn check_slow(&self, client: &Arc<Client>, user: User, credentials: &Credentials) -> Found {
         let tag = self.tag(client, user, credentials);
-        if self.right.get(&tag).await.is_some() {
-            return Match::Yes;
+        if let Some(position) = self.right.get(&tag).await {
+            return Found::At(position);
         }
         let check = async {
             match self.hash_in_queue(Arc::clone(client), credentials.password()).await {
-                Match::No => Ok(()),
-                Match::Unknown => Err(Unremembered::Busy),
-                Match::Yes => {
-                    self.right.insert(tag, ()).await;
-                    Err(Unremembered::Right)
+                Found::No => Ok(()),
+                Found::Unknown => Err(Unremembered::Busy),
+                Found::At(position) => {
+                    self.right.insert(tag, position).await;
+                    Err(Unremembered::Right(position))
                 }
             }
         };
         match self.wrong.try_get_with(tag, check).await {
-            Ok(()) => Match::No,
+            Ok(()) => Found::No,
             Err(outcome) => match *outcome {
-                Unremembered::Right => Match::Yes,
-                Unremembered::Busy => Match::Unknown,
+                Unremembered::Right(position) => Found::At(position),
+                Unremembered::Busy => Found::Unknown,
             },
         }
     }
 
     /// Waits for a worker, at most [`WAITING_MAX`] at a time, and runs every hash. The places go along to the thread, so
     /// that they stay taken until the work is done, whether anyone still waits for it or not.
-    async fn hash_in_queue(&self, client: Arc<Client>, password: &[u8]) -> Match {
+    async fn hash_in_queue(&self, client: Arc<Client>, password: &[u8]) -> Found {
         let Ok(place) = Arc::clone(&self.queue).try_acquire_owned() else {
-            return Match::Unknown;
+            return Found::Unknown;
         };
         let Ok(worker) = Arc::clone(&self.workers).acquire_owned().await else {
-            return Match::Unknown;
+            return Found::Unknown;
         };
-        let slow = client.hashes.iter().filter(|hash| hash.is_slow()).count();
+        let slow = client.passwords.iter().filter(|password| password.is_slow()).count();
         self.slow_checks.fetch_add(u64::try_from(slow).unwrap_or(u64::MAX), Ordering::Relaxed);
         let password = Zeroizing::new(password.to_vec());
         let work = tokio::task::spawn_blocking(move || {
-            let matches = match_any(&client, &password);
+            let found = find(&client, &password);
             drop((worker, place));
-            matches
+            found
         });
-        work.await.unwrap_or(Match::Unknown)
+        work.await.unwrap_or(Found::Unknown)
     }
 
     fn tag(&self, client: &Client, user: User, credentials: &Credentials) -> Tag {
@@ -207,16 +221,17 @@ impl fmt::Debug for Authenticator {
 }
 
 /// Compares with every hash, even after a match, so that the time does not tell which one it was.
-fn match_any(client: &Client, password: &[u8]) -> Match {
-    let mut matches = Match::No;
-    for hash in &client.hashes {
-        matches = match (matches, hash.verify(password)) {
-            (Match::Yes, _) | (_, Match::Yes) => Match::Yes,
-            (Match::Unknown, _) | (_, Match::Unknown) => Match::Unknown,
-            (Match::No, Match::No) => Match::No,
+fn find(client: &Client, password: &[u8]) -> Found {
+    let mut found = Found::No;
+    for (position, live) in client.passwords.iter().enumerate() {
+        found = match (found, live.hash.verify(password)) {
+            (Found::At(first), Match::Yes | Match::No | Match::Unknown) => Found::At(first),
+            (Found::No | Found::Unknown, Match::Yes) => Found::At(position),
+            (Found::Unknown, Match::No | Match::Unknown) | (Found::No, Match::Unknown) => Found::Unknown,
+            (Found::No, Match::No) => Found::No,
         };
     }
-    matches
+    found
 }
 
 #[cfg(test)]

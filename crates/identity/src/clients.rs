@@ -15,13 +15,30 @@ pub struct Clients {
     all: Vec<Arc<Client>>,
 }
 
-/// One client and the hashes of its live passwords.
+/// One client and its live passwords.
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) principal: Arc<Principal>,
-    pub(crate) hashes: Vec<PasswordHash>,
+    pub(crate) passwords: Vec<Password>,
     /// Changes when any of the hashes does, so that nothing cached outlives a changed configuration.
     pub(crate) revision: [u8; 32],
+}
+
+/// One live password of a client.
+#[derive(Debug)]
+pub(crate) struct Password {
+    pub(crate) hash: PasswordHash,
+    /// Tells this hash from every other one.
+    digest: [u8; 32],
+    /// The client's principal, an allocation for each password: by its address, [`Clients::again`] tells which
+    /// password proved it.
+    pub(crate) principal: Arc<Principal>,
+}
+
+impl Password {
+    pub(crate) fn is_slow(&self) -> bool {
+        self.hash.is_slow()
+    }
 }
 
 impl Clients {
@@ -38,7 +55,14 @@ impl Clients {
         if self.by_name.contains_key(name) {
             return false;
         }
-        let client = Arc::new(Client { principal, revision: revision(&hashes), hashes });
+        let revision = digest(&hashes);
+        let password = |hash: PasswordHash| Password {
+            digest: digest([&hash]),
+            principal: Arc::new(Principal::clone(&principal)),
+            hash,
+        };
+        let passwords = hashes.into_iter().map(password).collect();
+        let client = Arc::new(Client { principal, passwords, revision });
         self.by_name.insert(name.into(), Arc::clone(&client));
         self.all.push(client);
         true
@@ -47,6 +71,16 @@ impl Clients {
     /// Returns the principal of the client with this name.
     pub fn principal(&self, name: &str) -> Option<Arc<Principal>> {
         self.get(name).map(|client| Arc::clone(&client.principal))
+    }
+
+    /// Returns the principal whom a client of `before` is here: of the same name, if the password that proved
+    /// `principal` there is live here too. `None` if the client is gone or the password is, and for a principal that
+    /// no password proved. A password is the same if its hash is: hashed anew, it is another one.
+    pub fn again(&self, principal: &Arc<Principal>, before: &Self) -> Option<Arc<Principal>> {
+        let is_it = |password: &&Password| Arc::ptr_eq(&password.principal, principal);
+        let old = before.get(&principal.name)?.passwords.iter().find(is_it)?;
+        let mut passwords = self.get(&principal.name)?.passwords.iter();
+        passwords.find(|new| new.digest == old.digest).map(|new| Arc::clone(&new.principal))
     }
 
     /// Returns the number of clients.
@@ -72,7 +106,7 @@ impl Clients {
     }
 }
 
-fn revision(hashes: &[PasswordHash]) -> [u8; 32] {
+fn digest<'a>(hashes: impl IntoIterator<Item = &'a PasswordHash>) -> [u8; 32] {
     let mut digest = Sha256::new();
     for hash in hashes {
         hash.digest_into(&mut digest);

@@ -1,65 +1,48 @@
 //! The bodies of a forwarded request and its response: streamed, counted, never held, and with an end that is known.
 
 use std::{
+    future::Future,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use exeat_policy::Reason;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::{report::Report, trail::Ending};
-
-/// Bytes of the two bodies that have moved.
-#[derive(Debug, Default)]
-pub(crate) struct Moved {
-    up: AtomicU64,
-    down: AtomicU64,
-}
-
-impl Moved {
-    /// Bytes that went upstream.
-    pub(crate) fn up(&self) -> u64 {
-        self.up.load(Ordering::Relaxed)
-    }
-
-    fn add_down(&self, bytes: usize) {
-        self.down.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// Returns the ending of a request for which this much has moved.
-    pub(crate) fn ending(&self, end: &'static str) -> Ending {
-        Ending { bytes_up: self.up(), bytes_down: self.down.load(Ordering::Relaxed), end }
-    }
-}
+use crate::{
+    limits::Limits,
+    meter::{Meter, Side},
+    pace::Pace,
+    report::Report,
+};
 
 /// A request body on its way upstream. Trailers are dropped: `TE` and `Trailer` are not passed on either.
 pub(crate) struct UpBody {
     inner: Option<Incoming>,
-    moved: Arc<Moved>,
+    meter: Arc<Meter>,
+    pace: Pace,
 }
 
 impl UpBody {
     /// Wraps the client's body.
-    pub(crate) fn new(inner: Incoming, moved: Arc<Moved>) -> Self {
-        Self { inner: Some(inner), moved }
+    pub(crate) fn new(inner: Incoming, meter: Arc<Meter>, limits: &Limits) -> Self {
+        Self { inner: Some(inner), meter, pace: Pace::new(limits) }
     }
 
     /// What has moved of it, to look at while it moves.
-    pub(crate) fn moved(&self) -> Arc<Moved> {
-        Arc::clone(&self.moved)
+    pub(crate) fn meter(&self) -> Arc<Meter> {
+        Arc::clone(&self.meter)
     }
 
     /// The body of a request that has none.
-    pub(crate) fn empty(moved: Arc<Moved>) -> Self {
-        Self { inner: None, moved }
+    pub(crate) fn empty(meter: Arc<Meter>) -> Self {
+        Self { inner: None, meter, pace: Pace::none() }
     }
 }
 
@@ -73,9 +56,20 @@ impl Body for UpBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        let polled = ready!(poll_data(inner, cx));
+        let Poll::Ready(polled) = poll_data(inner, cx) else {
+            if this.pace.poll_too_slow(cx).is_ready() {
+                this.meter.stop(Reason::IdleTimeout);
+            }
+            return Poll::Pending;
+        };
         if let Some(Ok(data)) = &polled {
-            this.moved.up.fetch_add(data.len() as u64, Ordering::Relaxed);
+            this.pace.moved(data.len());
+            if this.meter.room(Side::Upstream, data.len()) < data.len() {
+                this.meter.stop(Reason::MaxBytes);
+                // Whoever waits for the exchange hears of it and drops this.
+                return Poll::Pending;
+            }
+            this.meter.took(Side::Upstream, data.len());
         }
         Poll::Ready(polled.map(|data| data.map(Frame::data)))
     }
@@ -121,6 +115,29 @@ pub(crate) enum BodyError {
     /// The upstream sent nothing for this long.
     #[error("the upstream sent nothing for {0:?}")]
     Idle(Duration),
+    /// The flow had to end.
+    #[error("the response was cut: {0}")]
+    Cut(Reason),
+}
+
+/// The response that a connection is streaming. Its body notices by itself that it has to end, but only when it is
+/// asked for more; what waits for a client that takes nothing has to look here.
+#[derive(Debug, Default)]
+pub(crate) struct Streaming(ArcSwapOption<Meter>);
+
+impl Streaming {
+    pub(crate) fn begins(&self, meter: &Arc<Meter>) {
+        self.0.store(Some(Arc::clone(meter)));
+    }
+
+    pub(crate) fn ends(&self) {
+        self.0.store(None);
+    }
+
+    /// Whether the response had to end before its end.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.0.load().as_ref().is_some_and(|meter| meter.reason().is_some())
+    }
 }
 
 /// A response body, with the record that is made when it ends.
@@ -129,20 +146,31 @@ pub(crate) struct Streamed {
     idle_timeout: Duration,
     silence: Option<Pin<Box<Sleep>>>,
     is_silent: bool,
+    /// Until the flow must end.
+    ended: Pin<Box<dyn Future<Output = Reason> + Send>>,
     report: Report,
 }
 
 impl Streamed {
     /// Wraps the upstream's body.
     pub(crate) fn new(inner: Incoming, idle_timeout: Duration, report: Report) -> Self {
-        Self { inner, idle_timeout, silence: None, is_silent: false, report }
+        let meter = Arc::clone(&report.meter);
+        let ended = Box::pin(async move { meter.ended().await });
+        Self { inner, idle_timeout, silence: None, is_silent: false, ended, report }
     }
 
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if let Poll::Ready(reason) = self.ended.as_mut().poll(cx) {
+            return self.cut(reason);
+        }
         match poll_data(&mut self.inner, cx) {
             Poll::Ready(Some(Ok(data))) => {
                 self.is_silent = false;
-                self.report.moved.add_down(data.len());
+                if self.report.meter.room(Side::Client, data.len()) < data.len() {
+                    self.report.meter.stop(Reason::MaxBytes);
+                    return self.cut(Reason::MaxBytes);
+                }
+                self.report.meter.took(Side::Client, data.len());
                 Poll::Ready(Some(Ok(data)))
             }
             Poll::Ready(Some(Err(error))) => {
@@ -159,6 +187,11 @@ impl Streamed {
                 Poll::Ready(Some(Err(BodyError::Idle(self.idle_timeout))))
             }
         }
+    }
+
+    fn cut(&mut self, reason: Reason) -> Poll<Option<Result<Bytes, BodyError>>> {
+        self.report.end = Some(reason.token());
+        Poll::Ready(Some(Err(BodyError::Cut(reason))))
     }
 
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {

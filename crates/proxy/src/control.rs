@@ -1,28 +1,30 @@
 //! What an operator may do to a running proxy besides giving it a new policy: look at its flows, cut them, and keep
 //! principals from reaching anything.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{Arc, MutexGuard, PoisonError},
+};
 
 use exeat_policy::Reason;
 
 use crate::{
     flows::{FlowFilter, FlowView},
     listen::Proxy,
-    quarantine::StateError,
+    quarantine::{self, Kept, StateError},
     selector::Selector,
 };
 
 impl Proxy {
-    /// Returns every live flow, the oldest first. Takes no lock for longer than it takes to copy a part of the table.
+    /// Returns every live flow, the oldest first. Holds no flow up for longer than it takes to copy it.
     #[must_use]
     pub fn flows(&self) -> Vec<FlowView> {
-        Vec::new()
+        self.shared.flows.views()
     }
 
     /// Ends the flows that `which` means, within a second, with `reason`. Returns how many they are.
     pub fn cut(&self, which: &FlowFilter, reason: Reason) -> usize {
-        let _ = (which, reason);
-        0
+        self.shared.flows.cut_some(which, reason)
     }
 
     /// Keeps the quarantine in `directory` from now on, and takes over what is kept there. Returns how many selectors
@@ -31,18 +33,27 @@ impl Proxy {
     /// # Errors
     /// If the file exists and cannot be read, or is not one that [`Self::quarantine`] wrote.
     pub fn keep_state(&self, directory: &Path) -> Result<usize, StateError> {
-        let _ = directory;
-        Ok(0)
+        let mut kept = self.kept();
+        let found = kept.open(directory)?;
+        let count = found.len();
+        let now = self.shared.set_quarantine(Arc::new(found));
+        self.shared.flows.end_quarantined(&now);
+        Ok(count)
     }
 
     /// Refuses everything to the principals that `selector` means, from now on, and ends their flows within a second,
     /// all with `policy_changed`. Returns how many flows those are. Waits for the disk if there is a state directory.
     ///
     /// # Errors
-    /// If the state could not be written: the quarantine holds all the same, until a restart.
+    /// [`StateError::TooMany`] if nothing was done. [`StateError::Write`] if the state could not be written: the
+    /// quarantine holds all the same, until a restart.
     pub fn quarantine(&self, selector: Selector) -> Result<usize, StateError> {
-        let _ = selector;
-        Ok(0)
+        let kept = self.kept();
+        let more = quarantine::with(&self.shared.current().quarantine, selector)?;
+        let now = self.shared.set_quarantine(Arc::new(more));
+        let ended = self.shared.flows.end_quarantined(&now);
+        kept.write(&now.quarantine)?;
+        Ok(ended)
     }
 
     /// Ends a quarantine. Returns whether there was one. Waits for the disk if there is a state directory.
@@ -50,13 +61,24 @@ impl Proxy {
     /// # Errors
     /// If the state could not be written: then the quarantine still holds.
     pub fn release(&self, selector: &Selector) -> Result<bool, StateError> {
-        let _ = selector;
-        Ok(false)
+        let kept = self.kept();
+        let mut fewer = (*self.shared.current().quarantine).clone();
+        if !fewer.remove(selector) {
+            return Ok(false);
+        }
+        kept.write(&fewer)?;
+        self.shared.set_quarantine(Arc::new(fewer));
+        Ok(true)
     }
 
     /// Returns what is in quarantine, in order.
     #[must_use]
     pub fn quarantined(&self) -> Vec<Selector> {
-        Vec::new()
+        self.shared.current().quarantine.iter().cloned().collect()
+    }
+
+    /// Nobody else changes what decides while this is held.
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,55 +1,51 @@
-//! What is alive: connections and tunnels, counted, and how all of it comes to an end.
+//! What is alive: connections and flows. How many there may be, which they are, whether each is still allowed, and how
+//! all of it comes to an end.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
-
-use exeat_policy::Reason;
-use tokio::sync::watch;
-
-use crate::limits::Limits;
-
+mod budget;
+mod flow;
+mod spoken;
+mod table;
 mod view;
+
+use std::{net::IpAddr, sync::Arc};
+
+use exeat_identity::Principal;
+use exeat_model::Authority;
+use exeat_policy::{Denial, EgressRequest, Permit, Reason, Verdict, decide, permit};
+use tokio::sync::watch;
 
 pub use view::{FlowFilter, FlowId, FlowKind, FlowView};
 
-/// The live connections and tunnels of one proxy.
+pub(crate) use {
+    budget::{ConnectionSlot, TunnelSlot},
+    flow::{Beginning, Flow, Live, Standing},
+    spoken::Spoken,
+};
+
+use crate::{limits::Limits, shared::Current};
+
+/// The live connections and flows of one proxy.
 #[derive(Debug)]
 pub(crate) struct Flows {
-    counts: Mutex<Counts>,
-    connections: watch::Sender<usize>,
+    budget: Arc<budget::Budget>,
+    table: table::Table,
     draining: watch::Sender<bool>,
     stop: watch::Sender<Option<Reason>>,
 }
 
-#[derive(Debug, Default)]
-struct Counts {
-    by_source: HashMap<IpAddr, usize>,
-    by_principal: HashMap<Arc<str>, usize>,
-}
-
-/// A connection's place in the budget; given back when dropped.
-#[derive(Debug)]
-pub(crate) struct ConnectionSlot {
-    flows: Arc<Flows>,
-    source: IpAddr,
-}
-
-/// A tunnel's place in its principal's budget; given back when dropped.
-#[derive(Debug)]
-pub(crate) struct TunnelSlot {
-    flows: Arc<Flows>,
-    principal: Arc<str>,
+/// What came of deciding on every flow again.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Swept {
+    pub(crate) kept: usize,
+    pub(crate) ended: usize,
 }
 
 impl Flows {
     /// Returns a proxy's flows, none alive.
     pub(crate) fn new() -> Self {
         Self {
-            counts: Mutex::default(),
-            connections: watch::Sender::new(0),
+            budget: Arc::default(),
+            table: table::Table::default(),
             draining: watch::Sender::new(false),
             stop: watch::Sender::new(None),
         }
@@ -59,36 +55,76 @@ impl Flows {
     ///
     /// # Errors
     /// `connection_limit` if the proxy holds as many as it may, `rate_limited` if the source does.
-    pub(crate) fn admit(self: &Arc<Self>, source: IpAddr, limits: &Limits) -> Result<ConnectionSlot, Reason> {
-        let mut counts = self.counts();
-        if *self.connections.borrow() >= limits.connections {
-            return Err(Reason::ConnectionLimit);
-        }
-        let from_source = counts.by_source.entry(source).or_default();
-        if *from_source >= limits.connections_per_source {
-            return Err(Reason::RateLimited);
-        }
-        *from_source += 1;
-        self.connections.send_modify(|count| *count += 1);
-        Ok(ConnectionSlot { flows: Arc::clone(self), source })
+    pub(crate) fn admit(&self, source: IpAddr, limits: &Limits) -> Result<ConnectionSlot, Reason> {
+        self.budget.admit(source, limits)
     }
 
     /// Counts a tunnel of `principal`.
     ///
     /// # Errors
     /// `connection_limit` if the principal holds as many as it may.
-    pub(crate) fn open(
+    pub(crate) fn open(&self, principal: &Arc<str>, limits: &Limits) -> Result<TunnelSlot, Reason> {
+        self.budget.open(principal, limits)
+    }
+
+    /// Takes a flow into the table. `newest` gives what decides now: if that is newer than what allowed the flow, it
+    /// is decided on again. Whoever replaces it does so before a sweep, so no flow falls between the two.
+    pub(crate) fn begin(
         self: &Arc<Self>,
-        principal: &Arc<str>,
-        limits: &Limits,
-    ) -> Result<TunnelSlot, Reason> {
-        let mut counts = self.counts();
-        let open = counts.by_principal.entry(Arc::clone(principal)).or_default();
-        if *open >= limits.tunnels_per_client {
-            return Err(Reason::ConnectionLimit);
+        beginning: Beginning,
+        newest: impl FnOnce() -> Arc<Current>,
+    ) -> Live {
+        let flow = Arc::new(Flow::new(self.table.next_id(), beginning));
+        self.table.insert(&flow);
+        if let Some(reason) = *self.stop.borrow() {
+            flow.meter().stop(reason);
         }
-        *open += 1;
-        Ok(TunnelSlot { flows: Arc::clone(self), principal: Arc::clone(principal) })
+        decide_on(&flow, &newest());
+        Live { flows: Arc::clone(self), flow }
+    }
+
+    /// Decides on every flow by `now`, and ends those that it does not allow. Takes a few microseconds for each flow;
+    /// not for a thread that others wait for.
+    pub(crate) fn sweep(&self, now: &Arc<Current>) -> Swept {
+        let mut swept = Swept::default();
+        self.table.each(|flow| match decide_on(flow, now) {
+            true => swept.kept += 1,
+            false => swept.ended += 1,
+        });
+        swept
+    }
+
+    /// Ends the flows that `now` does not allow because their principal is in quarantine. Returns how many they are.
+    pub(crate) fn end_quarantined(&self, now: &Arc<Current>) -> usize {
+        let mut ended = 0;
+        self.table.each(|flow| {
+            let mut standing = flow.standing();
+            if standing.denial.is_none() && now.is_quarantined(&standing.principal) {
+                standing.current = Arc::clone(now);
+                flow.end(&mut standing, Denial::of(Reason::PolicyChanged));
+                ended += 1;
+            }
+        });
+        ended
+    }
+
+    /// Ends the flows that `which` means. Returns how many they are.
+    pub(crate) fn cut_some(&self, which: &FlowFilter, reason: Reason) -> usize {
+        let mut cut = 0;
+        self.table.each(|flow| {
+            if flow.is_meant(which) && flow.meter().stop(reason) {
+                cut += 1;
+            }
+        });
+        cut
+    }
+
+    /// Returns how every flow looks from outside, the oldest first.
+    pub(crate) fn views(&self) -> Vec<FlowView> {
+        let mut views = Vec::new();
+        self.table.each(|flow| views.push(flow.view()));
+        views.sort_unstable_by_key(|view| view.id);
+        views
     }
 
     /// Whether a drain has begun, to wait on.
@@ -103,7 +139,7 @@ impl Flows {
 
     /// The number of live connections, to wait on.
     pub(crate) fn connections(&self) -> watch::Receiver<usize> {
-        self.connections.subscribe()
+        self.budget.connections()
     }
 
     /// Begins the drain: no new work, what is under way goes on.
@@ -114,68 +150,53 @@ impl Flows {
     /// Ends what is left.
     pub(crate) fn cut(&self, reason: Reason) {
         self.stop.send_replace(Some(reason));
-    }
-
-    /// The counts stay right even if a thread panicked while it held them: each change is one step.
-    fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cut_some(&FlowFilter::default(), reason);
     }
 }
 
-impl Drop for ConnectionSlot {
-    fn drop(&mut self) {
-        let mut counts = self.flows.counts();
-        release(&mut counts.by_source, &self.source);
-        self.flows.connections.send_modify(|count| *count = count.saturating_sub(1));
-    }
-}
-
-impl Drop for TunnelSlot {
-    fn drop(&mut self) {
-        release(&mut self.flows.counts().by_principal, &self.principal);
-    }
-}
-
-/// Counts one down. A key without a count is removed: sources come and go without end.
-fn release<K: Eq + std::hash::Hash>(counts: &mut HashMap<K, usize>, key: &K) {
-    if let Some(count) = counts.get_mut(key) {
-        *count = count.saturating_sub(1);
-        if *count == 0 {
-            counts.remove(key);
+/// Holds a flow against `now`, unless it has been held against that or something newer. Returns whether it may go on.
+fn decide_on(flow: &Flow, now: &Arc<Current>) -> bool {
+    let mut standing = flow.standing();
+    if standing.denial.is_none() && standing.current.epoch < now.epoch {
+        let decided = decide_again(&standing, flow.target(), now);
+        // What allowed it before is let go, too: an old snapshot ends with the sweep.
+        standing.current = Arc::clone(now);
+        match decided {
+            Ok((principal, permit)) => {
+                standing.principal = principal;
+                standing.permit = permit;
+            }
+            Err(denial) => flow.end(&mut standing, denial),
         }
     }
+    standing.denial.is_none()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMITS: fn() -> Limits =
-        || Limits { connections: 3, connections_per_source: 2, tunnels_per_client: 1, ..Limits::default() };
-
-    #[test]
-    fn one_source_cannot_take_every_slot() {
-        let flows = Arc::new(Flows::new());
-        let (one, other): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-        let first = flows.admit(one, &LIMITS()).unwrap();
-        let _second = flows.admit(one, &LIMITS()).unwrap();
-        assert_eq!(flows.admit(one, &LIMITS()).unwrap_err(), Reason::RateLimited);
-        let _third = flows.admit(other, &LIMITS()).unwrap();
-        assert_eq!(flows.admit(other, &LIMITS()).unwrap_err(), Reason::ConnectionLimit);
-        drop(first);
-        let _fourth = flows.admit(one, &LIMITS()).unwrap();
-        assert_eq!(*flows.connections().borrow(), 3);
+/// Decides on an open flow as on a new request: the same principal, if its credentials are still good, the same target,
+/// and what is known by now of addresses and opening.
+///
+/// # Errors
+/// What a new request would be refused for; `policy_changed` if nobody would get as far as asking.
+fn decide_again(
+    standing: &Standing,
+    target: &Authority,
+    now: &Current,
+) -> Result<(Arc<Principal>, Permit), Denial> {
+    let changed = Denial::of(Reason::PolicyChanged);
+    let before = &standing.current.snapshot;
+    let principal = now.snapshot.again(&standing.principal, before).ok_or(changed)?;
+    if now.is_quarantined(&principal) {
+        return Err(changed);
     }
-
-    #[test]
-    fn counts_of_nobody_are_forgotten() {
-        let flows = Arc::new(Flows::new());
-        drop(flows.admit([10, 0, 0, 1].into(), &LIMITS()).unwrap());
-        let tunnel = flows.open(&Arc::from("a"), &LIMITS()).unwrap();
-        assert_eq!(flows.open(&Arc::from("a"), &LIMITS()).unwrap_err(), Reason::ConnectionLimit);
-        assert!(flows.open(&Arc::from("b"), &LIMITS()).is_ok());
-        drop(tunnel);
-        let counts = flows.counts();
-        assert!(counts.by_source.is_empty() && counts.by_principal.is_empty());
+    let policy = &now.snapshot.policy;
+    let request = EgressRequest { bound: &principal.bound, target };
+    let allowed = match decide(policy, &request) {
+        Verdict::Allow(allowed) => allowed,
+        Verdict::Deny(denial) => return Err(denial),
+    };
+    let permit = permit(policy, &request, &allowed, &standing.addresses())?;
+    if !standing.opens(&permit, target) {
+        return Err(Denial { reason: Reason::PolicyChanged, rule: Some(permit.rule()) });
     }
+    Ok((principal, permit))
 }

@@ -16,9 +16,11 @@ use hyper::{
 };
 
 use crate::{
-    body::{DownBody, Moved, Streamed, UpBody},
+    body::{DownBody, Streamed, Streaming, UpBody},
+    flows::{FlowKind, Live, Spoken},
     headers,
     listen::Client,
+    meter::Meter,
     pool::Key,
     report::Report,
     respond::{After, Refusal},
@@ -34,7 +36,9 @@ pub(crate) async fn answer(
     shared: &Arc<Shared>,
     client: Client,
     request: Request<Incoming>,
+    streaming: &Streaming,
 ) -> Response<DownBody> {
+    streaming.ends();
     // Where a chunked body ends only hyper knows, so the guard cannot find the head after it: no further request.
     let is_last = request.headers().contains_key(header::TRANSFER_ENCODING);
     let has_body = !request.body().is_end_stream();
@@ -47,6 +51,7 @@ pub(crate) async fn answer(
     match exchanged {
         Ok(response) => {
             report.trail.status = Some(response.status().as_u16());
+            streaming.begins(&report.meter);
             let idle_timeout = shared.limits.idle_timeout;
             let mut response =
                 response.map(|body| DownBody::Upstream(Box::new(Streamed::new(body, idle_timeout, report))));
@@ -88,12 +93,18 @@ async fn exchange(
     forward: &Forward,
     request: Request<Incoming>,
 ) -> Result<Response<Incoming>, Refusal> {
-    let trail = &mut report.trail;
+    let Report { trail, meter, flow, .. } = report;
     let (admitted, permit) = allow(shared, trail, forward, request.headers()).await?;
-    let outgoing = Outgoing::new(shared, forward, request, &report.moved)
+    let outgoing = Outgoing::new(shared, forward, request, meter)
         .ok_or_else(|| serve::refuse(trail, Reason::RequestMalformed, Some(&forward.authority)))?;
-    let response = send(shared, trail, &admitted.principal, &permit, &forward.authority, outgoing).await?;
-    Ok(fit_for_client(shared, response))
+    let flow = flow.insert(admitted.begin(shared, trail, &permit, FlowKind::Request, meter));
+    // The request that goes upstream is for this authority, whatever the client's Host was.
+    flow.note_spoken(Spoken::Http(forward.authority.host.clone()));
+    let sending = send(shared, trail, flow, &admitted.principal, &permit, &forward.authority, outgoing);
+    match meter.unless_ended(sending).await {
+        Ok(sent) => sent.map(|response| fit_for_client(shared, response)),
+        Err(reason) => Err(ended(trail, flow, reason, &forward.authority)),
+    }
 }
 
 async fn allow(
@@ -124,7 +135,7 @@ async fn allow(
 struct Outgoing {
     request: Request<UpBody>,
     /// The same once more, if it may be sent twice (RFC 9110 §9.2.2) and has no body.
-    again: Option<(request::Parts, Arc<Moved>)>,
+    again: Option<(request::Parts, Arc<Meter>)>,
 }
 
 impl Outgoing {
@@ -133,7 +144,7 @@ impl Outgoing {
         shared: &Shared,
         forward: &Forward,
         request: Request<Incoming>,
-        moved: &Arc<Moved>,
+        meter: &Arc<Meter>,
     ) -> Option<Self> {
         let (mut parts, body) = request.into_parts();
         let is_chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
@@ -146,11 +157,11 @@ impl Outgoing {
         parts.version = Version::HTTP_11;
         parts.extensions = http::Extensions::new();
         let is_repeatable = body.is_end_stream() && is_idempotent(&parts.method);
-        let again = is_repeatable.then(|| (parts.clone(), Arc::clone(moved)));
+        let again = is_repeatable.then(|| (parts.clone(), Arc::clone(meter)));
         let body = if body.is_end_stream() {
-            UpBody::empty(Arc::clone(moved))
+            UpBody::empty(Arc::clone(meter))
         } else {
-            UpBody::new(body, Arc::clone(moved))
+            UpBody::new(body, Arc::clone(meter), &shared.limits)
         };
         Some(Self { request: Request::from_parts(parts, body), again })
     }
@@ -165,6 +176,7 @@ fn is_idempotent(method: &Method) -> bool {
 async fn send(
     shared: &Arc<Shared>,
     trail: &mut Trail,
+    flow: &Live,
     principal: &Principal,
     permit: &Permit,
     authority: &Authority,
@@ -177,24 +189,35 @@ async fn send(
     });
     if let Some((key, upstream)) = idle {
         trail.address = Some(key.address());
+        flow.note_dialled(key.address());
         match upstream::exchange(shared, key, upstream, request).await {
             Ok(response) => return Ok(response),
             Err(Lost { request: Some(unsent), .. }) => request = unsent,
             Err(Lost { request: None, failure }) => match again {
-                Some((parts, moved)) if failure == Failure::Closed => {
-                    request = Request::from_parts(parts, UpBody::empty(moved));
+                Some((parts, meter)) if failure == Failure::Closed => {
+                    request = Request::from_parts(parts, UpBody::empty(meter));
                 }
                 Some(_) | None => return Err(failed(trail, failure, authority)),
             },
         }
     }
-    let dialled = serve::connect(shared, trail, authority, permit).await?;
+    let dialled = serve::connect(shared, trail, authority, permit, flow).await?;
     let key = Key::new(principal, dialled.addr, authority);
     let sent = match upstream::open(shared, dialled.stream).await {
         Ok(upstream) => upstream::exchange(shared, key, upstream, request).await.map_err(|lost| lost.failure),
         Err(failure) => Err(failure),
     };
     sent.map_err(|failure| failed(trail, failure, authority))
+}
+
+/// Returns the refusal of a request that had to end before its response began.
+fn ended(trail: &mut Trail, flow: &Live, reason: Reason, authority: &Authority) -> Refusal {
+    let refusal = serve::ended(trail, flow, reason, authority);
+    if reason == Reason::IdleTimeout {
+        // Waiting for the upstream has a limit of its own, so it was the client that was slow (RFC 9110 §15.5.9).
+        return Refusal { status: 408, ..refusal };
+    }
+    refusal
 }
 
 /// Returns the refusal for an upstream that did not answer as it should.

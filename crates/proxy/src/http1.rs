@@ -15,6 +15,7 @@ use crate::{
     head::{HeadReader, Next},
     linger,
     listen::Client,
+    relay::reset,
     respond::{After, Refusal},
     session,
     shared::Shared,
@@ -47,6 +48,9 @@ pub(crate) async fn serve(
                 target::Target::Forward(_) => {
                     let ended = session::run(shared, client, stream, reader, head.framing, bytes).await;
                     (stream, reader) = (ended.stream, ended.reader);
+                    if ended.is_cut {
+                        return reset(stream);
+                    }
                     match ended.next {
                         Some(found) => next = found,
                         None if ended.has_unread => return linger::close(stream, &shared.limits).await,

@@ -41,6 +41,13 @@ pub(crate) fn judge(
     }
 }
 
+/// The host of the request at the beginning of `bytes`, if they begin with a complete head.
+pub(crate) fn host(bytes: &[u8], asked: &Authority, limits: &Limits) -> Option<Host> {
+    let length = Scan::default().advance(bytes, limits).ok()??;
+    let (host, _) = authorities(bytes.get(..length)?, asked, limits).ok()?;
+    Some(host.host)
+}
+
 /// A first line that is not a request line of HTTP/1 means another protocol; everything after it is bad HTTP.
 fn scan_reason(error: &HeadError, bytes: &[u8]) -> Reason {
     match error {

@@ -29,6 +29,18 @@ pub struct Limits {
     pub opening_bytes: usize,
     /// A tunnel or a body without a byte in either direction for this long has ended.
     pub idle_timeout: Duration,
+    /// A tunnel, or a forwarded request with its response, that is older has ended. None by default: pushes and
+    /// terminals last for days.
+    pub flow_age: Option<Duration>,
+    /// Bytes that one tunnel or forwarded request may send upstream. None by default: it is a matter of policy.
+    pub flow_bytes_up: Option<u64>,
+    /// Bytes that one tunnel or forwarded request may bring back. None by default, likewise.
+    pub flow_bytes_down: Option<u64>,
+    /// Bytes a second that a client must send of a request body, on average over the time that it was waited for; 0
+    /// asks for none. A modem of 1990 sends 1 000.
+    pub upload_rate: usize,
+    /// How long a request body is waited for, in all, before its rate counts. Pauses of a person or a slow disk fit.
+    pub upload_grace: Duration,
     /// From the last byte of a forwarded request to its response head. Long polls need more than a minute.
     pub response_head_timeout: Duration,
     /// Bytes of one response head.
@@ -66,6 +78,11 @@ impl Default for Limits {
             opening_timeout: Duration::from_secs(10),
             opening_bytes: 64 * 1024,
             idle_timeout: Duration::from_secs(300),
+            flow_age: None,
+            flow_bytes_up: None,
+            flow_bytes_down: None,
+            upload_rate: 500,
+            upload_grace: Duration::from_secs(30),
             response_head_timeout: Duration::from_secs(120),
             response_head_bytes: 64 * 1024,
             informational_max: 16,

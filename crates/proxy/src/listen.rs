@@ -40,7 +40,7 @@ pub struct Client {
 /// A forward proxy. Clones are the same proxy.
 #[derive(Clone)]
 pub struct Proxy {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     refusals: Arc<Semaphore>,
 }
 
@@ -56,9 +56,21 @@ impl Proxy {
         })
     }
 
-    /// Decides new requests by `snapshot` from now on.
+    /// Decides new requests by `snapshot` from now on, and every open flow again: those that it does not allow end
+    /// within a second with `policy_changed`, the others go on under its rules and do not notice.
+    ///
+    /// Returns at once when called on a runtime, whose blocking threads then do the second part; otherwise does it
+    /// itself. Revisions must grow from one snapshot to the next.
     pub fn replace(&self, snapshot: Snapshot) {
-        self.shared.replace(snapshot);
+        let now = self.shared.replace(snapshot);
+        let shared = Arc::clone(&self.shared);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                // Not waited for: what it does shows in the flows.
+                drop(runtime.spawn_blocking(move || shared.sweep(&now)));
+            }
+            Err(_) => shared.sweep(&now),
+        }
     }
 
     /// The name of this instance in `Via` and `Proxy-Status`.

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
 
 use crate::client_hello::{Hello, client_hello};
+use crate::flows::Spoken;
 use crate::guard::Scan;
 use crate::http_opening;
 use crate::limits::Limits;
@@ -101,6 +102,21 @@ pub(crate) async fn read_opening(
             Ok(Err(error)) => return Opening::ClientGone(Some(error)),
             Ok(Ok(_)) => {}
         }
+    }
+}
+
+/// What `bytes`, which [`read_opening`] agreed to under `rule`, spoke for.
+pub(crate) fn spoken(bytes: &[u8], rule: &OpeningRule, asked: &Authority, limits: &Limits) -> Spoken {
+    match rule.expect() {
+        Expect::Any => Spoken::Unknown,
+        Expect::Tls => match client_hello(bytes) {
+            Hello::NoServerName => Spoken::Tls(None),
+            Hello::ServerName(name) | Hello::Encrypted { outer: name } => Spoken::Tls(Some(name)),
+            Hello::Incomplete | Hello::NotTls | Hello::InvalidServerName | Hello::Malformed => {
+                Spoken::Unknown
+            }
+        },
+        Expect::Http => http_opening::host(bytes, asked, limits).map_or(Spoken::Unknown, Spoken::Http),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Copies bytes between two connections until both directions have ended, or something ends them.
 
+use std::future::pending;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -8,28 +9,10 @@ use exeat_policy::Reason;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::chunk::read_chunk;
-
-/// One of the two ends of a relayed connection.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Side {
-    /// Who asked.
-    Client,
-    /// Who was dialled.
-    Upstream,
-}
-
-impl Side {
-    const fn other(self) -> Self {
-        match self {
-            Self::Client => Self::Upstream,
-            Self::Upstream => Self::Client,
-        }
-    }
-}
+use crate::meter::{Meter, Side};
 
 /// Why a relay ended.
 #[derive(Debug)]
@@ -43,7 +26,7 @@ pub(crate) enum End {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The proxy ended it: no bytes for too long, or the signal to stop. Both sides were reset.
+    /// The proxy ended it: no bytes for too long, or the meter says so. Both sides were reset.
     Cut(Reason),
 }
 
@@ -60,22 +43,12 @@ impl End {
     }
 }
 
-/// What a relay did.
-#[derive(Debug)]
-pub(crate) struct RelayEnd {
-    /// Bytes that upstream's socket took from the client, the early ones included.
-    pub(crate) bytes_up: u64,
-    /// Bytes that the client's socket took from upstream.
-    pub(crate) bytes_down: u64,
-    /// Why it ended.
-    pub(crate) why: End,
-}
-
 /// Relays between `client` and `upstream` until both directions end, sending `early`, what the client has already
 /// said, first.
 ///
 /// - An end of stream on one side is passed on as such; the other direction goes on.
-/// - `stop` set to a reason cuts both sides at once; so does dropping its sender, as [`Reason::Draining`].
+/// - `meter` counts what each side's socket took, the early bytes included. When it says that the flow must end,
+///   both sides are cut at once.
 /// - `idle_timeout` without a byte delivered in either direction cuts both sides. Keepalive is not a byte.
 /// - A side that does not read holds the other back: at most one chunk of 64 KiB per direction is in the relay.
 pub(crate) async fn relay(
@@ -83,9 +56,9 @@ pub(crate) async fn relay(
     mut upstream: TcpStream,
     early: &[u8],
     idle_timeout: Duration,
-    mut stop: watch::Receiver<Option<Reason>>,
-) -> RelayEnd {
-    let traffic = Traffic::start();
+    meter: &Meter,
+) -> End {
+    let traffic = Traffic::start(meter);
     let why = {
         let (from_client, to_client) = client.split();
         let (from_upstream, to_upstream) = upstream.split();
@@ -93,7 +66,7 @@ pub(crate) async fn relay(
         let down = Lane { traffic: &traffic, sender: Side::Upstream, from: from_upstream, to: to_client };
         tokio::select! {
             biased;
-            reason = stopped(&mut stop) => End::Cut(reason),
+            reason = meter.ended() => End::Cut(reason),
             end = both(up, early, down) => end,
             () = traffic.idle(idle_timeout) => End::Cut(Reason::IdleTimeout),
         }
@@ -105,18 +78,11 @@ pub(crate) async fn relay(
             reset(upstream);
         }
     }
-    RelayEnd { bytes_up: traffic.upstream.taken(), bytes_down: traffic.client.taken(), why }
-}
-
-/// Waits until the flow has to end.
-async fn stopped(stop: &mut watch::Receiver<Option<Reason>>) -> Reason {
-    let set = stop.wait_for(Option::is_some).await;
-    // A sender that is gone can no longer cut the flow, so the flow goes with it.
-    set.ok().and_then(|reason| *reason).unwrap_or(Reason::Draining)
+    why
 }
 
 /// Closes a connection so that the other side sees that it is broken: a reset instead of an end of stream.
-fn reset(stream: TcpStream) {
+pub(crate) fn reset(stream: TcpStream) {
     if let Err(error) = stream.set_zero_linger() {
         tracing::debug!(%error, "connection could not be set to reset");
     }
@@ -148,7 +114,7 @@ struct SenderBroke {
 
 /// One direction.
 struct Lane<'a> {
-    traffic: &'a Traffic,
+    traffic: &'a Traffic<'a>,
     sender: Side,
     from: ReadHalf<'a>,
     to: WriteHalf<'a>,
@@ -175,14 +141,19 @@ impl Lane<'_> {
     }
 
     async fn deliver(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        let receiver = self.traffic.of(self.sender.other());
+        let receiver = self.sender.other();
         while !bytes.is_empty() {
-            let written = self.to.write(bytes).await?;
+            let room = self.traffic.meter.room(receiver, bytes.len());
+            if room == 0 {
+                // The meter has stopped the flow, and whoever runs this lane drops it.
+                return pending().await;
+            }
+            let written = self.to.write(bytes.get(..room).unwrap_or_default()).await?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             bytes = bytes.get(written..).unwrap_or_default();
-            receiver.took(written);
+            self.traffic.meter.took(receiver, written);
             self.traffic.moved();
         }
         Ok(())
@@ -191,7 +162,7 @@ impl Lane<'_> {
     /// Passes the end of the stream on.
     async fn finish(mut self) -> LaneEnd {
         // After a failed write the kernel reports the end of a broken stream as an ordinary one.
-        if self.traffic.of(self.sender).is_broken() {
+        if self.traffic.broken(self.sender).load(Relaxed) {
             return LaneEnd::Finished;
         }
         match self.to.shutdown().await {
@@ -201,34 +172,37 @@ impl Lane<'_> {
     }
 
     fn receiver_broke(&self, error: io::Error) -> LaneEnd {
-        self.traffic.of(self.sender.other()).broke();
+        self.traffic.broken(self.sender.other()).store(true, Relaxed);
         LaneEnd::ReceiverBroke(error)
     }
 }
 
 /// What both directions have done so far. Atomics because the relay may move between threads; no order is needed.
-struct Traffic {
-    client: Received,
-    upstream: Received,
+struct Traffic<'a> {
+    meter: &'a Meter,
+    /// Whether the client's connection, and upstream's, takes no more.
+    client_broken: AtomicBool,
+    upstream_broken: AtomicBool,
     started: Instant,
     /// When the last byte was delivered, in milliseconds after the start.
     moved_ms: AtomicU64,
 }
 
-impl Traffic {
-    fn start() -> Self {
+impl<'a> Traffic<'a> {
+    fn start(meter: &'a Meter) -> Self {
         Self {
-            client: Received::default(),
-            upstream: Received::default(),
+            meter,
+            client_broken: AtomicBool::new(false),
+            upstream_broken: AtomicBool::new(false),
             started: Instant::now(),
             moved_ms: AtomicU64::new(0),
         }
     }
 
-    const fn of(&self, side: Side) -> &Received {
+    const fn broken(&self, side: Side) -> &AtomicBool {
         match side {
-            Side::Client => &self.client,
-            Side::Upstream => &self.upstream,
+            Side::Client => &self.client_broken,
+            Side::Upstream => &self.upstream_broken,
         }
     }
 
@@ -246,31 +220,6 @@ impl Traffic {
             }
             sleep_until(deadline).await;
         }
-    }
-}
-
-/// What one side's socket took.
-#[derive(Default)]
-struct Received {
-    bytes: AtomicU64,
-    broken: AtomicBool,
-}
-
-impl Received {
-    fn took(&self, bytes: usize) {
-        self.bytes.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Relaxed);
-    }
-
-    fn taken(&self) -> u64 {
-        self.bytes.load(Relaxed)
-    }
-
-    fn broke(&self) {
-        self.broken.store(true, Relaxed);
-    }
-
-    fn is_broken(&self) -> bool {
-        self.broken.load(Relaxed)
     }
 }
 

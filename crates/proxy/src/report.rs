@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use exeat_audit::Event;
 
-use crate::{body::Moved, respond::Refusal, shared::Shared, trail::Trail};
+use crate::{flows::Live, meter::Meter, respond::Refusal, shared::Shared, trail::Trail};
 
 /// Makes the record of a forwarded request when it is dropped: after the response, or where the request was given up.
 pub(crate) struct Report {
     shared: Arc<Shared>,
     /// What is known of the request.
     pub(crate) trail: Trail,
-    /// What has moved of its bodies.
-    pub(crate) moved: Arc<Moved>,
+    /// What has moved of its bodies, and whether it must end.
+    pub(crate) meter: Arc<Meter>,
+    /// Its place in the table of flows, once it is allowed.
+    pub(crate) flow: Option<Live>,
     /// Why it ended, once that is known.
     pub(crate) end: Option<&'static str>,
 }
@@ -20,7 +22,8 @@ pub(crate) struct Report {
 impl Report {
     /// Returns the report of a request that begins.
     pub(crate) fn new(shared: Arc<Shared>, trail: Trail) -> Self {
-        Self { shared, trail, moved: Arc::default(), end: None }
+        let meter = Arc::new(Meter::new(&shared.limits));
+        Self { shared, trail, meter, flow: None, end: None }
     }
 
     /// Notes the refusal that the client is sent.
@@ -29,15 +32,20 @@ impl Report {
         self.end = Some(refusal.reason.token());
     }
 
-    /// Whoever drops an exchange without a reason is the client that left, or the end of the proxy.
+    /// Whoever drops an exchange without a reason is what ended the flow, the end of the proxy, or the client that
+    /// left.
     fn given_up(&self) -> &'static str {
-        self.shared.flows.stop().borrow().map_or("client_reset", exeat_policy::Reason::token)
+        let reason = self.meter.reason().or_else(|| *self.shared.flows.stop().borrow());
+        reason.map_or("client_reset", exeat_policy::Reason::token)
     }
 }
 
 impl Drop for Report {
     fn drop(&mut self) {
-        let ending = self.moved.ending(self.end.unwrap_or_else(|| self.given_up()));
+        let ending = self.meter.ending(self.end.unwrap_or_else(|| self.given_up()));
+        if let Some(flow) = &self.flow {
+            self.trail.note_flow(flow);
+        }
         // The request has ended whether or not that can be recorded.
         let _ = self.shared.record(self.trail.record(Event::Request, Some(ending)));
     }

@@ -10,16 +10,18 @@ use exeat_policy::{Allowed, Denial, EgressRequest, Permit, Reason, Verdict, deci
 
 use crate::{
     dial::{Dialled, dial},
+    flows::{Beginning, FlowKind, Live},
     headers::names_instance,
+    meter::Meter,
     respond::Refusal,
-    shared::{Shared, Snapshot},
+    shared::{Current, Shared, Snapshot},
     trail::Trail,
 };
 
 /// A request that the policy allows by its name, port or literal address. No address of a name is known yet.
 pub(crate) struct Admitted {
-    /// The snapshot that decided and that must give the permit.
-    snapshot: Arc<Snapshot>,
+    /// What decided, and what must give the permit.
+    current: Arc<Current>,
     /// Who asked.
     pub(crate) principal: Arc<Principal>,
     target: Authority,
@@ -53,18 +55,22 @@ pub(crate) async fn admit(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> R
     if names_instance(ask.via.iter().copied(), &shared.instance) {
         return Err(refuse(trail, Reason::LoopDetected, Some(ask.target)));
     }
-    let (snapshot, principal) = authenticate(shared, trail, ask.credentials).await?;
+    let (current, principal) = authenticate(shared, trail, ask.credentials).await?;
+    let snapshot = &current.snapshot;
     let request = EgressRequest { bound: &principal.bound, target: ask.target };
+    if current.is_quarantined(&principal) {
+        return Err(deny(snapshot, trail, &request, Denial::of(Reason::PolicyChanged), &[]));
+    }
     match decide(&snapshot.policy, &request) {
         Verdict::Allow(allowed) => {
             trail.note_allow(&snapshot.policy, allowed.rules().first().copied(), None);
-            Ok(Admitted { target: ask.target.clone(), principal, allowed, snapshot })
+            Ok(Admitted { target: ask.target.clone(), principal, allowed, current })
         }
-        Verdict::Deny(denial) => Err(deny(&snapshot, trail, &request, denial, &[])),
+        Verdict::Deny(denial) => Err(deny(snapshot, trail, &request, denial, &[])),
     }
 }
 
-/// Returns who asks, and the snapshot that knows them.
+/// Returns who asks, and what decides on their request.
 ///
 /// # Errors
 /// The refusal, which `trail` has noted too.
@@ -72,8 +78,9 @@ pub(crate) async fn authenticate(
     shared: &Shared,
     trail: &mut Trail,
     credentials: Credentials<'_>,
-) -> Result<(Arc<Snapshot>, Arc<Principal>), Refusal> {
-    let snapshot = shared.snapshot();
+) -> Result<(Arc<Current>, Arc<Principal>), Refusal> {
+    let current = shared.current();
+    let snapshot = &current.snapshot;
     let (authenticator, clients) = (&shared.authenticator, &snapshot.clients);
     let found = match credentials {
         Credentials::Fields(values) => {
@@ -85,7 +92,7 @@ pub(crate) async fn authenticate(
     };
     let principal = found.map_err(|error| refuse(trail, error.reason(), None))?;
     trail.note_principal(&principal, &snapshot.policy);
-    Ok((snapshot, principal))
+    Ok((current, principal))
 }
 
 impl Admitted {
@@ -102,7 +109,7 @@ impl Admitted {
             Host::Address(ip) => Arc::from([ip.get()]),
         };
         let request = EgressRequest { bound: &self.principal.bound, target: &self.target };
-        let policy = &self.snapshot.policy;
+        let policy = &self.current.snapshot.policy;
         match permit(policy, &request, &self.allowed, &addrs) {
             Ok(permit) => {
                 trail.note_allow(
@@ -112,14 +119,38 @@ impl Admitted {
                 );
                 Ok(permit)
             }
-            Err(denial) => Err(deny(&self.snapshot, trail, &request, denial, &addrs)),
+            Err(denial) => Err(deny(&self.current.snapshot, trail, &request, denial, &addrs)),
         }
     }
 
     /// Returns the refusal of an admitted request for a reason that its form gives.
     pub(crate) fn refuse(&self, trail: &mut Trail, reason: Reason) -> Refusal {
         let request = EgressRequest { bound: &self.principal.bound, target: &self.target };
-        deny(&self.snapshot, trail, &request, Denial::of(reason), &[])
+        deny(&self.current.snapshot, trail, &request, Denial::of(reason), &[])
+    }
+
+    /// Takes the permitted request into the table of flows, whose part it is from before anything is dialled until the
+    /// returned value is dropped: a change of policy in between ends it.
+    pub(crate) fn begin(
+        &self,
+        shared: &Shared,
+        trail: &Trail,
+        permit: &Permit,
+        kind: FlowKind,
+        meter: &Arc<Meter>,
+    ) -> Live {
+        let beginning = Beginning {
+            request_id: trail.request_id_shared(),
+            kind,
+            method: trail.method().into(),
+            target: self.target.clone(),
+            source: trail.source(),
+            meter: Arc::clone(meter),
+            current: Arc::clone(&self.current),
+            principal: Arc::clone(&self.principal),
+            permit: permit.clone(),
+        };
+        shared.flows.begin(beginning, || shared.current())
     }
 
     fn unresolved(&self, trail: &mut Trail, error: &ResolveError) -> Refusal {
@@ -137,7 +168,7 @@ impl Admitted {
     }
 }
 
-/// Opens the connection that `permit` allows.
+/// Opens the connection that `permit` allows to `flow`.
 ///
 /// # Errors
 /// The refusal, which `trail` has noted too.
@@ -146,13 +177,16 @@ pub(crate) async fn connect(
     trail: &mut Trail,
     target: &Authority,
     permit: &Permit,
+    flow: &Live,
 ) -> Result<Dialled, Refusal> {
-    match dial(permit, shared.limits.connect_timeout).await {
-        Ok(dialled) => {
+    match flow.meter().unless_ended(dial(permit, shared.limits.connect_timeout)).await {
+        Err(reason) => Err(ended(trail, flow, reason, target)),
+        Ok(Ok(dialled)) => {
             trail.address = Some(dialled.addr);
+            flow.note_dialled(dialled.addr);
             Ok(dialled)
         }
-        Err(error) => {
+        Ok(Err(error)) => {
             tracing::debug!(
                 request_id = trail.request_id(),
                 error = &error as &dyn std::error::Error,
@@ -168,6 +202,12 @@ pub(crate) async fn connect(
 pub(crate) fn refuse(trail: &mut Trail, reason: Reason, target: Option<&Authority>) -> Refusal {
     trail.note_reason(reason);
     Refusal { target: target.map(ToString::to_string), ..Refusal::new(reason) }
+}
+
+/// Returns the refusal of a request whose flow ended before there was an answer to it.
+pub(crate) fn ended(trail: &mut Trail, flow: &Live, reason: Reason, target: &Authority) -> Refusal {
+    trail.note_flow(flow);
+    refuse(trail, reason, Some(target))
 }
 
 /// Returns the refusal of a request that was allowed, but of which no record can be kept.

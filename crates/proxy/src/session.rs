@@ -28,6 +28,7 @@ use tokio::{
 };
 
 use crate::{
+    body::Streaming,
     forward,
     guard::Framing,
     head::{HeadReader, Next},
@@ -47,6 +48,8 @@ pub(crate) struct Ended {
     pub(crate) next: Option<Next>,
     /// The client may still be sending what nobody will read.
     pub(crate) has_unread: bool,
+    /// A response was cut off, and the client must not take what it got for the whole.
+    pub(crate) is_cut: bool,
 }
 
 /// Runs a session that begins with the checked head `bytes`.
@@ -58,11 +61,13 @@ pub(crate) async fn run(
     framing: Framing,
     bytes: Bytes,
 ) -> Ended {
-    let io = GuardedIo::new(stream, reader, framing, bytes, shared.limits.idle_timeout);
-    let service =
-        service_fn(
-            |request| async move { Ok::<_, Infallible>(forward::answer(shared, client, request).await) },
-        );
+    let streaming = Arc::new(Streaming::default());
+    let io =
+        GuardedIo::new(stream, reader, framing, bytes, shared.limits.idle_timeout, Arc::clone(&streaming));
+    let service = service_fn(|request| {
+        let streaming = &streaming;
+        async move { Ok::<_, Infallible>(forward::answer(shared, client, request, streaming).await) }
+    });
     let mut connection = Builder::new()
         // A client may end its side after its last request and still read the response (RFC 9112 §9.6).
         .half_close(true)
@@ -90,7 +95,13 @@ pub(crate) async fn run(
         }
     }
     let mut io = connection.into_parts().io;
-    Ended { has_unread: io.has_unread(), stream: io.stream, reader: io.reader, next: io.next }
+    Ended {
+        has_unread: io.has_unread(),
+        is_cut: streaming.is_cut(),
+        stream: io.stream,
+        reader: io.reader,
+        next: io.next,
+    }
 }
 
 /// The client's connection as hyper may see it.
@@ -103,6 +114,7 @@ struct GuardedIo {
     /// Runs while hyper waits for body bytes or for the client to take some.
     read_stall: Stall,
     write_stall: Stall,
+    streaming: Arc<Streaming>,
 }
 
 /// What hyper's next read gets.
@@ -126,6 +138,7 @@ impl GuardedIo {
         framing: Framing,
         head: Bytes,
         idle_timeout: Duration,
+        streaming: Arc<Streaming>,
     ) -> Self {
         Self {
             stream,
@@ -135,6 +148,7 @@ impl GuardedIo {
             idle_timeout,
             read_stall: Stall::default(),
             write_stall: Stall::default(),
+            streaming,
         }
     }
 
@@ -145,6 +159,18 @@ impl GuardedIo {
             State::Head(..) | State::Body(_) | State::Chunked => false,
         };
         !is_paused || !self.reader.buffered().is_empty()
+    }
+
+    /// Passes what came of a write on. A client that takes nothing would hold a response that has to end.
+    fn watch_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if polled.is_pending() && self.streaming.is_cut() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        self.write_stall.watch(cx, self.idle_timeout, polled)
     }
 
     /// Gives hyper at most `limit` bytes of a body, the buffered ones first. Zero is the end of the stream.
@@ -229,7 +255,7 @@ impl Write for GuardedIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let polled = Pin::new(&mut this.stream).poll_write(cx, bytes);
-        this.write_stall.watch(cx, this.idle_timeout, polled)
+        this.watch_write(cx, polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -243,7 +269,7 @@ impl Write for GuardedIo {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
-        this.write_stall.watch(cx, this.idle_timeout, polled)
+        this.watch_write(cx, polled)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

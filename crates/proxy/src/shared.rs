@@ -1,21 +1,26 @@
 //! What all connections of one proxy share, and the snapshot that they decide by.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
 use exeat_audit::{AuditLog, AuditUnavailable, Event, Record};
 use exeat_dns::Resolver;
-use exeat_identity::{Authenticator, Clients, Principal};
+use exeat_identity::{Authenticator, Clients, Principal, Proof};
 use exeat_policy::PolicySet;
 
 use crate::{
-    flows::Flows,
+    flows::{Flows, Swept},
     limits::Limits,
     pool::Pool,
+    quarantine::Kept,
     respond::{Refusal, Signature},
+    selector::Selector,
     trail::{Ending, Trail},
 };
 
@@ -30,6 +35,33 @@ pub struct Snapshot {
     pub anonymous: Option<Arc<Principal>>,
     /// Whether a refusal may tell the smallest entry that would allow the request.
     pub disclose: bool,
+}
+
+impl Snapshot {
+    /// Returns who a principal of the snapshot `before` is in this one; `None` if what proved it then proves nothing
+    /// now.
+    pub(crate) fn again(&self, principal: &Arc<Principal>, before: &Self) -> Option<Arc<Principal>> {
+        match principal.proof {
+            Proof::Password => self.clients.again(principal, &before.clients),
+            Proof::Anonymous => self.anonymous.clone(),
+        }
+    }
+}
+
+/// What decides now: a snapshot, and what an operator has put on top of it.
+#[derive(Debug)]
+pub(crate) struct Current {
+    /// Grows with every change of either.
+    pub(crate) epoch: u64,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) quarantine: Arc<BTreeSet<Selector>>,
+}
+
+impl Current {
+    /// Whether `principal` may reach nothing for now.
+    pub(crate) fn is_quarantined(&self, principal: &Principal) -> bool {
+        self.quarantine.iter().any(|selector| selector.selects(principal))
+    }
 }
 
 /// What a proxy is made of.
@@ -49,7 +81,9 @@ pub struct Parts {
 
 /// What all connections share.
 pub(crate) struct Shared {
-    snapshot: ArcSwap<Snapshot>,
+    current: ArcSwap<Current>,
+    /// Held while `current` is replaced, so that changes come one after the other; and where the quarantine is kept.
+    pub(crate) kept: Mutex<Kept>,
     pub(crate) authenticator: Authenticator,
     pub(crate) resolver: Resolver,
     audit: AuditLog,
@@ -66,8 +100,10 @@ impl Shared {
     /// # Errors
     /// If the system gives no random bytes.
     pub(crate) fn new(parts: Parts) -> Result<Self, getrandom::Error> {
+        let current = Current { epoch: 0, snapshot: Arc::new(parts.snapshot), quarantine: Arc::default() };
         Ok(Self {
-            snapshot: ArcSwap::from_pointee(parts.snapshot),
+            current: ArcSwap::from_pointee(current),
+            kept: Mutex::default(),
             authenticator: parts.authenticator,
             resolver: parts.resolver,
             audit: parts.audit,
@@ -79,13 +115,35 @@ impl Shared {
         })
     }
 
-    /// The snapshot that new requests are decided by.
-    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
-        self.snapshot.load_full()
+    /// What new requests are decided by.
+    pub(crate) fn current(&self) -> Arc<Current> {
+        self.current.load_full()
     }
 
-    pub(crate) fn replace(&self, snapshot: Snapshot) {
-        self.snapshot.store(Arc::new(snapshot));
+    /// Decides new requests by `snapshot` from now on. The open flows are for [`Self::sweep`].
+    pub(crate) fn replace(&self, snapshot: Snapshot) -> Arc<Current> {
+        let _one_at_a_time = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let quarantine = Arc::clone(&self.current.load().quarantine);
+        self.make_current(Arc::new(snapshot), quarantine)
+    }
+
+    /// Lets nobody in `quarantine` reach anything from now on. The caller holds `kept`.
+    pub(crate) fn set_quarantine(&self, quarantine: Arc<BTreeSet<Selector>>) -> Arc<Current> {
+        let snapshot = Arc::clone(&self.current.load().snapshot);
+        self.make_current(snapshot, quarantine)
+    }
+
+    fn make_current(&self, snapshot: Arc<Snapshot>, quarantine: Arc<BTreeSet<Selector>>) -> Arc<Current> {
+        let epoch = self.current.load().epoch + 1;
+        let current = Arc::new(Current { epoch, snapshot, quarantine });
+        self.current.store(Arc::clone(&current));
+        current
+    }
+
+    /// Decides on every open flow by `now`.
+    pub(crate) fn sweep(&self, now: &Arc<Current>) {
+        let Swept { kept, ended } = self.flows.sweep(now);
+        tracing::info!(revision = %now.snapshot.policy.revision(), kept, ended, "open flows decided on again");
     }
 
     /// Returns an id that no other request of this instance has.

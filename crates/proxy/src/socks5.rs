@@ -67,7 +67,7 @@ impl Session<'_> {
     /// Returns what the client asks for, and the login that it has proven, if it needed one.
     async fn negotiate(&mut self) -> Result<(Option<Login>, Request), Stop> {
         let greeting = self.read(SocksStep::Method, wire::greeting).await?;
-        let admits_anonymous = self.shared.snapshot().anonymous.is_some();
+        let admits_anonymous = self.shared.current().snapshot.anonymous.is_some();
         let Some(method) = greeting.choose(admits_anonymous) else {
             return Err(self.refuse(SocksStep::Method, Reason::AuthRequired));
         };

@@ -11,6 +11,8 @@ use exeat_identity::Principal;
 use exeat_model::{Authority, Host};
 use exeat_policy::{Mode, PolicySet, Reason, Revision, RuleId};
 
+use crate::flows::Flow;
+
 /// The facts of one request. Starts with what the client sent and fills up on the way.
 #[derive(Clone, Debug)]
 pub(crate) struct Trail {
@@ -80,6 +82,18 @@ impl Trail {
         &self.request_id
     }
 
+    pub(crate) fn request_id_shared(&self) -> Arc<str> {
+        Arc::clone(&self.request_id)
+    }
+
+    pub(crate) fn method(&self) -> &str {
+        self.method.as_str()
+    }
+
+    pub(crate) const fn source(&self) -> SocketAddr {
+        self.source
+    }
+
     /// Notes who asks and which snapshot decides.
     pub(crate) fn note_principal(&mut self, principal: &Arc<Principal>, policy: &PolicySet) {
         self.revision = Some(policy.revision());
@@ -115,6 +129,21 @@ impl Trail {
     pub(crate) fn note_taken_back(&mut self, reason: Reason) {
         self.verdict = Some(Outcome::Deny);
         self.reason = Some(reason);
+    }
+
+    /// Notes how the flow of this request stands: it may have been decided on again since it was allowed.
+    pub(crate) fn note_flow(&mut self, flow: &Flow) {
+        let standing = flow.standing();
+        let policy = &standing.current.snapshot.policy;
+        if standing.denial.is_none() && self.revision == Some(policy.revision()) {
+            return;
+        }
+        self.note_principal(&standing.principal, policy);
+        self.would_deny = standing.permit.would_deny().map(|denial| denial.reason);
+        self.note_rule(policy, standing.rule());
+        if standing.denial.is_some() {
+            self.note_taken_back(Reason::PolicyChanged);
+        }
     }
 
     fn note_rule(&mut self, policy: &PolicySet, rule: Option<RuleId>) {

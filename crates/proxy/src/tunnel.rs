@@ -14,18 +14,19 @@ use tokio::net::TcpStream;
 
 use crate::{
     dial::Dialled,
-    flows::TunnelSlot,
+    flows::{FlowKind, Live, TunnelSlot},
     guard::Head,
     head::HeadReader,
     linger,
     listen::Client,
+    meter::Meter,
     opening::{self, Opening, Speaks, read_opening, tls_alert},
-    relay::{End, relay},
+    relay::{End, relay, reset},
     respond::{After, Refusal, SocksStep},
     serve::{self, Ask, Credentials},
     shared::Shared,
     socks5_wire,
-    trail::{Ending, Target, Trail},
+    trail::{Target, Trail},
 };
 
 /// The answer to an allowed CONNECT: no Content-Length, no Transfer-Encoding (RFC 9110 §9.3.6).
@@ -45,6 +46,7 @@ struct Ready {
     permit: Permit,
     dialled: Dialled,
     slot: TunnelSlot,
+    flow: Live,
 }
 
 /// Answers the CONNECT of `head` and relays. Returns the connection if it can take another request: after a 407, so
@@ -85,7 +87,7 @@ pub(crate) async fn serve(
     if linger::say(&mut stream, &form.established(&ready.dialled), &shared.limits).await {
         open(shared, stream, early.split(), target, ready, trail).await;
     } else {
-        record_end(shared, &trail, Ending::nothing_moved("client_reset"));
+        record_end(shared, &mut trail, &ready.flow, "client_reset");
     }
     None
 }
@@ -119,8 +121,10 @@ async fn prepare(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> Result<Rea
         .open(&admitted.principal.name, &shared.limits)
         .map_err(|reason| serve::refuse(trail, reason, Some(target)))?;
     let permit = admitted.permit(shared, trail).await?;
-    let dialled = serve::connect(shared, trail, target, &permit).await?;
-    Ok(Ready { permit, dialled, slot })
+    let meter = Arc::new(Meter::new(&shared.limits));
+    let flow = admitted.begin(shared, trail, &permit, FlowKind::Tunnel, &meter);
+    let dialled = serve::connect(shared, trail, target, &permit, &flow).await?;
+    Ok(Ready { permit, dialled, slot, flow })
 }
 
 /// Records the decision before the client learns of it.
@@ -131,6 +135,11 @@ fn record_allow(
     ready: Ready,
     form: Form,
 ) -> Result<Ready, Refusal> {
+    // The newest word on it: it may have been decided on again since.
+    trail.note_flow(&ready.flow);
+    if let Some(reason) = ready.flow.meter().reason() {
+        return Err(serve::refuse(trail, reason, Some(target)));
+    }
     trail.status = form.status();
     match shared.record(trail.record(Event::Decision, None)) {
         Ok(()) => Ok(ready),
@@ -186,28 +195,36 @@ async fn open(
     ready: Ready,
     mut trail: Trail,
 ) {
+    let Ready { permit, dialled, slot, flow } = ready;
     let limits = &shared.limits;
-    let ending = match read_opening(&mut stream, early, ready.permit.opening(), target, limits).await {
-        Opening::Agreed(early) => {
-            let stop = shared.flows.stop();
-            let end = relay(stream, ready.dialled.stream, &early, limits.idle_timeout, stop).await;
-            if let End::Broken { side, source } = &end.why {
+    let meter = flow.meter();
+    let reading = read_opening(&mut stream, early, permit.opening(), target, limits);
+    let end = match meter.unless_ended(reading).await {
+        Ok(Opening::Agreed(early)) => {
+            flow.note_spoken(opening::spoken(&early, permit.opening(), target, limits));
+            let end = relay(stream, dialled.stream, &early, limits.idle_timeout, meter).await;
+            if let End::Broken { side, source } = &end {
                 tracing::debug!(request_id = trail.request_id(), ?side, error = %source, "a tunnel broke");
             }
-            Ending { bytes_up: end.bytes_up, bytes_down: end.bytes_down, end: end.why.token() }
+            end.token()
         }
-        Opening::Refused(refused) => {
+        Ok(Opening::Refused(refused)) => {
             // Nothing went upstream, and nothing will: that connection ends before the client is told.
-            drop(ready.dialled);
+            drop(dialled);
             trail.note_taken_back(refused.reason);
             say_refused(shared, stream, &trail, target, refused).await;
-            Ending::nothing_moved(refused.reason.token())
+            refused.reason.token()
         }
-        Opening::ClientGone(None) => Ending::nothing_moved("finished"),
-        Opening::ClientGone(Some(_)) => Ending::nothing_moved("client_reset"),
+        Ok(Opening::ClientGone(None)) => "finished",
+        Ok(Opening::ClientGone(Some(_))) => "client_reset",
+        Err(reason) => {
+            reset(stream);
+            reset(dialled.stream);
+            reason.token()
+        }
     };
-    drop(ready.slot);
-    record_end(shared, &trail, ending);
+    drop(slot);
+    record_end(shared, &mut trail, &flow, end);
 }
 
 /// Tells the client in the protocol that it began to speak why its tunnel ends.
@@ -230,6 +247,7 @@ async fn say_refused(
 }
 
 /// Records the end of a tunnel. It has ended whether or not that can be recorded.
-fn record_end(shared: &Shared, trail: &Trail, ending: Ending) {
-    let _ = shared.record(trail.record(Event::End, Some(ending)));
+fn record_end(shared: &Shared, trail: &mut Trail, flow: &Live, end: &'static str) {
+    trail.note_flow(flow);
+    let _ = shared.record(trail.record(Event::End, Some(flow.meter().ending(end))));
 }

@@ -17,6 +17,7 @@ use tokio::{net::TcpStream, sync::Notify, time::sleep};
 use crate::{
     body::UpBody,
     limits::Limits,
+    meter::Side,
     pool::{Key, Upstream},
     shared::Shared,
 };
@@ -91,8 +92,8 @@ async fn response_head(
     limits: &Limits,
 ) -> Result<Response<Incoming>, Lost> {
     let interim = Interim::watch(&mut request, limits.informational_max);
-    let moved = request.body().moved();
-    let mut sent_before = moved.up();
+    let meter = request.body().meter();
+    let mut sent_before = meter.taken(Side::Upstream);
     let mut response = std::pin::pin!(sender.try_send_request(request));
     loop {
         tokio::select! {
@@ -104,7 +105,7 @@ async fn response_head(
             }),
             () = sleep(limits.response_head_timeout) => {
                 // An upload that goes on is not silence.
-                let sent = moved.up();
+                let sent = meter.taken(Side::Upstream);
                 if sent == sent_before {
                     return Err(Lost { request: None, failure: Failure::Silent });
                 }

@@ -1,7 +1,7 @@
 //! The configuration file as a whole: syntax, sections, and what each of them says.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use exeat_dns::ResolverConfig;
@@ -33,6 +33,7 @@ pub(crate) struct Document {
     pub(crate) resolver: ResolverConfig,
     pub(crate) limits: Limits,
     pub(crate) audit: AuditSettings,
+    pub(crate) state: Option<PathBuf>,
     pub(crate) groups: Vec<Group>,
     pub(crate) policies: Vec<Policy>,
     pub(crate) ceilings: Vec<Policy>,
@@ -97,6 +98,7 @@ fn read_sections(root: &DeTable<'_>, broken: bool, cx: &mut Cx<'_, '_>) -> Docum
     let proxy = single(root, &keys::PROXY, cx);
     let resolver = single(root, &keys::RESOLVER, cx);
     let audit = single(root, &keys::AUDIT, cx);
+    let state = single(root, &keys::STATE, cx);
     let limits = single(root, &keys::LIMITS_SECTION, cx);
     let anonymous = proxy.as_ref().and_then(|fields| fields.get("anonymous"));
     Document {
@@ -105,6 +107,7 @@ fn read_sections(root: &DeTable<'_>, broken: bool, cx: &mut Cx<'_, '_>) -> Docum
         resolver: resolver.map(|fields| sections::read_resolver(&fields, cx.notes)).unwrap_or_default(),
         limits: limits.map(|fields| limits::read(&fields, cx.notes)).unwrap_or_default(),
         audit: audit.map(|fields| sections::read_audit(&fields, cx.base_dir, cx.notes)).unwrap_or_default(),
+        state: state.and_then(|fields| sections::read_state(&fields, cx.base_dir, cx.notes)),
         groups: each(root, &keys::GROUPS, cx, groups::read),
         policies: each(root, &keys::POLICY, cx, policies::read_policy),
         ceilings: each(root, &keys::CEILING, cx, policies::read_ceiling),

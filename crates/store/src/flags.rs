@@ -72,6 +72,7 @@ pub fn from_flags(flags: &Flags<'_>, options: &Options) -> Result<Loaded, Report
         resolver: exeat_dns::ResolverConfig::default(),
         limits: exeat_proxy::Limits::default(),
         audit: crate::AuditSettings::default(),
+        state: None,
         groups: Vec::new(),
         policies: vec![policy],
         ceilings: Vec::new(),

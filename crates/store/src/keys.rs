@@ -37,6 +37,9 @@ pub(crate) const LIMITS_SECTION: Section = Section { name: "limits", named: fals
 pub(crate) const AUDIT: Section =
     Section { name: "audit", named: false, keys: &["file", "stdout", "required"] };
 
+/// `[state]`.
+pub(crate) const STATE: Section = Section { name: "state", named: false, keys: &["directory"] };
+
 /// `[groups.NAME]`.
 pub(crate) const GROUPS: Section = Section {
     name: "groups",
@@ -63,8 +66,8 @@ pub(crate) const CLIENT: Section =
     Section { name: "client", named: true, keys: &["passwords", "policies", "labels"] };
 
 /// Every section, in the order of the documentation.
-pub(crate) const SECTIONS: [&Section; 8] =
-    [&PROXY, &RESOLVER, &LIMITS_SECTION, &AUDIT, &GROUPS, &POLICY, &CEILING, &CLIENT];
+pub(crate) const SECTIONS: [&Section; 9] =
+    [&PROXY, &RESOLVER, &LIMITS_SECTION, &AUDIT, &STATE, &GROUPS, &POLICY, &CEILING, &CLIENT];
 
 /// Keys of an entry written as a table.
 pub(crate) const ENTRY: &[&str] =
@@ -145,7 +148,7 @@ mod tests {
         for limit in &LIMITS {
             let object = &schema["properties"]["limits"]["properties"][limit.name];
             match &limit.kind {
-                LimitKind::Count(range, _) => {
+                LimitKind::Count(range, _) | LimitKind::OptionalCount(range, _) => {
                     let bounds = (object["minimum"].as_u64(), object["maximum"].as_u64());
                     assert_eq!(bounds, (Some(*range.start()), Some(*range.end())), "{}", limit.name);
                 }

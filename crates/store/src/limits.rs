@@ -19,6 +19,8 @@ pub(crate) struct LimitKey {
 pub(crate) enum LimitKind {
     /// A number of things or bytes.
     Count(RangeInclusive<u64>, fn(&mut Limits, usize)),
+    /// A number of bytes, without a limit unless it is set.
+    OptionalCount(RangeInclusive<u64>, fn(&mut Limits, u64)),
     /// A time.
     Time(RangeInclusive<Duration>, fn(&mut Limits, Duration)),
 }
@@ -32,6 +34,10 @@ const COUNT_OR_NONE: RangeInclusive<u64> = 0..=1_000_000;
 const BYTES: RangeInclusive<u64> = 512..=16 * 1024 * 1024;
 /// Header fields and interim responses.
 const FIELDS: RangeInclusive<u64> = 1..=10_000;
+/// Bytes that one flow may move: from a small answer to more than any line carries in a year.
+const FLOW_BYTES: RangeInclusive<u64> = 1024..=1 << 60;
+/// Bytes a second; 0 asks for none. Above a megabyte many honest lines would be too slow.
+const RATE: RangeInclusive<u64> = 0..=1024 * 1024;
 /// Time for one step, from what a local network needs to what no person waits for.
 const STEP: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 /// Time that something may live or idle.
@@ -49,8 +55,16 @@ const fn time(
     LimitKey { name, kind: LimitKind::Time(range, set) }
 }
 
+const fn optional_count(
+    name: &'static str,
+    range: RangeInclusive<u64>,
+    set: fn(&mut Limits, u64),
+) -> LimitKey {
+    LimitKey { name, kind: LimitKind::OptionalCount(range, set) }
+}
+
 /// Every limit, in the order of [`Limits`].
-pub(crate) const LIMITS: [LimitKey; 22] = [
+pub(crate) const LIMITS: [LimitKey; 27] = [
     count("connections", COUNT, |limits, value| limits.connections = value),
     count("connections_per_source", COUNT, |limits, value| limits.connections_per_source = value),
     count("tunnels_per_client", COUNT, |limits, value| limits.tunnels_per_client = value),
@@ -63,6 +77,11 @@ pub(crate) const LIMITS: [LimitKey; 22] = [
     time("opening_timeout", STEP, |limits, value| limits.opening_timeout = value),
     count("opening_bytes", BYTES, |limits, value| limits.opening_bytes = value),
     time("idle_timeout", LIFE, |limits, value| limits.idle_timeout = value),
+    time("flow_age", LIFE, |limits, value| limits.flow_age = Some(value)),
+    optional_count("flow_bytes_up", FLOW_BYTES, |limits, value| limits.flow_bytes_up = Some(value)),
+    optional_count("flow_bytes_down", FLOW_BYTES, |limits, value| limits.flow_bytes_down = Some(value)),
+    count("upload_rate", RATE, |limits, value| limits.upload_rate = value),
+    time("upload_grace", STEP, |limits, value| limits.upload_grace = value),
     time("response_head_timeout", LIFE, |limits, value| limits.response_head_timeout = value),
     count("response_head_bytes", BYTES, |limits, value| limits.response_head_bytes = value),
     count("informational_max", FIELDS, |limits, value| limits.informational_max = value),
@@ -84,6 +103,11 @@ pub(crate) fn read(fields: &Fields<'_, '_>, notes: &mut Notes) -> Limits {
                 if let Some(value) =
                     fields.integer(key.name, range, notes).and_then(|value| usize::try_from(value).ok())
                 {
+                    set(&mut limits, value);
+                }
+            }
+            LimitKind::OptionalCount(range, set) => {
+                if let Some(value) = fields.integer(key.name, range, notes) {
                     set(&mut limits, value);
                 }
             }
@@ -114,16 +138,17 @@ mod tests {
         for (index, key) in LIMITS.iter().enumerate() {
             match &key.kind {
                 LimitKind::Count(_, set) => set(&mut limits, 7_000_000 + index),
+                LimitKind::OptionalCount(_, set) => set(&mut limits, 7_000_000 + index as u64),
                 LimitKind::Time(_, set) => set(&mut limits, Duration::from_secs(7_000_000 + index as u64)),
             }
         }
-        let fields = format!("{limits:?}");
+        let fields = format!("{limits:?}").replace("Some(", "").replace(')', "");
         let fields = fields.trim_start_matches("Limits { ").trim_end_matches(" }").split(", ");
         let got: Vec<String> = fields.map(str::to_owned).collect();
         let want = LIMITS.iter().enumerate().map(|(index, key)| {
             let number = 7_000_000 + index;
             match key.kind {
-                LimitKind::Count(..) => format!("{}: {number}", key.name),
+                LimitKind::Count(..) | LimitKind::OptionalCount(..) => format!("{}: {number}", key.name),
                 LimitKind::Time(..) => format!("{}: {number}s", key.name),
             }
         });
@@ -138,8 +163,13 @@ mod tests {
                 .split_once(&format!(" {}: ", key.name))
                 .and_then(|(_, rest)| rest.split([',', ' ']).next());
             let Some(value) = value else { panic!("{} is not a limit", key.name) };
+            if value == "None" {
+                continue;
+            }
             let within = match &key.kind {
-                LimitKind::Count(range, _) => value.parse().is_ok_and(|value| range.contains(&value)),
+                LimitKind::Count(range, _) | LimitKind::OptionalCount(range, _) => {
+                    value.parse().is_ok_and(|value| range.contains(&value))
+                }
                 LimitKind::Time(range, _) => {
                     crate::duration::parse(value).is_some_and(|value| range.contains(&value))
                 }

@@ -108,7 +108,8 @@ fn load_source(
 
 /// Puts the parts of a checked document together.
 pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, Finding> {
-    let Document { proxy, resolver, limits, audit, groups, policies, ceilings, clients, .. } = document;
+    let Document { proxy, resolver, limits, audit, state, groups, policies, ceilings, clients, .. } =
+        document;
     let mut builder = Builder::new();
     for group in groups {
         builder.group(&group.name, group.place, group.list);
@@ -137,6 +138,7 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
             limits,
             resolver,
             audit,
+            state,
         },
         warnings: Report::default(),
     })

@@ -1,8 +1,8 @@
-//! `[proxy]`, `[resolver]` and `[audit]`.
+//! `[proxy]`, `[resolver]`, `[audit]` and `[state]`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use exeat_audit::Sink;
@@ -173,6 +173,17 @@ pub(crate) fn read_audit(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut N
         sink: file.map_or(Sink::Stdout, |file| Sink::File(base_dir.join(file))),
         required: fields.boolean("required", notes).unwrap_or(false),
     }
+}
+
+/// Reads `[state]`. A relative directory is relative to the configuration file.
+pub(crate) fn read_state(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut Notes) -> Option<PathBuf> {
+    let directory = fields.string("directory", notes)?;
+    if directory.is_empty() {
+        let span = fields.get("directory").map_or(fields.span(), toml::Spanned::span);
+        let finding = Finding::error(Code::InvalidValue, "`directory` is empty");
+        notes.push(span, finding.help("write directory = \"/var/lib/exeat\""));
+    }
+    Some(base_dir.join(directory))
 }
 
 fn check_length(fields: &Fields<'_, '_>, key: &str, len: usize, help: &str, notes: &mut Notes) {

@@ -1,6 +1,7 @@
 //! What a configuration says, typed and checked.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use exeat_audit::Sink;
@@ -29,6 +30,9 @@ pub struct Settings {
     pub resolver: ResolverConfig,
     /// Where decisions are recorded.
     pub audit: AuditSettings,
+    /// The folder of what must outlive the process, already relative to the working directory or absolute. `None`
+    /// keeps it in memory.
+    pub state: Option<PathBuf>,
 }
 
 /// Where decisions are recorded, and what happens if they cannot be.

@@ -262,3 +262,35 @@ fn a_name_is_taken_once() {
     assert!(!clients.insert("a", principal("b", Proof::Password), Vec::new()));
     assert_eq!(clients.len(), 1);
 }
+
+#[tokio::test]
+async fn a_principal_lasts_as_long_as_the_password_that_proved_it() {
+    let authenticator = authenticator();
+    for hash in [cheap_argon2id as fn(&str) -> String, |password| hash_generated(password.as_bytes())] {
+        let (old, new) = (hash("old"), hash("new"));
+        let before = clients(&[("app", &[old.clone(), new.clone()]), ("other", &[hash("old")])]);
+        let authenticate = async |password| {
+            let value = basic("app", password);
+            // Twice: what is remembered must know which one it was, too.
+            let first = authenticator.authenticate(&before, None, &[&value]).await.unwrap();
+            let again = authenticator.authenticate(&before, None, &[&value]).await.unwrap();
+            assert!(Arc::ptr_eq(&first, &again));
+            first
+        };
+        let (by_old, by_new) = (authenticate("old").await, authenticate("new").await);
+        for (case, after, (old_lasts, new_lasts)) in [
+            ("nothing changed", clients(&[("app", &[old.clone(), new.clone()])]), (true, true)),
+            ("in another order", clients(&[("app", &[new.clone(), old.clone()])]), (true, true)),
+            ("one more", clients(&[("app", &[hash("newer"), new.clone()])]), (false, true)),
+            ("one less", clients(&[("app", &[old])]), (true, false)),
+            ("both replaced", clients(&[("app", &[hash("newer")])]), (false, false)),
+            ("locked", clients(&[("app", &[])]), (false, false)),
+            ("renamed", clients(&[("app2", &[new])]), (false, false)),
+            ("gone", clients(&[]), (false, false)),
+        ] {
+            let lasts = |principal| after.again(principal, &before).is_some();
+            assert_eq!((lasts(&by_old), lasts(&by_new)), (old_lasts, new_lasts), "{case}");
+        }
+        assert!(before.again(&principal("app", Proof::Password), &before).is_none(), "of no password");
+    }
+}

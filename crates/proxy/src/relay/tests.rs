@@ -1,4 +1,5 @@
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -7,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
+use crate::limits::Limits;
 
 /// Long enough that no test waits for it to pass.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -15,8 +17,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 struct Running {
     client: TcpStream,
     upstream: TcpStream,
-    stop: watch::Sender<Option<Reason>>,
-    relay: JoinHandle<RelayEnd>,
+    meter: Arc<Meter>,
+    relay: JoinHandle<End>,
 }
 
 async fn pair() -> (TcpStream, TcpStream) {
@@ -26,11 +28,17 @@ async fn pair() -> (TcpStream, TcpStream) {
 }
 
 async fn start(early: &'static [u8], idle_timeout: Duration) -> Running {
+    start_within(early, idle_timeout, &Limits::default()).await
+}
+
+async fn start_within(early: &'static [u8], idle_timeout: Duration, limits: &Limits) -> Running {
     let (client, near_client) = pair().await;
     let (upstream, near_upstream) = pair().await;
-    let (stop, stopped) = watch::channel(None);
-    let relay = tokio::spawn(relay(near_client, near_upstream, early, idle_timeout, stopped));
-    Running { client, upstream, stop, relay }
+    let meter = Arc::new(Meter::new(limits));
+    let counted = Arc::clone(&meter);
+    let relay =
+        tokio::spawn(async move { relay(near_client, near_upstream, early, idle_timeout, &counted).await });
+    Running { client, upstream, meter, relay }
 }
 
 /// Bytes that no shift, loss or repetition leaves the same.
@@ -76,9 +84,9 @@ async fn both_directions_arrive_whole() {
                 exchange(running.upstream, sent_down.clone())
             );
             assert!(got_up == sent_up && got_down == sent_down, "{up} up, {down} down");
-            let end = running.relay.await.unwrap();
-            assert_eq!((end.bytes_up, end.bytes_down), (up as u64, down as u64));
-            assert_eq!(end.why.token(), "finished");
+            assert_eq!(running.relay.await.unwrap().token(), "finished");
+            let taken = [Side::Upstream, Side::Client].map(|side| running.meter.taken(side));
+            assert_eq!(taken, [up as u64, down as u64]);
         }
     }
 }
@@ -89,13 +97,14 @@ async fn early_bytes_come_first_and_count() {
     let (_, got) =
         tokio::join!(exchange(running.client, b"late".to_vec()), exchange(running.upstream, Vec::new()));
     assert_eq!(got, b"early late");
-    assert_eq!(running.relay.await.unwrap().bytes_up, 10);
+    assert_eq!(running.relay.await.unwrap().token(), "finished");
+    assert_eq!(running.meter.taken(Side::Upstream), 10);
 }
 
 #[tokio::test]
 async fn a_side_that_is_done_still_receives() {
     for client_first in [true, false] {
-        let Running { client, upstream, relay, stop: _stop } = start(b"", LIMIT).await;
+        let Running { client, upstream, relay, meter: _ } = start(b"", LIMIT).await;
         let (mut first, mut second) = if client_first { (client, upstream) } else { (upstream, client) };
         first.shutdown().await.unwrap();
         assert_eq!(second.read(&mut [0; 1]).await.unwrap(), 0, "the end was passed on");
@@ -106,14 +115,14 @@ async fn a_side_that_is_done_still_receives() {
             second.shutdown().await.unwrap();
         });
         assert!(got == answer);
-        assert_eq!(relay.await.unwrap().why.token(), "finished");
+        assert_eq!(relay.await.unwrap().token(), "finished");
     }
 }
 
 #[tokio::test]
 async fn a_reset_is_passed_on_as_a_reset() {
     for (broken, want) in [(Side::Client, "client_reset"), (Side::Upstream, "upstream_reset")] {
-        let Running { client, upstream, relay, stop: _stop } = start(b"", LIMIT).await;
+        let Running { client, upstream, relay, meter: _ } = start(b"", LIMIT).await;
         let (mut breaks, mut other) = match broken {
             Side::Client => (client, upstream),
             Side::Upstream => (upstream, client),
@@ -124,14 +133,14 @@ async fn a_reset_is_passed_on_as_a_reset() {
         breaks.set_zero_linger().unwrap();
         drop(breaks);
         assert_eq!(read_to_reset(other).await, b"");
-        assert_eq!(relay.await.unwrap().why.token(), want);
+        assert_eq!(relay.await.unwrap().token(), want);
     }
 }
 
 #[tokio::test]
 async fn a_break_is_never_a_clean_end_while_the_other_side_sends() {
     for _ in 0..20 {
-        let Running { client, mut upstream, relay, stop: _stop } = start(b"", LIMIT).await;
+        let Running { client, mut upstream, relay, meter: _ } = start(b"", LIMIT).await;
         let (mut read, mut write) = client.into_split();
         let sending = tokio::spawn(async move {
             loop {
@@ -151,14 +160,14 @@ async fn a_break_is_never_a_clean_end_while_the_other_side_sends() {
         let written = sending.await.unwrap().kind();
         let reset = io::ErrorKind::ConnectionReset;
         assert!(read == Err(reset) || written == reset, "{read:?}, {written:?}");
-        assert_eq!(relay.await.unwrap().why.token(), "upstream_reset");
+        assert_eq!(relay.await.unwrap().token(), "upstream_reset");
     }
 }
 
 #[tokio::test]
 async fn what_came_before_the_break_is_delivered() {
     // The upstream answers and closes without reading: its kernel then resets.
-    let Running { mut client, mut upstream, relay, stop: _stop } = start(b"", LIMIT).await;
+    let Running { mut client, mut upstream, relay, meter: _ } = start(b"", LIMIT).await;
     client.write_all(&[1; 100]).await.unwrap();
     upstream.readable().await.unwrap();
     upstream.write_all(b"413").await.unwrap();
@@ -167,13 +176,13 @@ async fn what_came_before_the_break_is_delivered() {
     client.read_exact(&mut received).await.unwrap();
     assert_eq!(&received, b"413");
     assert_eq!(read_to_reset(client).await, b"");
-    assert_eq!(relay.await.unwrap().why.token(), "upstream_reset");
+    assert_eq!(relay.await.unwrap().token(), "upstream_reset");
 }
 
 #[tokio::test]
 async fn a_slow_reader_holds_the_writer_back() {
     const PUSHED_MAX: usize = 16 << 20;
-    let Running { client, upstream, relay, stop: _stop } = start(b"", LIMIT).await;
+    let Running { client, upstream, relay, meter } = start(b"", LIMIT).await;
     // The test's own ends hold little; what counts is what the relay and its two sockets hold.
     SockRef::from(&client).set_send_buffer_size(64 << 10).unwrap();
     SockRef::from(&upstream).set_recv_buffer_size(64 << 10).unwrap();
@@ -191,32 +200,33 @@ async fn a_slow_reader_holds_the_writer_back() {
     let (_, got) = tokio::join!(exchange(client, Vec::new()), exchange(upstream, Vec::new()));
     assert_eq!(got.len(), pushed);
     assert!(got.chunks(chunk.len()).all(|part| chunk.starts_with(part)), "bytes in order");
-    assert_eq!(relay.await.unwrap().bytes_up, pushed as u64);
+    assert_eq!(relay.await.unwrap().token(), "finished");
+    assert_eq!(meter.taken(Side::Upstream), pushed as u64);
 }
 
 #[tokio::test]
 async fn silence_ends_it() {
-    let Running { client, upstream, relay, stop: _stop } = start(b"", Duration::from_millis(50)).await;
+    let Running { client, upstream, relay, meter: _ } = start(b"", Duration::from_millis(50)).await;
     SockRef::from(&client).set_keepalive(true).unwrap();
     let end = relay.await.unwrap();
-    assert!(matches!(end.why, End::Cut(Reason::IdleTimeout)), "{end:?}");
+    assert!(matches!(end, End::Cut(Reason::IdleTimeout)), "{end:?}");
     read_to_reset(client).await;
     read_to_reset(upstream).await;
 }
 
 #[tokio::test]
 async fn silence_ends_it_when_one_side_is_done() {
-    let Running { mut client, upstream, relay, stop: _stop } = start(b"", Duration::from_millis(50)).await;
+    let Running { mut client, upstream, relay, meter: _ } = start(b"", Duration::from_millis(50)).await;
     client.shutdown().await.unwrap();
-    assert_eq!(relay.await.unwrap().why.token(), "idle_timeout");
+    assert_eq!(relay.await.unwrap().token(), "idle_timeout");
     drop(upstream);
 }
 
 /// Sends single bytes until twice `limit` has passed, then nothing more. Not a sleep: a slow machine only makes
 /// fewer round trips.
-async fn trickle(upwards: bool, limit: Duration) -> (RelayEnd, Duration) {
+async fn trickle(upwards: bool, limit: Duration) -> (End, Duration) {
     let started = Instant::now();
-    let Running { client, upstream, relay, stop: _stop } = start(b"", limit).await;
+    let Running { client, upstream, relay, meter: _ } = start(b"", limit).await;
     let (mut sends, mut reads) = if upwards { (client, upstream) } else { (upstream, client) };
     while started.elapsed() < 2 * limit {
         sends.write_all(b"x").await.unwrap();
@@ -230,36 +240,66 @@ async fn a_byte_either_way_starts_the_silence_anew() {
     let limit = Duration::from_millis(500);
     let (up, down) = tokio::join!(trickle(true, limit), trickle(false, limit));
     for (end, lasted) in [up, down] {
-        assert_eq!(end.why.token(), "idle_timeout");
+        assert_eq!(end.token(), "idle_timeout");
         assert!(lasted > 2 * limit + limit / 2, "{lasted:?}");
     }
 }
 
 #[tokio::test]
 async fn a_signal_cuts_both_sides() {
-    for reason in [Some(Reason::PolicyChanged), None] {
-        let Running { client, upstream, relay, stop } = start(b"", LIMIT).await;
-        match reason {
-            Some(_) => stop.send(reason).unwrap(),
-            None => drop(stop),
+    let Running { client, upstream, relay, meter } = start(b"", LIMIT).await;
+    meter.stop(Reason::PolicyChanged);
+    assert_eq!(relay.await.unwrap().token(), "policy_changed");
+    read_to_reset(client).await;
+    read_to_reset(upstream).await;
+}
+
+#[tokio::test]
+async fn no_byte_beyond_the_limit_is_delivered() {
+    for (direction, limits) in [
+        (Side::Upstream, Limits { flow_bytes_up: Some(100_000), ..Limits::default() }),
+        (Side::Client, Limits { flow_bytes_down: Some(100_000), ..Limits::default() }),
+    ] {
+        for (bytes, want) in [(100_000, "finished"), (100_001, "max_bytes"), (1 << 20, "max_bytes")] {
+            let Running { client, upstream, relay, meter } = start_within(b"", LIMIT, &limits).await;
+            let (mut sends, mut receives) = match direction {
+                Side::Upstream => (client, upstream),
+                Side::Client => (upstream, client),
+            };
+            let sending = tokio::spawn(async move {
+                let sent = sends.write_all(&pattern(bytes, 5)).await.is_ok();
+                let ended = sends.shutdown().await.is_ok();
+                (sent && ended, sends)
+            });
+            let mut received = Vec::new();
+            let read = receives.read_to_end(&mut received).await;
+            assert_eq!(read.is_ok(), want == "finished", "{direction:?}, {bytes}: {read:?}");
+            assert!(received.len() <= 100_000, "{}", received.len());
+            assert_eq!(meter.taken(direction), 100_000);
+            drop((receives, sending.await.unwrap()));
+            assert_eq!(relay.await.unwrap().token(), want, "{direction:?}, {bytes}");
         }
-        let end = relay.await.unwrap();
-        assert_eq!(end.why.token(), reason.unwrap_or(Reason::Draining).token());
-        read_to_reset(client).await;
-        read_to_reset(upstream).await;
     }
 }
 
 #[tokio::test]
+async fn an_old_flow_is_cut_though_it_is_busy() {
+    let limits = Limits { flow_age: Some(Duration::from_millis(50)), ..Limits::default() };
+    let Running { mut client, mut upstream, relay, meter: _ } = start_within(b"", LIMIT, &limits).await;
+    while client.write_all(b"x").await.is_ok() && upstream.read_exact(&mut [0]).await.is_ok() {}
+    assert_eq!(relay.await.unwrap().token(), "max_age");
+}
+
+#[tokio::test]
 async fn a_signal_cuts_a_writer_that_is_held_back() {
-    let Running { client, upstream, relay, stop } = start(b"", LIMIT).await;
+    let Running { client, upstream, relay, meter } = start(b"", LIMIT).await;
     let sending = tokio::spawn(async move {
         let mut client = client;
         while client.write_all(&[1; 65_536]).await.is_ok() {}
     });
     // One byte has arrived, so bytes are moving; nothing is read.
     upstream.readable().await.unwrap();
-    stop.send(Some(Reason::PolicyChanged)).unwrap();
-    assert_eq!(relay.await.unwrap().why.token(), "policy_changed");
+    meter.stop(Reason::PolicyChanged);
+    assert_eq!(relay.await.unwrap().token(), "policy_changed");
     sending.await.unwrap();
 }

@@ -1,0 +1,184 @@
+//! One flow: what is fixed when it begins, and how it stands with the policy now.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::Deref,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use exeat_identity::Principal;
+use exeat_model::{Authority, Host};
+use exeat_policy::{Denial, Mode, Permit, Reason, RuleId};
+use smallvec::SmallVec;
+
+use super::{FlowFilter, FlowId, FlowKind, FlowView, Flows, Spoken};
+use crate::{meter::Meter, shared::Current};
+
+/// A tunnel or a forwarded request in flight.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    pub(super) id: FlowId,
+    request_id: Arc<str>,
+    kind: FlowKind,
+    method: Arc<str>,
+    target: Authority,
+    source: SocketAddr,
+    started: SystemTime,
+    meter: Arc<Meter>,
+    standing: Mutex<Standing>,
+}
+
+/// What a flow begins with.
+pub(crate) struct Beginning {
+    pub(crate) request_id: Arc<str>,
+    pub(crate) kind: FlowKind,
+    pub(crate) method: Arc<str>,
+    pub(crate) target: Authority,
+    pub(crate) source: SocketAddr,
+    pub(crate) meter: Arc<Meter>,
+    /// What allowed it.
+    pub(crate) current: Arc<Current>,
+    pub(crate) principal: Arc<Principal>,
+    pub(crate) permit: Permit,
+}
+
+/// How a flow stands with the policy.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    /// By what it was decided last.
+    pub(crate) current: Arc<Current>,
+    /// Who asked, as `current` knows them.
+    pub(crate) principal: Arc<Principal>,
+    /// The permit that `current` gave. If it denied, the last one before that.
+    pub(crate) permit: Permit,
+    /// Why `current` denied.
+    pub(crate) denial: Option<Denial>,
+    dialled: Option<SocketAddr>,
+    spoken: Option<Spoken>,
+}
+
+impl Standing {
+    /// The rule that `current` cites.
+    pub(crate) fn rule(&self) -> Option<RuleId> {
+        self.denial.map_or_else(|| Some(self.permit.rule()), |denial| denial.rule)
+    }
+
+    /// The addresses that must be allowed: the dialled one, or all that may be dialled yet.
+    pub(super) fn addresses(&self) -> SmallVec<[IpAddr; 4]> {
+        match self.dialled {
+            Some(address) => SmallVec::from_slice(&[address.ip()]),
+            None => self.permit.addrs().iter().map(SocketAddr::ip).collect(),
+        }
+    }
+
+    /// Whether what opened the flow, as far as it has been opened, is what `permit` wants.
+    pub(super) fn opens(&self, permit: &Permit, target: &Authority) -> bool {
+        self.spoken.as_ref().is_none_or(|spoken| spoken.satisfies(permit.opening(), target))
+    }
+}
+
+impl Flow {
+    pub(super) fn new(id: FlowId, beginning: Beginning) -> Self {
+        let Beginning { request_id, kind, method, target, source, meter, current, principal, permit } =
+            beginning;
+        let standing = Standing { current, principal, permit, denial: None, dialled: None, spoken: None };
+        let started = SystemTime::now();
+        Self { id, request_id, kind, method, target, source, started, meter, standing: Mutex::new(standing) }
+    }
+
+    /// Its bytes and its signal to stop.
+    pub(crate) const fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
+    pub(super) const fn target(&self) -> &Authority {
+        &self.target
+    }
+
+    /// Notes the address that was dialled: from now on only that one has to be allowed.
+    pub(crate) fn note_dialled(&self, address: SocketAddr) {
+        self.standing().dialled = Some(address);
+    }
+
+    /// Notes what opened the flow. The rule for it may have changed since the opening was judged; if this does not
+    /// satisfy the new one, the flow ends.
+    pub(crate) fn note_spoken(&self, spoken: Spoken) {
+        let mut standing = self.standing();
+        standing.spoken = Some(spoken);
+        if standing.denial.is_none() && !standing.opens(&standing.permit, &self.target) {
+            let rule = Some(standing.permit.rule());
+            self.end(&mut standing, Denial { reason: Reason::PolicyChanged, rule });
+        }
+    }
+
+    /// Notes why the flow is no longer allowed, and ends it.
+    pub(super) fn end(&self, standing: &mut Standing, denial: Denial) {
+        standing.denial = Some(denial);
+        self.meter.stop(Reason::PolicyChanged);
+    }
+
+    /// Whether `filter` means this flow.
+    pub(super) fn is_meant(&self, filter: &FlowFilter) -> bool {
+        let FlowFilter { id, selector, host, source } = filter;
+        let is_host = |host: &Host| self.target.host == *host;
+        id.is_none_or(|id| self.id == id)
+            && host.as_ref().is_none_or(is_host)
+            && source.is_none_or(|source| self.source.ip().to_canonical() == source.to_canonical())
+            && selector.as_ref().is_none_or(|selector| selector.selects(&self.standing().principal))
+    }
+
+    /// How it looks from outside.
+    pub(super) fn view(&self) -> FlowView {
+        use crate::meter::Side;
+        let standing = self.standing();
+        let policy = &standing.current.snapshot.policy;
+        let principal = &standing.principal;
+        FlowView {
+            id: self.id,
+            request_id: Arc::clone(&self.request_id),
+            kind: self.kind,
+            method: Arc::clone(&self.method),
+            target: self.target.clone(),
+            principal: Arc::clone(&principal.name),
+            proof: principal.proof,
+            labels: principal.labels.clone(),
+            source: self.source,
+            address: standing.dialled,
+            rule: standing.rule().and_then(|rule| policy.rule(rule)),
+            revision: policy.revision(),
+            mode: if policy.reports(&principal.bound) { Mode::Report } else { Mode::Enforce },
+            would_deny: standing.permit.would_deny().map(|denial| denial.reason),
+            started: self.started,
+            age: self.meter.started().elapsed(),
+            bytes_up: self.meter.taken(Side::Upstream),
+            bytes_down: self.meter.taken(Side::Client),
+        }
+    }
+
+    /// The standing stays right even if a thread panicked while it held it: what is set is set at once.
+    pub(crate) fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A flow that is in the table for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(super) flows: Arc<Flows>,
+    pub(super) flow: Arc<Flow>,
+}
+
+impl Deref for Live {
+    type Target = Flow;
+
+    fn deref(&self) -> &Flow {
+        &self.flow
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.flows.table.remove(self.flow.id);
+    }
+}
