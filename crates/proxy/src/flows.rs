@@ -200,3 +200,6 @@ fn decide_again(
     }
     Ok((principal, permit))
 }
+
+#[cfg(test)]
+mod tests;

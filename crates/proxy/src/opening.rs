@@ -105,18 +105,13 @@ pub(crate) async fn read_opening(
     }
 }
 
-/// What `bytes`, which [`read_opening`] agreed to under `rule`, spoke for.
-pub(crate) fn spoken(bytes: &[u8], rule: &OpeningRule, asked: &Authority, limits: &Limits) -> Spoken {
-    match rule.expect() {
-        Expect::Any => Spoken::Unknown,
-        Expect::Tls => match client_hello(bytes) {
-            Hello::NoServerName => Spoken::Tls(None),
-            Hello::ServerName(name) | Hello::Encrypted { outer: name } => Spoken::Tls(Some(name)),
-            Hello::Incomplete | Hello::NotTls | Hello::InvalidServerName | Hello::Malformed => {
-                Spoken::Unknown
-            }
-        },
-        Expect::Http => http_opening::host(bytes, asked, limits).map_or(Spoken::Unknown, Spoken::Http),
+/// For whom the first bytes of a tunnel speak, as far as `bytes` tell: what comes in pieces may stay unknown.
+pub(crate) fn spoken(bytes: &[u8], asked: &Authority, limits: &Limits) -> Spoken {
+    match client_hello(bytes) {
+        Hello::NoServerName => Spoken::Tls(None),
+        Hello::ServerName(name) | Hello::Encrypted { outer: name } => Spoken::Tls(Some(name)),
+        Hello::NotTls => http_opening::host(bytes, asked, limits).map_or(Spoken::Unknown, Spoken::Http),
+        Hello::Incomplete | Hello::InvalidServerName | Hello::Malformed => Spoken::Unknown,
     }
 }
 

@@ -14,6 +14,9 @@ use tokio::time::{Instant, sleep_until};
 use crate::chunk::read_chunk;
 use crate::meter::{Meter, Side};
 
+/// Is told the client's first bytes.
+pub(crate) type Opened<'a> = dyn Fn(&[u8]) + Sync + 'a;
+
 /// Why a relay ended.
 #[derive(Debug)]
 pub(crate) enum End {
@@ -49,6 +52,7 @@ impl End {
 /// - An end of stream on one side is passed on as such; the other direction goes on.
 /// - `meter` counts what each side's socket took, the early bytes included. When it says that the flow must end,
 ///   both sides are cut at once.
+/// - `opened` is told the client's first bytes before they go on. If it stops the meter, they do not.
 /// - `idle_timeout` without a byte delivered in either direction cuts both sides. Keepalive is not a byte.
 /// - A side that does not read holds the other back: at most one chunk of 64 KiB per direction is in the relay.
 pub(crate) async fn relay(
@@ -57,13 +61,16 @@ pub(crate) async fn relay(
     early: &[u8],
     idle_timeout: Duration,
     meter: &Meter,
+    opened: &Opened<'_>,
 ) -> End {
     let traffic = Traffic::start(meter);
     let why = {
         let (from_client, to_client) = client.split();
         let (from_upstream, to_upstream) = upstream.split();
-        let up = Lane { traffic: &traffic, sender: Side::Client, from: from_client, to: to_upstream };
-        let down = Lane { traffic: &traffic, sender: Side::Upstream, from: from_upstream, to: to_client };
+        let traffic = &traffic;
+        let up =
+            Lane { traffic, sender: Side::Client, from: from_client, to: to_upstream, first: Some(opened) };
+        let down = Lane { traffic, sender: Side::Upstream, from: from_upstream, to: to_client, first: None };
         tokio::select! {
             biased;
             reason = meter.ended() => End::Cut(reason),
@@ -118,6 +125,8 @@ struct Lane<'a> {
     sender: Side,
     from: ReadHalf<'a>,
     to: WriteHalf<'a>,
+    /// Whom to tell the first bytes.
+    first: Option<&'a Opened<'a>>,
 }
 
 impl Lane<'_> {
@@ -142,6 +151,13 @@ impl Lane<'_> {
 
     async fn deliver(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         let receiver = self.sender.other();
+        if let (false, Some(first)) = (bytes.is_empty(), self.first) {
+            self.first = None;
+            first(bytes);
+            if self.traffic.meter.reason().is_some() {
+                return pending().await;
+            }
+        }
         while !bytes.is_empty() {
             let room = self.traffic.meter.room(receiver, bytes.len());
             if room == 0 {

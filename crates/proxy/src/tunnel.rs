@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     dial::Dialled,
-    flows::{FlowKind, Live, TunnelSlot},
+    flows::{FlowKind, Live, Spoken, TunnelSlot},
     guard::Head,
     head::HeadReader,
     linger,
@@ -201,8 +201,11 @@ async fn open(
     let reading = read_opening(&mut stream, early, permit.opening(), target, limits);
     let end = match meter.unless_ended(reading).await {
         Ok(Opening::Agreed(early)) => {
-            flow.note_spoken(opening::spoken(&early, permit.opening(), target, limits));
-            let end = relay(stream, dialled.stream, &early, limits.idle_timeout, meter).await;
+            if early.is_empty() {
+                flow.note_spoken(Spoken::Unknown);
+            }
+            let opened = |bytes: &[u8]| flow.note_spoken(opening::spoken(bytes, target, limits));
+            let end = relay(stream, dialled.stream, &early, limits.idle_timeout, meter, &opened).await;
             if let End::Broken { side, source } = &end {
                 tracing::debug!(request_id = trail.request_id(), ?side, error = %source, "a tunnel broke");
             }

@@ -10,13 +10,13 @@ pub(crate) enum Spoken {
     Tls(Option<DnsName>),
     /// HTTP/1, for this host.
     Http(Host),
-    /// Nobody has looked: the rule at that time took anything.
+    /// Neither, or nothing yet, or it could not be told. Only a rule that takes anything lets that through.
     Unknown,
 }
 
 impl Spoken {
-    /// Whether this is what `rule` wants of a flow to `target`. What nobody has looked at satisfies no rule that
-    /// wants something.
+    /// Whether this is what `rule` wants of a flow to `target`. What could not be told satisfies no rule
+    /// that wants something.
     pub(crate) fn satisfies(&self, rule: &OpeningRule, target: &Authority) -> bool {
         match (rule.expect(), self) {
             (Expect::Any, Self::Tls(_) | Self::Http(_) | Self::Unknown) => true,

@@ -36,8 +36,9 @@ async fn start_within(early: &'static [u8], idle_timeout: Duration, limits: &Lim
     let (upstream, near_upstream) = pair().await;
     let meter = Arc::new(Meter::new(limits));
     let counted = Arc::clone(&meter);
-    let relay =
-        tokio::spawn(async move { relay(near_client, near_upstream, early, idle_timeout, &counted).await });
+    let relay = tokio::spawn(async move {
+        relay(near_client, near_upstream, early, idle_timeout, &counted, &|_| {}).await
+    });
     Running { client, upstream, meter, relay }
 }
 

@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use exeat_audit::{AuditLog, AuditWriter, Sink};
@@ -124,13 +124,12 @@ impl World {
     }
 }
 
-fn scratch_file() -> PathBuf {
+/// A path that nothing else has, not even what was left behind by a process that had the same number.
+pub(crate) fn scratch_file() -> PathBuf {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let number = COUNT.fetch_add(1, Ordering::SeqCst);
-    let path = std::env::temp_dir().join(format!("exeat-proxy-{}-{number}.jsonl", std::process::id()));
-    // A test that did not read its records has left them, and process ids come again.
-    let _ = std::fs::remove_file(&path);
-    path
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
+    std::env::temp_dir().join(format!("exeat-proxy-{}-{now:x}-{number}", std::process::id()))
 }
 
 pub(crate) fn snapshot(setup: &Setup) -> Snapshot {

@@ -5,4 +5,6 @@ mod budget;
 mod common;
 mod connect;
 mod forward;
+mod live;
+mod rules;
 mod socks;
