@@ -1,0 +1,197 @@
+//! Open tunnels and responses when the policy changes, and what a restart must not forget.
+#![expect(clippy::indexing_slicing, reason = "indexing a JSON value gives null for what is not there")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use exeat_tests::exeat::Exeat;
+use exeat_tests::fixture::{ask, configuration, get};
+use exeat_tests::namespace::PROXY;
+use exeat_tests::raw::Raw;
+use exeat_tests::world::{GREETING, World};
+use exeat_tests::{harness, scenarios};
+use nix::sys::signal::Signal;
+
+/// Ten times the second within which a flow that is no longer allowed ends.
+const BOUND: Duration = Duration::from_secs(10);
+
+fn main() -> ExitCode {
+    harness::main(scenarios![
+        a_reload_ends_what_it_no_longer_allows_and_nothing_else,
+        report_mode_that_is_enforced_keeps_what_the_rules_allow,
+        a_quarantine_outlives_the_process,
+        a_damaged_quarantine_lets_nobody_out,
+    ])
+}
+
+/// Reads the configuration again and waits until the proxy has.
+fn reload(exeat: &mut Exeat, world: &World, policy: &str) -> Result<()> {
+    Exeat::write_config(world.directory(), &configuration(policy, ""))?;
+    exeat.signal(Signal::SIGHUP)?;
+    exeat.wait_for_output("reloaded")?;
+    exeat.wait_for_output("open flows decided on again").map(drop)
+}
+
+/// An open tunnel to a server that has spoken first.
+fn tunnel(host: &str) -> Result<Raw> {
+    let (mut tunnel, reply) = ask(&format!("CONNECT {host}:25"))?;
+    ensure!(reply.status == 200, "{host}: {reply:?}");
+    ensure!(tunnel.exactly(GREETING.len())? == GREETING.as_bytes());
+    Ok(tunnel)
+}
+
+fn echoes(tunnel: &mut Raw) -> Result<()> {
+    tunnel.send("are you there")?;
+    ensure!(tunnel.exactly(13)? == b"are you there");
+    Ok(())
+}
+
+/// Reads until the tunnel is reset.
+fn until_reset(tunnel: &mut impl Read) -> Result<()> {
+    let mut bytes = vec![0; 65_536];
+    loop {
+        match tunnel.read(&mut bytes) {
+            Ok(0) => anyhow::bail!("a clean end"),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(()),
+            Err(error) => return Err(error).context("the tunnel"),
+        }
+    }
+}
+
+/// Bytes that no loss or repetition leaves the same.
+fn pattern(length: usize) -> Vec<u8> {
+    let words = (0_u64..).flat_map(|n| n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
+    words.take(length).collect()
+}
+
+fn a_reload_ends_what_it_no_longer_allows_and_nothing_else() -> Result<()> {
+    let world = World::new()?;
+    let before = r#"allow = ["mail.example.org:25", "example.com:25", "a.example.org:25"]"#;
+    let mut exeat = Exeat::serve(world.directory(), &configuration(before, ""), PROXY)?;
+    let mut idle = tunnel("mail.example.org")?;
+    let mut busy = tunnel("example.com")?;
+    let mut allowed = tunnel("a.example.org")?;
+
+    let mut pushes = busy.writer()?;
+    let pushing = thread::spawn(move || while pushes.write_all(&[7; 65_536]).is_ok() {});
+    let sent = pattern(64 << 20);
+    let mut sends = allowed.writer()?;
+    let sending = thread::spawn({
+        let sent = sent.clone();
+        move || sends.write_all(&sent)
+    });
+    // All that should move is moving.
+    let mut received = allowed.exactly(1 << 20)?;
+    busy.exactly(1 << 20)?;
+
+    Exeat::write_config(world.directory(), &configuration(r#"allow = ["a.example.org:25"]"#, ""))?;
+    let changed = Instant::now();
+    exeat.signal(Signal::SIGHUP)?;
+    until_reset(&mut idle).context("the idle one")?;
+    // Written to and read from at once, it may tell its reset to the writer.
+    drop(busy.rest()?);
+    ensure!(changed.elapsed() < BOUND, "{:?}", changed.elapsed());
+    ensure!(pushing.join().is_ok());
+    received.extend(allowed.exactly(sent.len() - received.len())?);
+    ensure!(received == sent, "the one that stays carries every byte");
+    sending.join().ok().context("the sender")??;
+    allowed.finish()?;
+    allowed.closed()?;
+
+    let ended = |records: &[serde_json::Value]| {
+        let ends = records.iter().filter(|record| record["event"] == "end");
+        ends.map(|record| (record["name"].to_string(), record.clone())).collect::<BTreeMap<_, _>>()
+    };
+    let records = exeat.audit_until("three ends", |records| ended(records).len() == 3)?;
+    for (name, end, verdict) in [
+        ("mail.example.org", "policy_changed", "deny"),
+        ("example.com", "policy_changed", "deny"),
+        ("a.example.org", "finished", "allow"),
+    ] {
+        let record = &ended(&records)[&format!("\"{name}\"")];
+        ensure!(record["end"] == end && record["verdict"] == verdict && record["revision"] == 2, "{record}");
+    }
+    let kept = &ended(&records)["\"a.example.org\""];
+    ensure!(kept["rule"]["text"] == "a.example.org:25" && kept["bytes_up"] == sent.len(), "{kept}");
+    exeat.stop()
+}
+
+/// What report mode let through without asking for its opening has been seen all the same.
+fn report_mode_that_is_enforced_keeps_what_the_rules_allow() -> Result<()> {
+    let world = World::new()?;
+    let report = r#"mode = "report""#;
+    let mut exeat = Exeat::serve(world.directory(), &configuration(report, ""), PROXY)?;
+    let tls = |host: &str| -> Result<_> {
+        let (tunnel, reply) = ask(&format!("CONNECT {host}:443"))?;
+        ensure!(reply.status == 200, "{host}: {reply:?}");
+        world.authority.connect(host, tunnel)
+    };
+    let mut allowed = tls("a.example.org")?;
+    let mut refused = tls("example.com")?;
+    let mut not_tls = ask("CONNECT b.example.org:25")?.0;
+    ensure!(not_tls.exactly(GREETING.len())? == GREETING.as_bytes());
+    // The same again: nobody notices.
+    reload(&mut exeat, &world, report)?;
+    echoes(&mut not_tls)?;
+
+    let enforce = configuration(
+        r#"allow = ["a.example.org", { host = "b.example.org", ports = [25], expect = "tls" }]"#,
+        "",
+    );
+    Exeat::write_config(world.directory(), &enforce)?;
+    exeat.signal(Signal::SIGHUP)?;
+    until_reset(&mut refused.sock).context("not in the rules")?;
+    until_reset(&mut not_tls).context("not what the rule expects")?;
+    allowed.write_all(b"GET / HTTP/1.1\r\nHost: a.example.org\r\n\r\n")?;
+    let mut page = String::new();
+    while !page.ends_with("hello from a.example.org\n") {
+        let mut bytes = [0; 1024];
+        let count = allowed.read(&mut bytes)?;
+        ensure!(count > 0, "{page}");
+        page += &String::from_utf8_lossy(bytes.get(..count).unwrap_or_default());
+    }
+    drop(allowed);
+    exeat.stop()
+}
+
+/// A configuration with a state directory.
+fn with_state() -> String {
+    configuration(r#"allow = ["example.com"]"#, "[state]\ndirectory = \"state\"\n")
+}
+
+fn a_quarantine_outlives_the_process() -> Result<()> {
+    let world = World::new()?;
+    let state = world.directory().join("state");
+    fs::create_dir(&state)?;
+    fs::write(state.join("quarantine"), "exeat quarantine 1\nclient app\n")?;
+    let exeat = Exeat::serve(world.directory(), &with_state(), PROXY)?;
+    let refused = get("example.com/")?;
+    ensure!(refused == (403, Some("policy_changed".to_owned())), "{refused:?}");
+    ensure!(world.accepts() == 0 && world.dns.names().is_empty(), "{:?}", world.reached());
+    exeat.stop()?;
+
+    fs::write(state.join("quarantine"), "exeat quarantine 1\nclient another\nlabel space=dev\n")?;
+    let exeat = Exeat::serve(world.directory(), &with_state(), PROXY)?;
+    ensure!(get("example.com/")?.0 == 200);
+    exeat.stop()
+}
+
+fn a_damaged_quarantine_lets_nobody_out() -> Result<()> {
+    let world = World::new()?;
+    let state = world.directory().join("state");
+    fs::create_dir(&state)?;
+    fs::write(state.join("quarantine"), "exeat quarantine 1\nclient app\nclient ano")?;
+    let path = Exeat::write_config(world.directory(), &with_state())?;
+    let mut exeat = Exeat::spawn(world.directory(), &["serve", "--config", &path.to_string_lossy()])?;
+    let status = exeat.wait()?;
+    let printed = exeat.stderr();
+    ensure!(status.code() == Some(1), "{status}: {printed}");
+    ensure!(printed.contains("quarantine:3: not a quarantined principal"), "{printed}");
+    Ok(())
+}
