@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use exeat_tests::client::Client;
 use exeat_tests::exeat::Exeat;
-use exeat_tests::fixture::{ask, configuration, get};
+use exeat_tests::fixture::{CLIENT, PASSWORD, ask, configuration, get};
+use exeat_tests::http::Reply;
 use exeat_tests::namespace::PROXY;
 use exeat_tests::raw::Raw;
 use exeat_tests::world::{GREETING, World};
@@ -23,6 +26,7 @@ const BOUND: Duration = Duration::from_secs(10);
 fn main() -> ExitCode {
     harness::main(scenarios![
         a_reload_ends_what_it_no_longer_allows_and_nothing_else,
+        curl_takes_no_part_for_the_whole,
         report_mode_that_is_enforced_keeps_what_the_rules_allow,
         a_quarantine_outlives_the_process,
         a_damaged_quarantine_lets_nobody_out,
@@ -120,6 +124,36 @@ fn a_reload_ends_what_it_no_longer_allows_and_nothing_else() -> Result<()> {
     let kept = &ended(&records)["\"a.example.org\""];
     ensure!(kept["rule"]["text"] == "a.example.org:25" && kept["bytes_up"] == sent.len(), "{kept}");
     exeat.stop()
+}
+
+/// A download that is cut by a reload fails, through a tunnel and as a forwarded request.
+fn curl_takes_no_part_for_the_whole() -> Result<()> {
+    let page = Arc::new(vec![b'x'; 64 << 20]);
+    let world = World::serving(Arc::new(move |_| Reply::new(200, page.as_slice())))?;
+    for scheme in ["https", "http"] {
+        let before = configuration(r#"allow = ["example.com"]"#, "");
+        let mut exeat = Exeat::serve(world.directory(), &before, PROXY)?;
+        let curl = Client::new("curl", world.directory())
+            .args(["-sS", "--limit-rate", "1M", "-o", "part", "--cacert", &world.ca_file()])
+            .args(["-x", PROXY, "-U", &format!("{CLIENT}:{PASSWORD}")])
+            .args([&format!("{scheme}://example.com/")]);
+        let running = thread::spawn(move || curl.run());
+        let part = world.directory().join("part");
+        let end = Instant::now() + BOUND;
+        while fs::metadata(&part).map_or(0, |metadata| metadata.len()) == 0 {
+            ensure!(Instant::now() < end, "curl gets nothing");
+            thread::sleep(Duration::from_millis(10));
+        }
+        Exeat::write_config(world.directory(), &configuration(r#"allow = ["example.org"]"#, ""))?;
+        exeat.signal(Signal::SIGHUP)?;
+        let done = running.join().ok().context("curl")??;
+        ensure!(done.code == 56, "{scheme}: {done:?}");
+        exeat.audit_record("its end", |(_, record)| record["end"] == "policy_changed")?;
+        exeat.stop()?;
+        fs::remove_file(part)?;
+        fs::remove_file(world.directory().join("audit.jsonl"))?;
+    }
+    Ok(())
 }
 
 /// What report mode let through without asking for its opening has been seen all the same.

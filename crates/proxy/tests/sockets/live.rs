@@ -388,6 +388,34 @@ async fn a_thousand_tunnels_end_together_and_a_thousand_stay() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reloads_without_a_change_fail_nothing() {
+    let (world, pages, echo) = (World::start().await, Origin::pages().await, Origin::echo().await);
+    let client = async || {
+        let mut stream = world.connect().await;
+        let mut lasting = tunnel(&world, &format!("example.com:{}", echo.port)).await;
+        for _ in 0..50 {
+            stream.write_all(get(pages.port, "1.1").as_bytes()).await.unwrap();
+            assert!(read_response(&mut stream).await.ends_with("hello"));
+            echoes(&mut tunnel(&world, &format!("a.example.org:{}", echo.port)).await).await;
+            echoes(&mut lasting).await;
+        }
+    };
+    let mut revision = 7;
+    let reloads = async {
+        loop {
+            revision += 1;
+            world.proxy.replace(Rules::new(revision).snapshot());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::select! {
+        () = reloads => {}
+        _ = async { tokio::join!(client(), client(), client(), client()) } => {}
+    }
+    assert!(revision > 10, "{revision} reloads");
+}
+
 /// An origin that sends `head`, then a byte now and then for as long as it can. Returns its port.
 async fn trickling(head: &'static str, chunk: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
