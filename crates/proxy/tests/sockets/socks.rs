@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::common::{LONG, MISSING, Origin, Setup, World, page, read_response};
+use crate::rules::Rules;
 use exeat_policy::Expect;
 use exeat_proxy::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -267,4 +268,28 @@ async fn a_listed_literal_is_reached_and_http_goes_on_beside_it() {
         let all = world.talk([byte, 1, 0]).await;
         assert!(all.starts_with("HTTP/1.1 400 "), "{byte}: {all}");
     }
+}
+
+#[tokio::test]
+async fn a_change_of_policy_and_a_quarantine_reach_a_tunnel() {
+    let (world, origin) = (World::start().await, Origin::echo().await);
+    let all = [GREETING, LOGIN, &request(b"example.com", origin.port)].concat();
+    let mut stream = world.connect().await;
+    stream.write_all(&all).await.unwrap();
+    let [.., reply, _, _, _, _, _, _, _, _] = exactly::<14>(&mut stream).await;
+    assert_eq!(reply, 0);
+    let flows = world.proxy.flows();
+    assert_eq!((flows.len(), &*flows[0].principal, &*flows[0].method), (1, "app", "SOCKS5"));
+    world.proxy.replace(Rules { allow: vec!["a.example.org"], ..Rules::new(8) }.snapshot());
+    let end = timeout(LONG, stream.read_u8()).await.expect("the end in time");
+    assert_eq!(end.map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionReset));
+
+    world.proxy.replace(Rules::new(9).snapshot());
+    assert_eq!(reply_code(&world, origin.port).await, 0);
+    world.proxy.quarantine("client app".parse().unwrap()).unwrap();
+    assert_eq!(reply_code(&world, origin.port).await, 2, "not allowed by the ruleset");
+}
+
+async fn reply_code(world: &World, port: u16) -> u8 {
+    reply(world, &request(b"example.com", port)).await[1]
 }
