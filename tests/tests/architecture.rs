@@ -11,7 +11,7 @@ use exeat_tests::source::{Source, product, root};
 use serde_json::Value;
 
 /// The crates, lowest first: each may use only those before it.
-const LAYERS: [&str; 9] = [
+const LAYERS: [&str; 10] = [
     "exeat-model",
     "exeat-policy",
     "exeat-identity",
@@ -19,6 +19,7 @@ const LAYERS: [&str; 9] = [
     "exeat-dns",
     "exeat-proxy",
     "exeat-store",
+    "exeat-api",
     "exeat-cli",
     "exeat",
 ];
@@ -236,7 +237,9 @@ fn decisions_have_few_callers() -> Result<()> {
 fn refusals_have_one_writer() -> Result<()> {
     // The deny headers also have to be known where they are taken out of what an upstream sends.
     only_in(&["proxy/src/respond.rs", "proxy/src/headers.rs"], &["\"x-deny-reason\"", "\"proxy-status\""])?;
-    only_in(&["proxy/src/respond.rs"], &["StatusCode::FORBIDDEN", "StatusCode::BAD_REQUEST"])?;
+    // What the admin API says to operators is no refusal of a client's request.
+    let statuses = ["proxy/src/respond.rs", "api/src/error.rs"];
+    only_in(&statuses, &["StatusCode::FORBIDDEN", "StatusCode::BAD_REQUEST"])?;
     only_in(&["proxy/src/respond.rs"], &["HTTP/1.1 4", "HTTP/1.1 5"])?;
     // The dialler knows more exactly than its reason what a SOCKS client should be told.
     let socks = ["policy/src/reason.rs", "proxy/src/dial.rs", "proxy/src/respond.rs", "proxy/src/serve.rs"];

@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) reopen: AtomicBool,
     /// Set when the writer is to end, to the time until when it may try.
     pub(crate) stop: OnceLock<Instant>,
+    /// Records taken since the start.
+    taken: AtomicU64,
     /// Records lost since the start.
     lost: AtomicU64,
     /// Records lost that no line in the log accounts for yet.
@@ -114,7 +116,10 @@ impl AuditLog {
             return Err(AuditUnavailable);
         }
         match self.queue.try_send(Message::Record(Box::new(record))) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.shared.taken.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.shared.count_lost();
                 if self.shared.required { Err(AuditUnavailable) } else { Ok(()) }
@@ -141,6 +146,16 @@ impl AuditLog {
     /// If the log is required and a record handed over now would not be taken because the sink fails.
     pub fn check(&self) -> Result<(), AuditUnavailable> {
         if self.shared.required && self.is_failing() { Err(AuditUnavailable) } else { Ok(()) }
+    }
+
+    /// Returns whether nothing is allowed without a record.
+    pub fn is_required(&self) -> bool {
+        self.shared.required
+    }
+
+    /// Returns how many records were handed over and not lost on the way to the writer since the start.
+    pub fn taken(&self) -> u64 {
+        self.shared.taken.load(Ordering::Relaxed)
     }
 
     /// Returns how many records were lost since the start.

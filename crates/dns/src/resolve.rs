@@ -3,7 +3,10 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -38,6 +41,8 @@ struct Inner {
     hosts: Hosts,
     queries: Semaphore,
     cache: Cache<DnsName, Outcome>,
+    /// Names that the cache had no answer for.
+    misses: AtomicU64,
 }
 
 /// The addresses of one name.
@@ -109,7 +114,18 @@ impl Resolver {
             hosts,
             queries: Semaphore::new(QUERIES_MAX),
             cache: cache(config.cache_entries),
+            misses: AtomicU64::new(0),
         })))
+    }
+
+    /// How many names are in the cache, about.
+    pub fn cached(&self) -> u64 {
+        self.0.cache.entry_count()
+    }
+
+    /// How many names the servers or the hosts file had to be asked for since the start.
+    pub fn misses(&self) -> u64 {
+        self.0.misses.load(Ordering::Relaxed)
     }
 
     /// Returns the addresses of `name`, which the policy must have allowed: to ask is to tell the servers.
@@ -136,6 +152,7 @@ impl Resolver {
 
 impl Inner {
     async fn ask_both(&self, name: &DnsName) -> Outcome {
+        self.misses.fetch_add(1, Ordering::Relaxed);
         let (v6, v4) = tokio::join!(self.ask_one(name, Family::V6), self.ask_one(name, Family::V4));
         let (result, ttl) = match combine(v6, v4) {
             Ok(answer) => {

@@ -2,22 +2,28 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use exeat_api::{Admin, ReloadOrder, Reloaded, Socket, SocketFile, Status};
 use exeat_audit::{AuditLog, AuditWriter, Sink};
 use exeat_cli::Source;
 use exeat_dns::Resolver;
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
 use exeat_proxy::{Parts, Proxy, Snapshot};
-use exeat_store::{Loaded, Options, Settings};
+use exeat_store::{Loaded, Options, Report, Settings};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 use crate::signals::{Signal, Signals};
 
 /// How long the last audit records may take to reach their sink when the program ends.
 const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Reloads that are asked for over the admin API while one is under way.
+const RELOADS_WAITING: usize = 8;
 
 /// Runs the proxy until it is told to stop.
 ///
@@ -39,14 +45,20 @@ pub(crate) fn run(source: Source, loaded: Loaded) -> anyhow::Result<()> {
 
 async fn serve(source: Source, mut loaded: Loaded, audit: AuditLog) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
+    // Before the proxy's own, so that whoever finds that open finds these too.
+    let socket = loaded.settings.api.socket.as_deref().map(Socket::bind).transpose();
+    let socket = socket.context("cannot open the admin API")?;
+    let health = bind(loaded.settings.api.listen.as_slice()).await?.pop();
     let listeners = bind(&loaded.settings.listen).await?;
     let bound: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
-    if bound != loaded.settings.listen {
+    let health_bound = health.as_ref().map(TcpListener::local_addr).transpose()?;
+    let ours: Vec<SocketAddr> = bound.iter().copied().chain(health_bound).collect();
+    if bound != loaded.settings.listen || health_bound != loaded.settings.api.listen {
         // A configured port 0 has got its number only now, and the floor must know it.
-        let options = Options { revision: Revision(1), listeners: bound.clone() };
+        let options = Options { revision: Revision(1), listeners: ours.clone() };
         loaded = source.load(&options).context("the configuration changed while starting")?;
     }
-    exeat_cli::announce(&source, &loaded, &bound);
+    exeat_cli::announce(&source, &loaded, &bound, health_bound);
 
     let settings = loaded.settings.clone();
     let proxy = Proxy::new(Parts {
@@ -65,13 +77,38 @@ async fn serve(source: Source, mut loaded: Loaded, audit: AuditLog) -> anyhow::R
         let proxy = proxy.clone();
         tokio::spawn(async move { proxy.serve(listener).await });
     }
+    let status = Arc::new(Status::new(source.describe()));
+    let (reloads, mut orders) = mpsc::channel(RELOADS_WAITING);
+    let admin = Admin { proxy: proxy.clone(), status: Arc::clone(&status), reloads };
+    let _socket = socket.map(|socket| serve_admin(socket, admin));
+    if let Some(listener) = health {
+        tokio::spawn(exeat_api::serve_health(listener, proxy.clone(), Arc::clone(&status)));
+    }
     tracing::info!(revision = 1, instance = proxy.instance(), "ready");
 
-    let mut reloader =
-        Reloader { source, settings, bound, revision: Revision(1), proxy: proxy.clone(), audit };
-    while let Signal::Reload = signals.next().await {
-        reloader.reload();
+    let mut reloader = Reloader {
+        source,
+        settings,
+        bound: ours,
+        status,
+        revision: Revision(1),
+        proxy: proxy.clone(),
+        audit,
+    };
+    loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                // What came of it is in the log.
+                Signal::Reload => drop(reloader.reload()),
+                Signal::Stop => break,
+            },
+            Some(ReloadOrder { reply }) = orders.recv() => {
+                // Whoever asked may have left.
+                let _ = reply.send(reloader.reload());
+            }
+        }
     }
+    drop(orders);
     tracing::info!("draining: no new connections, running ones may finish");
     tokio::select! {
         cut = proxy.drain() => tracing::info!(cut, "drained"),
@@ -106,6 +143,13 @@ async fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
+/// Serves the admin API. The file of the socket lives as long as what is returned.
+fn serve_admin(socket: Socket, admin: Admin) -> SocketFile {
+    let Socket { listener, file } = socket;
+    tokio::spawn(exeat_api::serve_admin(listener, admin));
+    file
+}
+
 fn snapshot(loaded: Loaded) -> Snapshot {
     Snapshot {
         policy: loaded.policy,
@@ -119,30 +163,36 @@ fn snapshot(loaded: Loaded) -> Snapshot {
 struct Reloader {
     source: Source,
     settings: Settings,
+    /// Every address that is listened on, for the floor.
     bound: Vec<SocketAddr>,
+    status: Arc<Status>,
     revision: Revision,
     proxy: Proxy,
     audit: AuditLog,
 }
 
 impl Reloader {
-    fn reload(&mut self) {
+    fn reload(&mut self) -> Result<Reloaded, Report> {
         self.audit.reopen();
         let next = Revision(self.revision.0 + 1);
         let options = Options { revision: next, listeners: self.bound.clone() };
         let loaded = match self.source.load(&options) {
             Ok(loaded) => loaded,
             Err(report) => {
+                self.status.note_reload(false);
                 exeat_cli::print_report(&report);
                 tracing::error!(revision = %self.revision, "reload refused: the configuration has errors; the old one stays");
-                return;
+                return Err(report);
             }
         };
         exeat_cli::print_report(&loaded.warnings);
         self.warn_of_fixed_settings(&loaded.settings);
+        let warnings = loaded.warnings.clone();
         self.proxy.replace(snapshot(loaded));
         self.revision = next;
+        self.status.note_reload(true);
         tracing::info!(revision = %next, "reloaded");
+        Ok(Reloaded { revision: next, warnings })
     }
 
     /// Says which changed settings wait for a restart: what is bound and opened at the start.
@@ -154,6 +204,7 @@ impl Reloader {
             ("resolver", old.resolver != new.resolver),
             ("audit", old.audit != new.audit),
             ("state", old.state != new.state),
+            ("api", old.api != new.api),
         ];
         for (section, _) in fixed.into_iter().filter(|(_, changed)| *changed) {
             tracing::warn!(section, "changed, but takes effect after a restart only");

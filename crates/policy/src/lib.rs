@@ -25,4 +25,4 @@ pub use permit::{OpeningRule, Permit, permit};
 pub use place::{Place, Revision};
 pub use reason::{DnsRefusal, KernelVerdict, Reason};
 pub use rule::{RuleId, RuleView};
-pub use set::{Bound, BuildError, Builder, CeilingSpec, Floor, Mode, PolicySet, PolicySpec};
+pub use set::{Bound, BuildError, Builder, CeilingSpec, Floor, Mode, OwnerView, PolicySet, PolicySpec};

@@ -193,6 +193,19 @@ pub struct Bound {
     pub(crate) ceilings: Box<[u32]>,
 }
 
+/// A policy or ceiling of a snapshot, as it is shown to people.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnerView<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Whether it is a ceiling.
+    pub is_ceiling: bool,
+    /// Where it stands.
+    pub place: &'a Place,
+    /// Whether its refusals are carried out.
+    pub mode: Mode,
+}
+
 /// An immutable policy snapshot: what every decision of one revision is made from.
 #[derive(Debug)]
 pub struct PolicySet {
@@ -207,6 +220,19 @@ impl PolicySet {
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// Returns every policy and ceiling, in the order of the configuration, policies first.
+    pub fn owners(&self) -> impl Iterator<Item = OwnerView<'_>> {
+        self.owners.iter().map(|owner| OwnerView {
+            name: &owner.name,
+            is_ceiling: match owner.role {
+                Role::Policy => false,
+                Role::Ceiling => true,
+            },
+            place: &owner.place,
+            mode: owner.mode,
+        })
     }
 
     /// Returns whether a policy of this name exists.

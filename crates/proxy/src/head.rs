@@ -3,6 +3,7 @@
 use std::{
     future::poll_fn,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -17,6 +18,7 @@ use tokio::{
 use crate::{
     guard::{Head, HeadError, Scan, checked},
     limits::Limits,
+    metrics::Metrics,
 };
 
 /// Bytes asked of the socket at a time: one read takes almost every request head whole.
@@ -46,30 +48,32 @@ pub(crate) enum More {
 pub(crate) struct HeadReader {
     buffer: BytesMut,
     scan: Scan,
-    /// A byte of the head has come, so silence is no longer the pause between two requests.
-    is_started: bool,
+    /// When the first byte of the head has come; since then, silence is not the pause between two requests.
+    started: Option<Instant>,
     has_skipped_line: bool,
     deadline: Pin<Box<Sleep>>,
     limits: Limits,
+    metrics: Arc<Metrics>,
 }
 
 impl HeadReader {
     /// Starts the deadline of the first head: it counts from now, bytes or no bytes.
-    pub(crate) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits, metrics: Arc<Metrics>) -> Self {
         Self {
             buffer: BytesMut::new(),
             scan: Scan::default(),
-            is_started: false,
+            started: None,
             has_skipped_line: false,
             deadline: Box::pin(sleep(limits.head_timeout)),
             limits,
+            metrics,
         }
     }
 
     /// Starts the pause before the next head.
     pub(crate) fn restart(&mut self) {
         self.scan = Scan::default();
-        self.is_started = false;
+        self.started = None;
         self.has_skipped_line = false;
         self.set_deadline(self.limits.keepalive_timeout);
     }
@@ -87,7 +91,7 @@ impl HeadReader {
 
     /// Starts the deadline of what is read with [`Self::more`], as a first byte does for a head.
     pub(crate) fn start(&mut self) {
-        self.is_started = true;
+        self.started = Some(Instant::now());
         self.set_deadline(self.limits.head_timeout);
     }
 
@@ -110,7 +114,7 @@ impl HeadReader {
 
     /// Whether a byte of the next head has come.
     pub(crate) const fn is_started(&self) -> bool {
-        self.is_started
+        self.started.is_some()
     }
 
     /// The bytes that were read beyond the last head: a body, a pipelined request or early tunnel data.
@@ -146,10 +150,13 @@ impl HeadReader {
 
     fn take_head(&mut self) -> Result<Option<(Head, Bytes)>, HeadError> {
         self.skip_empty_line();
-        if !self.buffer.is_empty() && !self.is_started {
+        if !self.buffer.is_empty() && self.started.is_none() {
             self.start();
         }
         let Some(length) = self.scan.advance(&self.buffer, &self.limits)? else { return Ok(None) };
+        if let Some(started) = self.started {
+            self.metrics.head_time.observe(started.elapsed());
+        }
         let head = checked(self.buffer.get(..length).unwrap_or_default(), &self.limits)?;
         Ok(Some((head, self.buffer.split_to(length).freeze())))
     }
@@ -164,7 +171,7 @@ impl HeadReader {
     }
 
     fn late(&mut self) -> Next {
-        if self.is_started {
+        if self.is_started() {
             Next::Refused(HeadError::Timeout, self.buffer.split().freeze())
         } else {
             Next::Closed

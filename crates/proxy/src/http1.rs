@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use crate::{
     guard::HeadError,
     head::{HeadReader, Next},
-    linger,
+    health, linger,
     listen::Client,
     relay::reset,
     respond::{After, Refusal},
@@ -35,6 +35,9 @@ pub(crate) async fn serve(
     loop {
         match next {
             Next::Closed => return,
+            Next::Refused(error, bytes) if health::is_asked(&error, &bytes) => {
+                return linger::say_and_close(stream, health::OK, &shared.limits).await;
+            }
             Next::Refused(error, bytes) => return refuse(shared, client, stream, &error, &bytes).await,
             Next::Head(head, bytes) => match &head.target {
                 target::Target::Tunnel(authority) => {
@@ -81,6 +84,7 @@ async fn refuse(shared: &Shared, client: Client, stream: TcpStream, error: &Head
     let asked = Target::Bytes(words.next().unwrap_or_default());
     let mut trail = Trail::new(shared.next_request_id(), client.peer, &method, asked);
     trail.note_reason(error.reason());
+    shared.metrics.note_head_error(error);
     let refusal =
         Refusal { status: error.status(), ..Refusal::new(error.reason()) }.with_detail(error.to_string());
     shared.record_refusal(&mut trail, Event::Request, &refusal);

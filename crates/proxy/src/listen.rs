@@ -2,7 +2,9 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use exeat_audit::Event;
+use exeat_audit::{AuditLog, Event};
+use exeat_dns::Resolver;
+use exeat_identity::Authenticator;
 use exeat_policy::Reason;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -14,6 +16,7 @@ use crate::{
     flows::ConnectionSlot,
     head::HeadReader,
     http1, linger,
+    metrics::{LimitHit, Metrics},
     respond::{After, Refusal},
     shared::{Parts, Shared, Snapshot},
     socks5,
@@ -78,6 +81,41 @@ impl Proxy {
         &self.shared.instance
     }
 
+    /// The snapshot that new requests are decided by.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.shared.current().snapshot)
+    }
+
+    /// What has been counted so far.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Where its records go.
+    pub fn audit(&self) -> &AuditLog {
+        &self.shared.audit
+    }
+
+    /// What resolves its names.
+    pub fn resolver(&self) -> &Resolver {
+        &self.shared.resolver
+    }
+
+    /// What checks its clients' credentials.
+    pub fn authenticator(&self) -> &Authenticator {
+        &self.shared.authenticator
+    }
+
+    /// How many client connections are open.
+    pub fn connections(&self) -> usize {
+        *self.shared.flows.connections().borrow()
+    }
+
+    /// Whether a drain has begun.
+    pub fn is_draining(&self) -> bool {
+        *self.shared.flows.draining().borrow()
+    }
+
     /// Serves the clients of `listener` until a drain begins. The connections it accepted go on after that.
     pub async fn serve(&self, listener: TcpListener) {
         let mut draining = self.shared.flows.draining();
@@ -125,9 +163,18 @@ impl Proxy {
         let shared = Arc::clone(&self.shared);
         match shared.flows.admit(client.peer.ip().to_canonical(), &shared.limits) {
             Ok(slot) => {
+                shared.metrics.connections.add(1);
                 tokio::spawn(serve_client(shared, client, stream, slot));
             }
-            Err(reason) => self.turn_away(stream, client, reason),
+            Err(reason) => {
+                let is_of_source = reason == Reason::RateLimited;
+                shared.metrics.limits.count(if is_of_source {
+                    LimitHit::ConnectionsPerSource
+                } else {
+                    LimitHit::Connections
+                });
+                self.turn_away(stream, client, reason);
+            }
         }
     }
 
@@ -149,7 +196,7 @@ impl Proxy {
 
 /// Serves a client in the protocol that its first byte tells.
 async fn serve_client(shared: Arc<Shared>, client: Client, mut stream: TcpStream, slot: ConnectionSlot) {
-    let mut reader = HeadReader::new(shared.limits);
+    let mut reader = HeadReader::new(shared.limits, Arc::clone(&shared.metrics));
     let mut draining = shared.flows.draining();
     let first = tokio::select! {
         biased;

@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{limits::Limits, trail::Ending};
+use crate::{limits::Limits, metrics::Metrics, trail::Ending};
 
 /// One of the two ends of a flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,6 +44,8 @@ pub(crate) struct Meter {
     /// Set once: what ends a flow first is why it ended.
     reason: OnceLock<Reason>,
     stopped: Notify,
+    /// Where the bytes of all flows are counted together.
+    totals: Option<Arc<Metrics>>,
 }
 
 /// One direction. Atomics because what moves the bytes may change threads; no order is needed.
@@ -66,7 +68,14 @@ impl Meter {
             deadline: limits.flow_age.and_then(|age| started.checked_add(age)),
             reason: OnceLock::new(),
             stopped: Notify::new(),
+            totals: None,
         }
+    }
+
+    /// Counts in `totals` too, from now on.
+    pub(crate) fn counting(mut self, totals: &Arc<Metrics>) -> Self {
+        self.totals = Some(Arc::clone(totals));
+        self
     }
 
     const fn to(&self, receiver: Side) -> &Lane {
@@ -78,7 +87,14 @@ impl Meter {
 
     /// Counts bytes that `receiver` took.
     pub(crate) fn took(&self, receiver: Side, bytes: usize) {
-        self.to(receiver).bytes.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Relaxed);
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.to(receiver).bytes.fetch_add(bytes, Relaxed);
+        if let Some(totals) = &self.totals {
+            match receiver {
+                Side::Client => totals.bytes_down.add(bytes),
+                Side::Upstream => totals.bytes_up.add(bytes),
+            }
+        }
     }
 
     /// Bytes that `receiver` took.
@@ -152,7 +168,7 @@ impl Meter {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::time::Duration;
 
     use super::*;
 

@@ -22,7 +22,8 @@ pub(crate) struct Report {
 impl Report {
     /// Returns the report of a request that begins.
     pub(crate) fn new(shared: Arc<Shared>, trail: Trail) -> Self {
-        let meter = Arc::new(Meter::new(&shared.limits));
+        shared.metrics.requests.begin();
+        let meter = Arc::new(Meter::new(&shared.limits).counting(&shared.metrics));
         Self { shared, trail, meter, flow: None, end: None }
     }
 
@@ -48,5 +49,6 @@ impl Drop for Report {
         }
         // The request has ended whether or not that can be recorded.
         let _ = self.shared.record(self.trail.record(Event::Request, Some(ending)));
+        self.shared.metrics.requests.end();
     }
 }

@@ -1,7 +1,7 @@
 //! The one place that decides: authenticate, decide, resolve, permit, dial. CONNECT and forwarded requests both pass
 //! through here, and nothing else in this crate asks the policy.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use exeat_dns::ResolveError;
 use exeat_identity::Principal;
@@ -55,13 +55,16 @@ pub(crate) async fn admit(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> R
     if names_instance(ask.via.iter().copied(), &shared.instance) {
         return Err(refuse(trail, Reason::LoopDetected, Some(ask.target)));
     }
+    let started = Instant::now();
     let (current, principal) = authenticate(shared, trail, ask.credentials).await?;
     let snapshot = &current.snapshot;
     let request = EgressRequest { bound: &principal.bound, target: ask.target };
     if current.is_quarantined(&principal) {
         return Err(deny(snapshot, trail, &request, Denial::of(Reason::PolicyChanged), &[]));
     }
-    match decide(&snapshot.policy, &request) {
+    let verdict = decide(&snapshot.policy, &request);
+    shared.metrics.decision_time.observe(started.elapsed());
+    match verdict {
         Verdict::Allow(allowed) => {
             trail.note_allow(&snapshot.policy, allowed.rules().first().copied(), None);
             Ok(Admitted { target: ask.target.clone(), principal, allowed, current })
@@ -90,6 +93,7 @@ pub(crate) async fn authenticate(
             authenticator.authenticate_password(clients, user, password).await
         }
     };
+    shared.metrics.note_auth(&found);
     let principal = found.map_err(|error| refuse(trail, error.reason(), None))?;
     trail.note_principal(&principal, &snapshot.policy);
     Ok((current, principal))
@@ -102,10 +106,12 @@ impl Admitted {
     /// The refusal, which `trail` has noted too.
     pub(crate) async fn permit(&self, shared: &Shared, trail: &mut Trail) -> Result<Permit, Refusal> {
         let addrs: Arc<[IpAddr]> = match &self.target.host {
-            Host::Name(name) => match shared.resolver.resolve(name).await {
-                Ok(answer) => answer.addrs,
-                Err(error) => return Err(self.unresolved(trail, &error)),
-            },
+            Host::Name(name) => {
+                let started = Instant::now();
+                let resolved = shared.resolver.resolve(name).await;
+                shared.metrics.note_resolved(&resolved, started.elapsed());
+                resolved.map_err(|error| self.unresolved(trail, &error))?.addrs
+            }
             Host::Address(ip) => Arc::from([ip.get()]),
         };
         let request = EgressRequest { bound: &self.principal.bound, target: &self.target };
@@ -179,7 +185,10 @@ pub(crate) async fn connect(
     permit: &Permit,
     flow: &Live,
 ) -> Result<Dialled, Refusal> {
-    match flow.meter().unless_ended(dial(permit, shared.limits.connect_timeout)).await {
+    let started = Instant::now();
+    let dialled = flow.meter().unless_ended(dial(permit, shared.limits.connect_timeout)).await;
+    shared.metrics.connect_time.observe(started.elapsed());
+    match dialled {
         Err(reason) => Err(ended(trail, flow, reason, target)),
         Ok(Ok(dialled)) => {
             trail.address = Some(dialled.addr);

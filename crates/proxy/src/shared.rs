@@ -17,6 +17,7 @@ use exeat_policy::PolicySet;
 use crate::{
     flows::{Flows, Swept},
     limits::Limits,
+    metrics::{Metrics, Told},
     pool::Pool,
     quarantine::Kept,
     respond::{Refusal, Signature},
@@ -86,13 +87,14 @@ pub(crate) struct Shared {
     pub(crate) kept: Mutex<Kept>,
     pub(crate) authenticator: Authenticator,
     pub(crate) resolver: Resolver,
-    audit: AuditLog,
+    pub(crate) audit: AuditLog,
     pub(crate) limits: Limits,
     /// This instance's name in `Via` and `Proxy-Status`: random, so that a loop through it is told from a chain of
     /// instances.
     pub(crate) instance: String,
     requests: AtomicU64,
     pub(crate) flows: Arc<Flows>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) pool: Arc<Pool>,
 }
 
@@ -111,6 +113,7 @@ impl Shared {
             instance: format!("exeat-{:08x}", getrandom::u32()?),
             requests: AtomicU64::new(0),
             flows: Arc::new(Flows::new()),
+            metrics: Arc::default(),
             pool: Arc::new(Pool::new(&parts.limits)),
         })
     }
@@ -158,12 +161,17 @@ impl Shared {
         Signature { instance: &self.instance, request_id: trail.request_id() }
     }
 
-    /// Hands over a record.
+    /// Hands over a record, and counts what it says.
     ///
     /// # Errors
     /// If no record can be kept at present and nothing is allowed without.
     pub(crate) fn record(&self, record: Record) -> Result<(), AuditUnavailable> {
-        self.audit.record(record)
+        let told = Told::of(&record);
+        let taken = self.audit.record(record);
+        if taken.is_ok() || !told.is_promise() {
+            self.metrics.note(&told);
+        }
+        taken
     }
 
     /// Looks ahead, for a request whose one record is made at its end.

@@ -121,7 +121,7 @@ async fn prepare(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> Result<Rea
         .open(&admitted.principal.name, &shared.limits)
         .map_err(|reason| serve::refuse(trail, reason, Some(target)))?;
     let permit = admitted.permit(shared, trail).await?;
-    let meter = Arc::new(Meter::new(&shared.limits));
+    let meter = Arc::new(Meter::new(&shared.limits).counting(&shared.metrics));
     let flow = admitted.begin(shared, trail, &permit, FlowKind::Tunnel, &meter);
     let dialled = serve::connect(shared, trail, target, &permit, &flow).await?;
     Ok(Ready { permit, dialled, slot, flow })

@@ -9,6 +9,7 @@ use exeat_policy::Place;
 use exeat_proxy::Limits;
 use toml::de::DeTable;
 
+use crate::api;
 use crate::clients::{self, Client};
 use crate::files::Files;
 use crate::groups::{self, Group};
@@ -20,7 +21,7 @@ use crate::problem::{Code, Finding, Severity, shown};
 use crate::reader::{self, Fields, What};
 use crate::secrets;
 use crate::sections::{self, Proxy};
-use crate::settings::AuditSettings;
+use crate::settings::{ApiSettings, AuditSettings};
 use crate::source::Source;
 use crate::suggest::{closest, listed};
 use crate::syntax;
@@ -34,6 +35,7 @@ pub(crate) struct Document {
     pub(crate) limits: Limits,
     pub(crate) audit: AuditSettings,
     pub(crate) state: Option<PathBuf>,
+    pub(crate) api: ApiSettings,
     pub(crate) groups: Vec<Group>,
     pub(crate) policies: Vec<Policy>,
     pub(crate) ceilings: Vec<Policy>,
@@ -100,6 +102,7 @@ fn read_sections(root: &DeTable<'_>, broken: bool, cx: &mut Cx<'_, '_>) -> Docum
     let audit = single(root, &keys::AUDIT, cx);
     let state = single(root, &keys::STATE, cx);
     let limits = single(root, &keys::LIMITS_SECTION, cx);
+    let api = single(root, &keys::API, cx);
     let anonymous = proxy.as_ref().and_then(|fields| fields.get("anonymous"));
     Document {
         anonymous_span: anonymous.map(toml::Spanned::span).unwrap_or_default(),
@@ -108,6 +111,7 @@ fn read_sections(root: &DeTable<'_>, broken: bool, cx: &mut Cx<'_, '_>) -> Docum
         limits: limits.map(|fields| limits::read(&fields, cx.notes)).unwrap_or_default(),
         audit: audit.map(|fields| sections::read_audit(&fields, cx.base_dir, cx.notes)).unwrap_or_default(),
         state: state.and_then(|fields| sections::read_state(&fields, cx.base_dir, cx.notes)),
+        api: api.map(|fields| api::read(&fields, cx.base_dir, cx.notes)).unwrap_or_default(),
         groups: each(root, &keys::GROUPS, cx, groups::read),
         policies: each(root, &keys::POLICY, cx, policies::read_policy),
         ceilings: each(root, &keys::CEILING, cx, policies::read_ceiling),

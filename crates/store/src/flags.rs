@@ -73,6 +73,7 @@ pub fn from_flags(flags: &Flags<'_>, options: &Options) -> Result<Loaded, Report
         limits: exeat_proxy::Limits::default(),
         audit: crate::AuditSettings::default(),
         state: None,
+        api: crate::ApiSettings::default(),
         groups: Vec::new(),
         policies: vec![policy],
         ceilings: Vec::new(),

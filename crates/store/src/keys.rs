@@ -40,6 +40,9 @@ pub(crate) const AUDIT: Section =
 /// `[state]`.
 pub(crate) const STATE: Section = Section { name: "state", named: false, keys: &["directory"] };
 
+/// `[api]`.
+pub(crate) const API: Section = Section { name: "api", named: false, keys: &["listen", "socket"] };
+
 /// `[groups.NAME]`.
 pub(crate) const GROUPS: Section = Section {
     name: "groups",
@@ -66,8 +69,8 @@ pub(crate) const CLIENT: Section =
     Section { name: "client", named: true, keys: &["passwords", "policies", "labels"] };
 
 /// Every section, in the order of the documentation.
-pub(crate) const SECTIONS: [&Section; 9] =
-    [&PROXY, &RESOLVER, &LIMITS_SECTION, &AUDIT, &STATE, &GROUPS, &POLICY, &CEILING, &CLIENT];
+pub(crate) const SECTIONS: [&Section; 10] =
+    [&PROXY, &RESOLVER, &LIMITS_SECTION, &AUDIT, &STATE, &API, &GROUPS, &POLICY, &CEILING, &CLIENT];
 
 /// Keys of an entry written as a table.
 pub(crate) const ENTRY: &[&str] =

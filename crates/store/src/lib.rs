@@ -5,6 +5,7 @@
 //! meets a string that still has to be understood. No report ever shows a password or its hash.
 #![forbid(unsafe_code)]
 
+mod api;
 mod clients;
 mod document;
 mod duration;
@@ -31,10 +32,11 @@ mod source;
 mod suggest;
 mod syntax;
 
+pub use api::api_socket;
 pub use edit::{EditError, Existing, NewClient, WriteError, add_client, write_atomically};
 pub use files::{GROUP_FILE_BYTES_MAX, GROUP_FILE_PROBLEMS_MAX, GROUP_LINE_BYTES_MAX};
 pub use flags::{FLAGS_CLIENT, Flags, from_flags};
 pub use load::{CONFIGURATION_BYTES_MAX, CONFIGURATION_PROBLEMS_MAX, Options, load, load_text};
 pub use problem::{Code, Location, Problem, Severity};
 pub use report::{Colour, Report};
-pub use settings::{AuditSettings, LISTEN_DEFAULT, Loaded, Settings};
+pub use settings::{ApiSettings, AuditSettings, LISTEN_DEFAULT, Loaded, Settings};

@@ -108,7 +108,7 @@ fn load_source(
 
 /// Puts the parts of a checked document together.
 pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, Finding> {
-    let Document { proxy, resolver, limits, audit, state, groups, policies, ceilings, clients, .. } =
+    let Document { proxy, resolver, limits, audit, state, api, groups, policies, ceilings, clients, .. } =
         document;
     let mut builder = Builder::new();
     for group in groups {
@@ -116,7 +116,7 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
     }
     policies.into_iter().for_each(|policy| builder.policy(policy_spec(policy)));
     ceilings.into_iter().for_each(|ceiling| builder.ceiling(ceiling_spec(ceiling)));
-    let listeners = proxy.listen.iter().chain(&options.listeners).copied();
+    let listeners = proxy.listen.iter().chain(&api.listen).chain(&options.listeners).copied();
     builder.floor(floor(listeners).map_err(|error| {
         Finding::error(
             Code::Unreadable,
@@ -139,6 +139,7 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
             resolver,
             audit,
             state,
+            api,
         },
         warnings: Report::default(),
     })

@@ -110,6 +110,13 @@ impl fmt::Display for Report {
 
 impl std::error::Error for Report {}
 
+/// A list of problems, each as in [`Report::to_json_lines`].
+impl Serialize for Report {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.problems.iter().map(Line::of))
+    }
+}
+
 /// A problem as JSON.
 #[derive(Serialize)]
 struct Line<'p> {

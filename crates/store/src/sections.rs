@@ -90,7 +90,7 @@ fn read_listener(value: &Value<'_>, notes: &mut Notes) -> Option<SocketAddr> {
     parsed
 }
 
-fn listener_help(text: &str) -> String {
+pub(crate) fn listener_help(text: &str) -> String {
     if let Ok(address) = text.parse::<IpAddr>() {
         return format!("add the port: \"{}\"", SocketAddr::new(address, LISTEN_DEFAULT.port()));
     }

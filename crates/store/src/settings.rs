@@ -33,6 +33,17 @@ pub struct Settings {
     /// The folder of what must outlive the process, already relative to the working directory or absolute. `None`
     /// keeps it in memory.
     pub state: Option<PathBuf>,
+    /// Where operators see and steer the proxy.
+    pub api: ApiSettings,
+}
+
+/// Where operators see and steer the proxy: nowhere unless told.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ApiSettings {
+    /// The loopback address of health and metrics.
+    pub listen: Option<SocketAddr>,
+    /// The unix socket of the admin API. Already relative to the working directory or absolute.
+    pub socket: Option<PathBuf>,
 }
 
 /// Where decisions are recorded, and what happens if they cannot be.

@@ -45,20 +45,20 @@ fn sections_and_keys() {
             "section misspelled",
             "[prxoy]\n[policy.p]\nallow = [\"a.example.com\"]",
             &[
-                "e 1:2 unknown section `prxoy` | did you mean `proxy`? the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `groups`, `policy`, `ceiling` and `client`",
+                "e 1:2 unknown section `prxoy` | did you mean `proxy`? the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling` and `client`",
             ],
         ),
         (
             "section of another version",
             "[issuer.x]\n[policy.p]\nallow = [\"a.example.com\"]",
             &[
-                "e 1:2 unknown section `issuer` | the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `groups`, `policy`, `ceiling` and `client`",
+                "e 1:2 unknown section `issuer` | the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling` and `client`",
             ],
         ),
         (
             "key outside its section",
             "listen = [\"127.0.0.1:1\"]\n[policy.p]\nallow = [\"a.example.com\"]",
-            &["e 1:1 unknown section `listen` | `listen` belongs in [proxy]"],
+            &["e 1:1 unknown section `listen` | `listen` belongs in [proxy] or [api]"],
         ),
         (
             "key in another section",

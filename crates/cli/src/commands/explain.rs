@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, bail};
+use exeat_api::parse_target;
 use exeat_dns::Resolver;
-use exeat_model::{Authority, Host, Port};
+use exeat_model::Host;
 use exeat_policy::{EgressRequest, Revision, explain};
 use exeat_store::{Loaded, Options};
 
@@ -54,39 +55,4 @@ fn addresses(
     });
     let answer = answer.with_context(|| format!("cannot resolve `{name}`"))?;
     Ok(Some(answer.addrs.to_vec()))
-}
-
-/// A URL gives scheme, host and port; anything else is `host:port`, or a host with port 443.
-fn parse_target(text: &str) -> anyhow::Result<Authority> {
-    let (rest, default) = match text.split_once("://") {
-        Some(("http" | "ws", rest)) => (rest, Port::HTTP),
-        Some(("https" | "wss", rest)) => (rest, Port::HTTPS),
-        Some((scheme, _)) => bail!("the scheme `{scheme}` has no known port; write HOST:PORT"),
-        None => (text, Port::HTTPS),
-    };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-    Authority::parse(authority, Some(default))
-        .with_context(|| format!("`{authority}` is not a host and port"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn targets_are_urls_or_authorities() {
-        for (text, want) in [
-            ("https://example.com/x?y#z", Some("example.com:443")),
-            ("http://EXAMPLE.com", Some("example.com:80")),
-            ("http://example.com:8080/", Some("example.com:8080")),
-            ("example.com", Some("example.com:443")),
-            ("db.example.com:5432", Some("db.example.com:5432")),
-            ("[2606:2800:220::1]:22", Some("[2606:2800:220::1]:22")),
-            ("ftp://example.com", None),
-            ("https://user@example.com/", None),
-            ("https:///", None),
-        ] {
-            assert_eq!(parse_target(text).ok().map(|t| t.to_string()).as_deref(), want, "{text}");
-        }
-    }
 }

@@ -87,10 +87,16 @@ impl Source {
 
 /// Prints what a starting proxy does: where it listens, where the audit goes and, for the quick
 /// start, the line to paste.
-pub fn announce(source: &Source, loaded: &Loaded, listening: &[SocketAddr]) {
+pub fn announce(source: &Source, loaded: &Loaded, listening: &[SocketAddr], health: Option<SocketAddr>) {
     let mut text = format!("exeat {}, configuration from {}\n", env!("CARGO_PKG_VERSION"), source.describe());
     for address in listening {
         text.push_str(&format!("  listening  {address}\n"));
+    }
+    if let Some(address) = health {
+        text.push_str(&format!("  metrics    http://{address}/metrics\n"));
+    }
+    if let Some(path) = &loaded.settings.api.socket {
+        text.push_str(&format!("  admin API  {}\n", path.display()));
     }
     let audit = match &loaded.settings.audit.sink {
         Sink::Stdout => "standard output, one JSON record a line".to_owned(),

@@ -1,0 +1,74 @@
+//! What goes wrong for someone who asks the admin API, as JSON: what it is, and what to do about it.
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{FromRequest, Request},
+    response::{IntoResponse, Response},
+};
+use exeat_store::Report;
+use http::StatusCode;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::admin::BODY_BYTES_MAX;
+
+/// An answer that is not a success.
+#[derive(Debug, Serialize)]
+pub(crate) struct Failure {
+    #[serde(skip)]
+    status: StatusCode,
+    /// What is wrong.
+    error: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    help: Option<String>,
+    /// What is wrong with the configuration, each problem with its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problems: Option<Report>,
+}
+
+impl Failure {
+    pub(crate) fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self { status, error: error.into(), help: None, problems: None }
+    }
+
+    /// The request cannot be understood.
+    pub(crate) fn request(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error)
+    }
+
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    pub(crate) fn problems(mut self, report: Report) -> Self {
+        self.problems = Some(report);
+        self
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        (self.status, Json(self)).into_response()
+    }
+}
+
+/// The body of a request, read as JSON whatever its media type: it comes over a socket of the owner's own.
+pub(crate) struct Sent<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Sent<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+            Failure::new(rejection.status(), rejection.body_text())
+                .help(format!("a body has at most {BODY_BYTES_MAX} bytes"))
+        })?;
+        let read = serde_json::from_slice(&bytes).map_err(|error| {
+            Failure::request(format!("the body is not what is expected: {error}"))
+                .help("send a JSON object as docs/openapi.json describes it")
+        })?;
+        Ok(Self(read))
+    }
+}

@@ -1,0 +1,126 @@
+//! `POST /v1/explain`: what would be decided on a request, stage by stage, by the policy in use.
+
+use std::net::IpAddr;
+
+use axum::{Json, extract::State};
+use exeat_policy::{EgressRequest, Explanation, Outcome, RuleView, explain};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    admin::Admin,
+    error::{Failure, Sent},
+    target::parse_target,
+};
+
+/// Addresses of one question: more than any name has that would be resolved.
+const ADDRESSES_MAX: usize = 256;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Question {
+    client: String,
+    target: String,
+    /// The addresses to judge; nothing is resolved here.
+    addresses: Option<Vec<IpAddr>>,
+}
+
+/// An explanation.
+#[derive(Debug, Serialize)]
+pub(crate) struct Answer {
+    revision: u64,
+    target: String,
+    verdict: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    would_deny: Option<&'static str>,
+    policies: Vec<String>,
+    stages: Vec<Stage>,
+    /// The smallest entry that would allow it, as TOML.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entry: Option<String>,
+    /// Where that entry has to stand.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    entry_goes_to: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Stage {
+    name: String,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<Rule>,
+}
+
+/// A rule as its author wrote it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Rule {
+    policy: String,
+    place: String,
+    text: String,
+}
+
+impl From<RuleView> for Rule {
+    fn from(rule: RuleView) -> Self {
+        Self { policy: rule.policy, place: rule.place.to_string(), text: rule.text }
+    }
+}
+
+pub(crate) async fn post(
+    State(admin): State<Admin>,
+    Sent(question): Sent<Question>,
+) -> Result<Json<Answer>, Failure> {
+    let addresses = question.addresses.as_deref();
+    if addresses.is_some_and(|addresses| addresses.len() > ADDRESSES_MAX) {
+        return Err(Failure::request(format!("more than {ADDRESSES_MAX} addresses")));
+    }
+    let target = parse_target(&question.target).map_err(|error| {
+        Failure::request(error.to_string()).help("write a URL, HOST:PORT, or a host for port 443")
+    })?;
+    let snapshot = admin.proxy.snapshot();
+    let principal = match snapshot.clients.principal(&question.client) {
+        None if question.client == "anonymous" => snapshot.anonymous.clone(),
+        found => found,
+    };
+    let principal = principal.ok_or_else(|| {
+        let error = format!("there is no client `{}`", question.client);
+        Failure::new(StatusCode::NOT_FOUND, error).help("use the name of a [client.NAME], or `anonymous`")
+    })?;
+    let request = EgressRequest { bound: &principal.bound, target: &target };
+    let revision = snapshot.policy.revision().0;
+    Ok(Json(Answer::new(revision, explain(&snapshot.policy, &request, addresses))))
+}
+
+impl Answer {
+    fn new(revision: u64, explanation: Explanation) -> Self {
+        let stages = explanation.stages.into_iter().map(|stage| {
+            let (outcome, reason) = match stage.outcome {
+                Outcome::Pass => ("pass", None),
+                Outcome::Refuse(reason) => ("refuse", Some(reason.token())),
+                Outcome::Open => ("open", None),
+            };
+            Stage {
+                name: stage.name,
+                outcome,
+                reason,
+                detail: stage.detail,
+                rule: stage.rule.map(Rule::from),
+            }
+        });
+        Self {
+            revision,
+            target: explanation.target,
+            verdict: if explanation.refused.is_some() { "deny" } else { "allow" },
+            reason: explanation.refused.map(exeat_policy::Reason::token),
+            would_deny: explanation.would_deny.map(exeat_policy::Reason::token),
+            policies: explanation.policies,
+            stages: stages.collect(),
+            entry: explanation.entry.map(|entry| entry.toml()),
+            entry_goes_to: explanation.entry_goes_to,
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! `/v1/flows`: what is open at present, and how to end it.
+
+use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
+
+use axum::{
+    Json,
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
+};
+use exeat_model::{Authority, Host, Port};
+use exeat_policy::{Label, Reason};
+use exeat_proxy::{FlowFilter, FlowId, FlowView, Selector};
+use http::StatusCode;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{admin::Admin, error::Failure, explain::Rule};
+
+/// Flows in one answer, at about 500 bytes each, unless asked for fewer or more.
+const FLOWS_DEFAULT: usize = 1000;
+/// Flows in one answer at most: the default budget of connections.
+const FLOWS_MAX: usize = 10_000;
+
+/// Which flows are meant. All that is given must hold.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Which {
+    client: Option<String>,
+    label: Option<String>,
+    target: Option<String>,
+    source: Option<String>,
+    limit: Option<usize>,
+    all: Option<bool>,
+}
+
+/// The flows that were found.
+#[derive(Debug, Serialize)]
+pub(crate) struct Found {
+    /// How many there are; more than are listed if the answer was limited.
+    total: usize,
+    flows: Vec<Flow>,
+}
+
+/// One flow.
+#[derive(Debug, Serialize)]
+struct Flow {
+    id: u64,
+    request_id: String,
+    kind: &'static str,
+    method: String,
+    client: String,
+    proof: &'static str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<&'static str, String>,
+    source: String,
+    target: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<Rule>,
+    revision: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    would_deny: Option<&'static str>,
+    started: String,
+    age_seconds: f64,
+    bytes_up: u64,
+    bytes_down: u64,
+}
+
+/// How many flows were told to end.
+#[derive(Debug, Serialize)]
+pub(crate) struct Cut {
+    pub(crate) cut: usize,
+}
+
+/// A filter that has been understood.
+#[derive(Debug, Default)]
+struct Filter {
+    client: Option<String>,
+    label: Option<(Label, String)>,
+    host: Option<Host>,
+    source: Option<IpAddr>,
+}
+
+type Queried = Result<Query<Which>, QueryRejection>;
+
+pub(crate) async fn list(State(admin): State<Admin>, query: Queried) -> Result<Json<Found>, Failure> {
+    let which = which(query)?;
+    let limit = which.limit.unwrap_or(FLOWS_DEFAULT).min(FLOWS_MAX);
+    let filter = Filter::new(&which)?;
+    let mut flows = admin.proxy.flows();
+    flows.retain(|flow| filter.means(flow));
+    let total = flows.len();
+    Ok(Json(Found { total, flows: flows.into_iter().take(limit).map(Flow::from).collect() }))
+}
+
+pub(crate) async fn cut(State(admin): State<Admin>, query: Queried) -> Result<Json<Cut>, Failure> {
+    let which = which(query)?;
+    let filter = FlowFilter::try_from(Filter::new(&which)?)?;
+    if filter == FlowFilter::default() && which.all != Some(true) {
+        let help = "name a client, label, target or source, or say all=true";
+        return Err(Failure::request("this would end every flow").help(help));
+    }
+    Ok(Json(Cut { cut: admin.proxy.cut(&filter, Reason::PolicyChanged) }))
+}
+
+pub(crate) async fn cut_one(
+    State(admin): State<Admin>,
+    id: Result<Path<u64>, PathRejection>,
+) -> Result<Json<Cut>, Failure> {
+    let Path(id) =
+        id.map_err(|_| Failure::request("the id of a flow is a number").help("GET /v1/flows lists them"))?;
+    match admin.proxy.cut(&FlowFilter::from(FlowId(id)), Reason::PolicyChanged) {
+        0 => {
+            Err(Failure::new(StatusCode::NOT_FOUND, format!("there is no flow {id}"))
+                .help("it may have ended"))
+        }
+        cut => Ok(Json(Cut { cut })),
+    }
+}
+
+fn which(query: Queried) -> Result<Which, Failure> {
+    query.map(|Query(which)| which).map_err(|error| Failure::request(error.body_text()))
+}
+
+/// Reads a label as `KEY=VALUE`.
+pub(crate) fn label(text: &str) -> Result<(Label, String), Failure> {
+    let known = Label::ALL.map(Label::key).join(", ");
+    let parsed = text.split_once('=').and_then(|(key, value)| Some((Label::parse(key)?, value.to_owned())));
+    parsed.ok_or_else(|| {
+        Failure::request(format!("`{text}` is not a label"))
+            .help(format!("write KEY=VALUE, where KEY is one of {known}"))
+    })
+}
+
+/// Returns who is meant by a client's name or by a label.
+pub(crate) fn selector(client: Option<&str>, label_text: Option<&str>) -> Result<Option<Selector>, Failure> {
+    let made = match (client, label_text) {
+        (None, None) => return Ok(None),
+        (Some(client), None) => Selector::client(client),
+        (None, Some(text)) => {
+            let (key, value) = label(text)?;
+            Selector::label(key, &value)
+        }
+        (Some(_), Some(_)) => {
+            return Err(Failure::request("client and label exclude each other").help("name one"));
+        }
+    };
+    made.map(Some).map_err(|error| Failure::request(error.to_string()))
+}
+
+impl Filter {
+    fn new(which: &Which) -> Result<Self, Failure> {
+        let host = which.target.as_deref().map(|text| {
+            let bare = |host: Authority| Some(host.host).filter(|_| !has_port(text));
+            Authority::parse(text, Some(Port::HTTPS)).ok().and_then(bare).ok_or_else(|| {
+                Failure::request(format!("`{text}` is not a host"))
+                    .help("name the host alone, without a port")
+            })
+        });
+        let source = which
+            .source
+            .as_deref()
+            .map(|text| text.parse().map_err(|_| Failure::request(format!("`{text}` is not an address"))));
+        Ok(Self {
+            client: which.client.clone(),
+            label: which.label.as_deref().map(label).transpose()?,
+            host: host.transpose()?,
+            source: source.transpose()?,
+        })
+    }
+
+    fn means(&self, flow: &FlowView) -> bool {
+        self.client.as_deref().is_none_or(|client| *client == *flow.principal)
+            && self.label.as_ref().is_none_or(|(key, value)| flow.labels.get(*key) == Some(value))
+            && self.host.as_ref().is_none_or(|host| *host == flow.target.host)
+            && self.source.is_none_or(|source| source.to_canonical() == flow.source.ip().to_canonical())
+    }
+}
+
+impl TryFrom<Filter> for FlowFilter {
+    type Error = Failure;
+
+    fn try_from(filter: Filter) -> Result<Self, Failure> {
+        let label = filter.label.map(|(key, value)| format!("{}={value}", key.key()));
+        Ok(Self {
+            id: None,
+            selector: selector(filter.client.as_deref(), label.as_deref())?,
+            host: filter.host,
+            source: filter.source,
+        })
+    }
+}
+
+/// Whether an authority that parses ends with a port.
+fn has_port(text: &str) -> bool {
+    Authority::parse(text, None).is_ok()
+}
+
+impl From<FlowView> for Flow {
+    fn from(flow: FlowView) -> Self {
+        Self {
+            id: flow.id.0,
+            request_id: flow.request_id.to_string(),
+            kind: flow.kind.word(),
+            method: flow.method.to_string(),
+            client: flow.principal.to_string(),
+            proof: flow.proof.name(),
+            labels: flow.labels.iter().map(|(key, value)| (key.key(), value.to_owned())).collect(),
+            source: flow.source.to_string(),
+            target: flow.target.to_string(),
+            address: flow.address.map(|address| address.to_string()),
+            rule: flow.rule.map(Rule::from),
+            revision: flow.revision.0,
+            would_deny: flow.would_deny.map(Reason::token),
+            started: time_text(flow.started),
+            age_seconds: flow.age.as_secs_f64(),
+            bytes_up: flow.bytes_up,
+            bytes_down: flow.bytes_down,
+        }
+    }
+}
+
+/// A time in RFC 3339, UTC, with milliseconds, as in the audit log.
+pub(crate) fn time_text(time: SystemTime) -> String {
+    // A clock that is beyond the year 9999 is shown as the epoch.
+    Timestamp::try_from(time)
+        .map(|time| format!("{time:.3}"))
+        .unwrap_or_else(|_| "1970-01-01T00:00:00.000Z".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn which(client: Option<&str>, label: Option<&str>, target: Option<&str>) -> Which {
+        let text = |text: &str| text.to_owned();
+        Which {
+            client: client.map(text),
+            label: label.map(text),
+            target: target.map(text),
+            ..Which::default()
+        }
+    }
+
+    #[test]
+    fn filters_mean_what_they_say_or_nothing() {
+        let ok = |which: &Which| Filter::new(which).and_then(FlowFilter::try_from).is_ok();
+        for (name, which, want) in [
+            ("nothing", Which::default(), true),
+            ("client", which(Some("app"), None, None), true),
+            ("label", which(None, Some("space=a"), None), true),
+            ("unknown label", which(None, Some("spice=a"), None), false),
+            ("label without value", which(None, Some("space"), None), false),
+            ("both", which(Some("app"), Some("space=a"), None), false),
+            ("name", which(None, None, Some("EXAMPLE.com")), true),
+            ("address", which(None, None, Some("192.0.2.1")), true),
+            ("address of six", which(None, None, Some("[2001:db8::1]")), true),
+            ("with port", which(None, None, Some("example.com:443")), false),
+            ("no host", which(None, None, Some("a b")), false),
+        ] {
+            assert_eq!(ok(&which), want, "{name}");
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! What operators see and steer a running proxy by: metrics and health on loopback, the admin API on a unix socket.
+//!
+//! Thin: it reads what the other crates count and hands orders on to whoever carries them out. What may be opened, and
+//! why so little of it on TCP, is in `docs/metrics.md` and `docs/admin-api.md`.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod error;
+mod explain;
+mod flows;
+mod health;
+mod metrics;
+mod policy;
+mod quarantine;
+mod reload;
+mod server;
+mod socket;
+mod status;
+mod target;
+
+pub use admin::{Admin, serve as serve_admin};
+pub use health::serve as serve_health;
+pub use metrics::{Family, families, render};
+pub use reload::{ReloadOrder, Reloaded};
+pub use socket::{Socket, SocketError, SocketFile};
+pub use status::{Reloading, Status};
+pub use target::{TargetError, parse_target};

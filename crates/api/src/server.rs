@@ -1,0 +1,81 @@
+//! Serves HTTP/1 to a few local clients, each within bounds: neither a slow nor a hostile one can take more than its
+//! place.
+
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, response::Response};
+use http::{Request, StatusCode};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
+};
+
+/// Connections at a time on one listener: operators, a scraper or two, a probe. What exceeds it waits.
+const CONNECTIONS_MAX: usize = 64;
+/// Time for a request head, and for the pause before it.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a whole request and its handling. A reload of a million-line list takes a few seconds.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for one connection with all its requests, so that one which does not read its response ends.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
+/// Bytes of a request head.
+const HEAD_BYTES: usize = 16 * 1024;
+/// How long accepting rests when descriptors or memory are short.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Takes connections from `accept` and serves them by `router`, for ever.
+pub(crate) async fn serve<S, F>(router: Router, mut accept: impl FnMut() -> F)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = io::Result<S>>,
+{
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // The semaphore is never closed.
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        match accept().await {
+            Ok(stream) => {
+                tokio::spawn(serve_one(router.clone(), stream, place));
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cannot accept an operator's connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve_one<S>(router: Router, stream: S, place: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request: Request<Incoming>| answer(router.clone(), request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    match timeout(CONNECTION_TIMEOUT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "an operator's connection broke"),
+        Err(_) => tracing::debug!("an operator's connection took too long"),
+    }
+    drop(place);
+}
+
+async fn answer(router: Router, request: Request<Incoming>) -> Result<Response, Infallible> {
+    let service = TowerToHyperService::new(router);
+    match timeout(REQUEST_TIMEOUT, hyper::service::Service::call(&service, request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let mut late = Response::new(Body::from("{\"error\":\"this took too long\"}\n"));
+            *late.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+            Ok(late)
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The unix socket of the admin API: for its owner only, from the moment that it can be connected to.
+
+use std::{
+    fs::{self, Permissions},
+    io,
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        net::UnixStream,
+    },
+    path::{Path, PathBuf},
+};
+
+use tokio::net::{UnixListener, UnixSocket};
+
+/// Only the owner may read and write, which is what connecting takes (unix(7)).
+const MODE: u32 = 0o600;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 64;
+
+/// Why the socket cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Somebody answers there.
+    #[error("{} is in use: another proxy listens there", path.display())]
+    InUse {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// Something else has that name, and is not ours to remove.
+    #[error("{} exists and is not a socket", path.display())]
+    NotASocket {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("cannot listen on {}", path.display())]
+    System {
+        /// The socket's path.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub struct Socket {
+    /// Takes connections.
+    pub listener: UnixListener,
+    /// Removes the file when dropped.
+    pub file: SocketFile,
+}
+
+/// The file of a socket. It is removed when this is dropped, unless another has taken its place.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    identity: Identity,
+}
+
+/// What tells a file from another that has its name later: inode numbers alone are given out again.
+type Identity = (u64, u64, i64, i64);
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec()))
+}
+
+impl Socket {
+    /// Listens at `path`. A socket file there that nobody listens at any more is replaced.
+    ///
+    /// # Errors
+    /// See [`SocketError`].
+    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        remove_stale(path)?;
+        let system = |source| SocketError::System { path: path.to_owned(), source };
+        let socket = UnixSocket::new_stream().map_err(system)?;
+        socket.bind(path).map_err(system)?;
+        // Before `listen`: until then every attempt to connect is refused.
+        fs::set_permissions(path, Permissions::from_mode(MODE)).map_err(system)?;
+        let identity = identity(path).map_err(system)?;
+        let listener = socket.listen(BACKLOG).map_err(system)?;
+        Ok(Self { listener, file: SocketFile { path: path.to_owned(), identity } })
+    }
+}
+
+fn remove_stale(path: &Path) -> Result<(), SocketError> {
+    let path = path.to_owned();
+    match fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(SocketError::System { path, source }),
+        Ok(metadata) if !metadata.file_type().is_socket() => return Err(SocketError::NotASocket { path }),
+        Ok(_) => {}
+    }
+    match UnixStream::connect(&path) {
+        Ok(_) => Err(SocketError::InUse { path }),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(&path).map_err(|source| SocketError::System { path, source })
+        }
+        Err(source) => Err(SocketError::System { path, source }),
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+            // Stale at worst: the next start replaces it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_owner_may_connect_and_the_file_goes_with_the_socket() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let socket = Socket::bind(&path).unwrap();
+        assert_eq!(fs::symlink_metadata(&path).unwrap().mode() & 0o777, MODE);
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_stale_file_is_replaced_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "a socket leaves its file behind");
+        let first = Socket::bind(&path).unwrap();
+        assert!(matches!(Socket::bind(&path), Err(SocketError::InUse { .. })));
+        assert!(UnixStream::connect(&path).is_ok(), "the first one still listens");
+        drop(first);
+        fs::write(&path, "precious").unwrap();
+        assert!(matches!(Socket::bind(&path), Err(SocketError::NotASocket { .. })));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        let nowhere = directory.path().join("missing/s");
+        assert!(matches!(Socket::bind(&nowhere), Err(SocketError::System { .. })));
+    }
+
+    #[tokio::test]
+    async fn the_file_of_a_successor_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let Socket { listener, file } = Socket::bind(&path).unwrap();
+        drop(listener);
+        let second = Socket::bind(&path).unwrap();
+        drop(file);
+        assert!(path.exists());
+        drop(second);
+    }
+}
