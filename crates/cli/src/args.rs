@@ -38,6 +38,12 @@ pub enum Command {
     Check(CheckArgs),
     /// Say whether a client may reach a URL, which rule decides, and what would allow it
     Explain(ExplainArgs),
+    /// Make the running proxy read its configuration again
+    Reload(ReloadArgs),
+    /// List what is open through the running proxy, and end it
+    Flows(FlowsArgs),
+    /// Refuse everything to a client, or to all with a label, and end their flows
+    Quarantine(QuarantineArgs),
     /// Make credentials for clients
     #[command(subcommand)]
     Client(ClientCommand),
@@ -104,6 +110,171 @@ pub struct CheckArgs {
     /// Let warnings count as errors
     #[arg(long)]
     pub strict: bool,
+}
+
+/// Where the running proxy is, and how its answer is printed.
+#[derive(Args, Debug)]
+pub struct Output {
+    /// The socket of the running proxy's admin API [default: $EXEAT_SOCKET, or that of ./exeat.toml]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `reload`.
+#[derive(Args, Debug)]
+#[command(after_help = "All of the configuration takes effect or nothing.\n\
+                        Exit status: 0 reloaded, 78 the configuration has errors and the old policy stays, 1 otherwise.\n\n\
+                        Examples:\n  \
+                        exeat reload\n  \
+                        exeat reload --socket /run/exeat/exeat.sock")]
+pub struct ReloadArgs {
+    /// Where to ask
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Arguments of `flows`.
+#[derive(Args, Debug)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "On a terminal a table; elsewhere a line for each flow, tab-separated: id, kind, client, target,\n\
+                  address, age, bytes up, bytes down, place of the rule.\n\n\
+                  Examples:\n  \
+                  exeat flows\n  \
+                  exeat flows --client payments --json\n  \
+                  exeat flows --target api.example.com --follow\n  \
+                  exeat flows cut 17\n  \
+                  exeat flows cut --client payments"
+)]
+pub struct FlowsArgs {
+    /// What to do instead of listing
+    #[command(subcommand)]
+    pub command: Option<FlowsCommand>,
+    /// Which flows
+    #[command(flatten)]
+    pub which: Which,
+    /// Go on, and print flows as they begin (+) and end (-)
+    #[arg(long)]
+    pub follow: bool,
+    /// Where to ask
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Which flows are meant: those for which all that is given holds.
+#[derive(Args, Debug)]
+pub struct Which {
+    /// Flows of this client; `anonymous` for those without credentials
+    #[arg(long, value_name = "NAME")]
+    pub client: Option<String>,
+    /// Flows of clients with this label
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub label: Option<String>,
+    /// Flows to this host, whatever the port
+    #[arg(long, value_name = "HOST")]
+    pub target: Option<String>,
+    /// Flows from this address
+    #[arg(long, value_name = "ADDRESS")]
+    pub source: Option<String>,
+}
+
+/// `flows` commands.
+#[derive(Debug, Subcommand)]
+pub enum FlowsCommand {
+    /// End flows, within a second
+    #[command(after_help = "Clients may come back: `exeat quarantine` keeps them out.\n\n\
+                            Examples:\n  \
+                            exeat flows cut 17\n  \
+                            exeat flows cut --client payments\n  \
+                            exeat flows cut --target api.example.com")]
+    Cut(CutArgs),
+}
+
+/// Arguments of `flows cut`.
+#[derive(Args, Debug)]
+pub struct CutArgs {
+    /// The number of one flow
+    #[arg(value_name = "ID", conflicts_with_all = ["client", "label", "target", "source", "all"])]
+    pub id: Option<u64>,
+    /// Which flows
+    #[command(flatten)]
+    pub which: Which,
+    /// Every flow
+    #[arg(long, conflicts_with_all = ["client", "label", "target", "source"])]
+    pub all: bool,
+    /// Where to ask
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Arguments of `quarantine`.
+#[derive(Args, Debug)]
+#[command(after_help = "Without a selector, prints who is in quarantine.\n\n\
+                        Examples:\n  \
+                        exeat quarantine client=payments\n  \
+                        exeat quarantine space=payments-prod\n  \
+                        exeat quarantine client=payments --release\n  \
+                        exeat quarantine")]
+pub struct QuarantineArgs {
+    /// client=NAME, or a label: organization=, space=, app=, instance=, class=, lifecycle=
+    #[arg(value_name = "SELECTOR", value_parser = parse_who)]
+    pub selector: Option<Who>,
+    /// End the quarantine
+    #[arg(long, requires = "selector")]
+    pub release: bool,
+    /// Where to ask
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Who is meant by a selector.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Who {
+    /// The client of this name.
+    Client(String),
+    /// Everyone with this label, as `KEY=VALUE`.
+    Label(String),
+}
+
+impl Who {
+    pub(crate) fn client(&self) -> Option<&str> {
+        match self {
+            Self::Client(name) => Some(name),
+            Self::Label(_) => None,
+        }
+    }
+
+    pub(crate) fn label(&self) -> Option<&str> {
+        match self {
+            Self::Client(_) => None,
+            Self::Label(pair) => Some(pair),
+        }
+    }
+}
+
+impl std::fmt::Display for Who {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Client(name) => write!(f, "client={name}"),
+            Self::Label(pair) => f.write_str(pair),
+        }
+    }
+}
+
+fn parse_who(text: &str) -> Result<Who, String> {
+    match text.split_once('=') {
+        Some(("client", name)) if !name.is_empty() => Ok(Who::Client(name.to_owned())),
+        Some((key, value)) if Label::parse(key).is_some() && !value.is_empty() => {
+            Ok(Who::Label(text.to_owned()))
+        }
+        _ => Err(format!(
+            "write client=NAME, or KEY=VALUE where KEY is one of {}",
+            Label::ALL.map(Label::key).join(", ")
+        )),
+    }
 }
 
 /// How a report is printed.
@@ -209,6 +380,13 @@ mod tests {
             &["exeat", "serve", "--deny", "example.com"],
             &["exeat", "serve", "--listen", "example.com:80", "--allow", "x.example"],
             &["exeat", "client", "add", "x", "--label", "space"],
+            &["exeat", "quarantine", "payments"],
+            &["exeat", "quarantine", "client="],
+            &["exeat", "quarantine", "spice=x"],
+            &["exeat", "quarantine", "--release"],
+            &["exeat", "flows", "cut", "x"],
+            &["exeat", "flows", "cut", "1", "--client", "x"],
+            &["exeat", "flows", "cut", "--all", "--client", "x"],
             &["exeat"],
         ] {
             assert!(Cli::try_parse_from(words).is_err(), "{words:?}");

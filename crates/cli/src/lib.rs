@@ -6,6 +6,7 @@
 
 mod args;
 mod commands;
+mod control;
 mod output;
 
 use std::process::ExitCode;
@@ -37,6 +38,9 @@ pub fn run() -> Next {
         },
         Command::Check(args) => exit(commands::check::run(&args)),
         Command::Explain(args) => exit(commands::explain::run(&args)),
+        Command::Reload(args) => exit(commands::reload::run(&args)),
+        Command::Flows(args) => exit(commands::flows::run(&args)),
+        Command::Quarantine(args) => exit(commands::quarantine::run(&args)),
         Command::Client(command) => exit(commands::client::run(command)),
         Command::Completions { shell } => exit(commands::docs::completions(shell)),
         Command::Man { directory } => exit(commands::docs::man(directory.as_deref())),

@@ -4,4 +4,7 @@ pub(crate) mod check;
 pub(crate) mod client;
 pub(crate) mod docs;
 pub(crate) mod explain;
+pub(crate) mod flows;
+pub(crate) mod quarantine;
+pub(crate) mod reload;
 pub(crate) mod serve;

@@ -1,0 +1,72 @@
+//! `reload`: the running proxy reads its configuration again.
+
+use anyhow::Context;
+use http::{Method, StatusCode};
+use serde_json::Value;
+
+use crate::args::{Output, ReloadArgs};
+use crate::control::{Answer, Control, printable};
+use crate::output::{Exit, to_stderr, to_stdout};
+
+/// Asks for a reload and tells what came of it.
+pub(crate) fn run(args: &ReloadArgs) -> anyhow::Result<Exit> {
+    let Output { socket, json } = &args.output;
+    let answer = Control::new(socket.as_deref())?.ask(Method::POST, "/v1/reload", None)?;
+    if *json {
+        to_stdout(format_args!("{}\n", answer.body))?;
+    }
+    if answer.status == StatusCode::UNPROCESSABLE_ENTITY {
+        if !json {
+            to_stderr(&told(&answer.body, "problems"));
+            to_stderr("reload refused: the policy in use stays\n");
+        }
+        return Ok(Exit::Config);
+    }
+    let Answer { status, body } = answer;
+    let body = Answer { status, body }.succeeded()?;
+    if !json {
+        to_stderr(&told(&body, "warnings"));
+        let revision = body.get("revision").context("an answer without a revision")?;
+        to_stdout(format_args!("reloaded: revision {revision}\n"))?;
+    }
+    Ok(Exit::Success)
+}
+
+/// Returns a list of problems as text, as compilers write them.
+fn told(body: &Value, key: &str) -> String {
+    let problems = body.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    problems.iter().map(one).collect()
+}
+
+fn one(problem: &Value) -> String {
+    let get = |key: &str| problem.get(key).map(printable);
+    let mut place = get("file").unwrap_or_default();
+    for part in ["line", "column"] {
+        if let Some(number) = get(part) {
+            place = format!("{place}:{number}");
+        }
+    }
+    let (severity, message) = (get("severity").unwrap_or_default(), get("message").unwrap_or_default());
+    let help = get("help").map(|help| format!("  help: {help}\n")).unwrap_or_default();
+    format!("{place}: {severity}: {message}\n{help}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn problems_are_told_with_their_place() {
+        let body = json!({"problems": [
+            {"file": "a.toml", "line": 3, "column": 7, "severity": "error", "message": "wrong", "help": "write x"},
+            {"file": "a.toml", "severity": "warning", "message": "odd"},
+        ]});
+        assert_eq!(
+            told(&body, "problems"),
+            "a.toml:3:7: error: wrong\n  help: write x\na.toml: warning: odd\n"
+        );
+        assert_eq!(told(&body, "warnings"), "");
+    }
+}
