@@ -19,7 +19,8 @@ use exeat_policy::Label;
                   exeat serve --allow example.com --allow '*.example.org'\n  \
                   exeat serve --config exeat.toml\n  \
                   exeat check exeat.toml\n  \
-                  exeat explain payments https://api.example.com/",
+                  exeat explain payments https://api.example.com/\n  \
+                  exeat diff exeat.toml exeat.toml.new",
     subcommand_required = true,
     arg_required_else_help = true
 )]
@@ -44,6 +45,8 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Refuse everything to a client, or to all with a label, and end their flows
     Quarantine(QuarantineArgs),
+    /// Say what two configurations allow differently, client by client
+    Diff(DiffArgs),
     /// Make credentials for clients
     #[command(subcommand)]
     Client(ClientCommand),
@@ -309,6 +312,26 @@ pub struct ExplainArgs {
     /// Resolve the name, if a rule allows it, and judge the answer
     #[arg(long, conflicts_with = "address")]
     pub resolve: bool,
+}
+
+/// Arguments of `diff`.
+#[derive(Args, Debug)]
+#[command(after_help = "Exit status: 0 they allow the same, 1 they differ, 78 one is not usable.\n\n\
+                        A line begins with + for what only NEW allows and - for what only OLD allows. A pattern \
+                        stands for the names below it that no narrower entry of either file is about.\n\n\
+                        Examples:\n  \
+                        exeat diff /etc/exeat/exeat.toml exeat.toml\n  \
+                        exeat diff --format json old.toml new.toml")]
+pub struct DiffArgs {
+    /// The configuration that holds now
+    #[arg(value_name = "OLD")]
+    pub old: PathBuf,
+    /// The configuration that would replace it
+    #[arg(value_name = "NEW")]
+    pub new: PathBuf,
+    /// How to print differences
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
 }
 
 /// Commands about clients.

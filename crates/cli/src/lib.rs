@@ -41,6 +41,7 @@ pub fn run() -> Next {
         Command::Reload(args) => exit(commands::reload::run(&args)),
         Command::Flows(args) => exit(commands::flows::run(&args)),
         Command::Quarantine(args) => exit(commands::quarantine::run(&args)),
+        Command::Diff(args) => exit(commands::diff::run(&args)),
         Command::Client(command) => exit(commands::client::run(command)),
         Command::Completions { shell } => exit(commands::docs::completions(shell)),
         Command::Man { directory } => exit(commands::docs::man(directory.as_deref())),

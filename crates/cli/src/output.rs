@@ -10,10 +10,12 @@ use exeat_store::{Colour, Report};
 /// The exit codes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Exit {
-    /// It worked; `explain`: allowed.
+    /// It worked; `explain`: allowed; `diff`: the same.
     Success,
     /// `explain`: refused.
     Refused,
+    /// `diff`: the two allow different things.
+    Different,
     /// Something failed.
     Failure,
     /// The configuration is not usable (`EX_CONFIG` of sysexits).
@@ -24,7 +26,7 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(match exit {
             Exit::Success => 0,
-            Exit::Refused | Exit::Failure => 1,
+            Exit::Refused | Exit::Different | Exit::Failure => 1,
             Exit::Config => 78,
         })
     }

@@ -83,6 +83,11 @@ impl Clients {
         passwords.find(|new| new.digest == old.digest).map(|new| Arc::clone(&new.principal))
     }
 
+    /// Returns one principal of each client, in the order of insertion.
+    pub fn principals(&self) -> impl Iterator<Item = &Arc<Principal>> {
+        self.all.iter().map(|client| &client.principal)
+    }
+
     /// Returns the number of clients.
     pub fn len(&self) -> usize {
         self.all.len()

@@ -93,6 +93,16 @@ impl IpBlock {
         block.refuse_mapped()
     }
 
+    /// Returns the block from `first` to `last`, both included, or `None` if it would run backwards,
+    /// mix families or be IPv4-mapped.
+    #[must_use]
+    pub fn between(first: IpAddr, last: IpAddr) -> Option<Self> {
+        let one_family = first.is_ipv4() == last.is_ipv4();
+        (one_family && first <= last)
+            .then_some(Self { first, last })
+            .and_then(|block| block.refuse_mapped().ok())
+    }
+
     /// Returns the lowest address.
     #[must_use]
     pub const fn first(&self) -> IpAddr {

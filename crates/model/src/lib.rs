@@ -21,4 +21,5 @@ pub use block::{BlockError, IpBlock};
 pub use name::{DnsName, LABEL_OCTETS_MAX, NAME_OCTETS_MAX, NameError};
 pub use pattern::{NamePattern, PatternError};
 pub use port::{Port, PortError, PortRange, PortSet};
+pub use registry::class_boundaries;
 pub use suffix::{CLOSED_ZONES, SuffixKind, in_closed_zone, suffix_kind};

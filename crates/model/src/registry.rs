@@ -5,9 +5,9 @@
 //! space registries. Rows that a registry marks "globally reachable" are `Global`. Within a table
 //! the longer prefix comes first, so that the first row that holds an address decides.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::address::{AddressClass, Never, SpecialUse};
+use crate::address::{AddressClass, METADATA_ADDRESSES, Never, SpecialUse};
 
 /// A block, from its first address to its last, and the class of what lies in it.
 struct Row<T> {
@@ -118,6 +118,37 @@ pub(crate) fn class_v4(address: Ipv4Addr) -> AddressClass {
 /// Returns the class of the block that holds `address`, without regard to any IPv4 address in it.
 pub(crate) fn class_v6(address: Ipv6Addr) -> AddressClass {
     find(V6, address.to_bits()).unwrap_or(RESERVED)
+}
+
+/// Returns addresses at which [`crate::CanonicalIp::class`] changes: from one of them to the next,
+/// all addresses are of one class. Unordered, with repetitions.
+///
+/// NAT64 (`64:ff9b::/96`) and 6to4 (`2002::/16`) are divided as the IPv4 that they carry is. What
+/// Teredo, ISATAP and `64:ff9b:1::/48` carry divides too finely to be listed; those addresses can
+/// differ in class from their neighbours.
+pub fn class_boundaries() -> impl Iterator<Item = IpAddr> {
+    let metadata_v4 = METADATA_ADDRESSES.iter().filter_map(|address| match address {
+        IpAddr::V4(address) => Some((address.to_bits(), address.to_bits())),
+        IpAddr::V6(_) => None,
+    });
+    let metadata_v6 = METADATA_ADDRESSES.iter().filter_map(|address| match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some((address.to_bits(), address.to_bits())),
+    });
+    let rows_v4 = V4.iter().map(|row| (row.first, row.last)).chain(metadata_v4);
+    let rows_v6 = V6.iter().map(|row| (row.first, row.last)).chain(metadata_v6);
+    let v4 = rows_v4.flat_map(|(first, last)| [Some(first), last.checked_add(1)]).flatten();
+    let v6 = rows_v6.flat_map(|(first, last)| [Some(first), last.checked_add(1)]).flatten();
+    let inside = |v4: u32| {
+        let nat64 = (0x64_ff9b << 96) | u128::from(v4);
+        let six_to_four = (0x2002 << 112) | (u128::from(v4) << 80);
+        [
+            IpAddr::V4(Ipv4Addr::from_bits(v4)),
+            Ipv6Addr::from_bits(nat64).into(),
+            Ipv6Addr::from_bits(six_to_four).into(),
+        ]
+    };
+    v4.flat_map(inside).chain(v6.map(|v6| IpAddr::V6(Ipv6Addr::from_bits(v6))))
 }
 
 fn find<T: PartialOrd>(table: &[Row<T>], address: T) -> Option<AddressClass> {

@@ -166,7 +166,7 @@ pub(crate) fn denied_address(
 }
 
 /// Every policy and ceiling of a principal.
-fn owners<'a>(set: &'a PolicySet, bound: &'a Bound) -> impl Iterator<Item = (u32, &'a Owner)> {
+pub(crate) fn owners<'a>(set: &'a PolicySet, bound: &'a Bound) -> impl Iterator<Item = (u32, &'a Owner)> {
     let numbers = bound.policies.iter().chain(&bound.ceilings);
     numbers.filter_map(|&number| Some((number, set.owner(number)?)))
 }
@@ -218,7 +218,12 @@ fn no_match(host: &Host, wrong_port: Option<RuleId>, opens_addresses: bool) -> D
 }
 
 /// Calls `found` with list, entry and terms of each entry of one side that matches the host.
-fn each_match<'a>(owner: &'a Owner, side: ListSide, host: &Host, mut found: impl FnMut(u32, u32, Terms<'a>)) {
+pub(crate) fn each_match<'a>(
+    owner: &'a Owner,
+    side: ListSide,
+    host: &Host,
+    mut found: impl FnMut(u32, u32, Terms<'a>),
+) {
     for (list, list_ref) in (0u32..).zip(owner.lists(side)) {
         let on_match = |entry| found(list, entry, list_ref.terms(entry));
         match host {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod decide;
+mod diff;
 mod entry;
 mod explain;
 mod labels;
@@ -17,6 +18,7 @@ mod rule;
 mod set;
 
 pub use decide::{Allowed, Denial, EgressRequest, Verdict, decide};
+pub use diff::{Change, Direction, Hosts, Opening, View, What, Witness, diff};
 pub use entry::{Answers, Defaults, Destination, Entry, EntryError, Expect, Side};
 pub use explain::{Explanation, Outcome, Stage, explain, smallest_entry};
 pub use labels::{Label, Labels};

@@ -208,6 +208,30 @@ impl List {
         self.settings.get(self.slots.get(number as usize)?.settings as usize)
     }
 
+    /// Which settings the entry carries: entries with the same number carry the same ones.
+    pub(crate) fn settings_number(&self, number: u32) -> u32 {
+        self.slots.get(number as usize).map_or(NONE, |slot| slot.settings)
+    }
+
+    /// Every distinct settings that an entry of the list carries.
+    pub(crate) fn all_settings(&self) -> &[Settings] {
+        &self.settings
+    }
+
+    /// The names that the entries speak of, each with whether those below it are meant.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.slots.iter().filter_map(|slot| match slot.kind {
+            Kind::Exact => Some((slot_text(&self.arena, slot), false)),
+            Kind::Subdomains => Some((slot_text(&self.arena, slot), true)),
+            Kind::AnyName | Kind::Network | Kind::AnyPublic => None,
+        })
+    }
+
+    /// The networks that the entries speak of.
+    pub(crate) fn blocks(&self) -> &[IpBlock] {
+        &self.blocks
+    }
+
     /// How narrow an entry is: the narrower match is cited first. Exact names and single
     /// addresses rank highest, `@any-public` lowest.
     pub(crate) fn specificity(&self, number: u32) -> u32 {

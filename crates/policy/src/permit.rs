@@ -71,6 +71,11 @@ impl OpeningRule {
         self.expect
     }
 
+    /// The names that the rule lists as `sni`.
+    pub(crate) fn listed(&self) -> &[DnsName] {
+        self.further.as_deref().unwrap_or_default()
+    }
+
     /// Returns whether the opening may speak for `name`: the asked name, or one that the rule
     /// lists as `sni`. A literal target was not asked for by a name, so any name will do unless
     /// the rule lists some.

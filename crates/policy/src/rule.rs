@@ -7,7 +7,7 @@ use crate::list::Settings;
 use crate::place::Place;
 
 /// One rule of a snapshot. Only meaningful together with the [`crate::PolicySet`] it came from.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct RuleId {
     /// The policy or ceiling, by position in the snapshot.
     pub(crate) owner: u32,
@@ -15,7 +15,7 @@ pub struct RuleId {
 }
 
 /// Where in its owner a rule stands.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) enum At {
     /// An entry of an allow or deny list.
     Entry { side: ListSide, list: u32, entry: u32 },
@@ -26,7 +26,7 @@ pub(crate) enum At {
 }
 
 /// [`Side`] with an order, so that rules have one too.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) enum ListSide {
     Allow,
     Deny,

@@ -149,6 +149,11 @@ impl ListRef {
         &self.list
     }
 
+    /// The group's settings over the policy's, for entries without their own.
+    pub(crate) fn outer(&self) -> &Defaults {
+        &self.outer
+    }
+
     pub(crate) fn terms(&self, entry: u32) -> Terms<'_> {
         Terms::new(self.list.settings(entry), &self.outer)
     }
@@ -187,7 +192,7 @@ impl Owner {
 }
 
 /// The policies and ceilings that hold for one principal, by position in their snapshot.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Bound {
     pub(crate) policies: Box<[u32]>,
     pub(crate) ceilings: Box<[u32]>,

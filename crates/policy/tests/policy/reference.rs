@@ -169,7 +169,7 @@ fn any_entry(deny: bool) -> impl Strategy<Value = Entry> {
     })
 }
 
-fn any_rules(name: &'static str, report: f64) -> impl Strategy<Value = Rules> {
+pub(crate) fn any_rules(name: &'static str, report: f64) -> impl Strategy<Value = Rules> {
     let allow = prop::collection::vec(any_entry(false), 0..6);
     let deny = prop::collection::vec(any_entry(true), 0..2);
     (allow, deny, prop::bool::weighted(report)).prop_map(move |(allow, deny, report)| Rules {
@@ -181,7 +181,7 @@ fn any_rules(name: &'static str, report: f64) -> impl Strategy<Value = Rules> {
     })
 }
 
-fn any_target() -> impl Strategy<Value = (Authority, Vec<IpAddr>)> {
+pub(crate) fn any_target() -> impl Strategy<Value = (Authority, Vec<IpAddr>)> {
     let port = prop::sample::select(vec![443u16, 80, 22, 8443]);
     let host = prop_oneof![
         4 => (name(), prop::collection::vec(address(), 1..4)),

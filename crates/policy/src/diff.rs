@@ -1,0 +1,206 @@
+//! What two snapshots allow differently for one principal, as sets.
+//!
+//! The destinations that a policy can tell apart are finitely many: each name it mentions, the
+//! rest below each wildcard, the rest of all names, the addresses from one edge of a network to
+//! the next, and the ports from one edge of a range to the next. One member of each class is put
+//! to [`crate::decide`] and [`crate::permit`] on both sides; where they differ, that member is
+//! the witness of the change. So no change is made up.
+//!
+//! Nor is one missed: for every request whose target is a name, or an address, that one side
+//! allows and the other refuses, the result is not empty. This holds for a name with one
+//! address, at any port, and for what opens the connection. It does not cover answers of
+//! several addresses that are split between rules, nor IPv6 targets that differ from their
+//! neighbours only by an IPv4 address inside (Teredo, ISATAP, `64:ff9b:1::/48`).
+
+mod classes;
+mod compare;
+mod conditions;
+mod denied;
+mod fold;
+mod join;
+mod probe;
+
+use std::fmt;
+use std::net::IpAddr;
+
+use exeat_model::{Authority, DnsName, IpBlock, PortSet};
+
+use crate::reason::Reason;
+use crate::rule::RuleView;
+use crate::set::{Bound, PolicySet};
+
+use probe::Pair;
+
+/// One side of a comparison: a snapshot, and what of it holds for the principal.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// The snapshot.
+    pub set: &'a PolicySet,
+    /// What of it holds. The default holds nothing, which allows nothing.
+    pub bound: &'a Bound,
+}
+
+/// Which side allows more.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Direction {
+    /// The old side refuses it and the new side allows it.
+    Gained,
+    /// The old side allows it and the new side refuses it.
+    Lost,
+}
+
+/// The destinations of a change.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Hosts {
+    /// One name.
+    Name(DnsName),
+    /// The names below this one, but for those that narrower entries of either side speak of.
+    Below(DnsName),
+    /// The names and addresses that are globally reachable, but for those that narrower entries
+    /// of either side speak of.
+    Public,
+    /// Targets given as these addresses, but for those that are never reachable.
+    Addresses(IpBlock),
+    /// The names that both sides allow. What changed is where they may lead.
+    AllowedNames,
+}
+
+/// What of a destination changed.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum What {
+    /// The destination as a whole.
+    Target,
+    /// Connections to these addresses, when the name resolves to them.
+    At(IpBlock),
+    /// Connections to globally reachable addresses, when the name resolves to them.
+    AtPublic,
+    /// Answers that mix allowed and forbidden addresses.
+    MixedAnswers,
+    /// Connections that open like this.
+    OpenedBy(Vec<Opening>),
+}
+
+/// How a connection opens.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Opening {
+    /// TLS with this server name; `None` for no server name.
+    Tls(Option<DnsName>),
+    /// HTTP/1 with this Host; `None` for the address that is the target.
+    Http(Option<DnsName>),
+    /// TLS with a server name that no rule speaks of.
+    TlsOther(DnsName),
+    /// HTTP/1 with a Host that no rule speaks of.
+    HttpOther(DnsName),
+    /// Anything else.
+    Other,
+}
+
+/// A request that one side allows and the other refuses.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Witness {
+    /// The target.
+    pub target: Authority,
+    /// What the name resolves to; empty if the target alone tells.
+    pub addrs: Vec<IpAddr>,
+    /// How the connection opens, if that tells.
+    pub opening: Option<Opening>,
+}
+
+/// Something that one side allows and the other refuses.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Change {
+    /// Which side allows it.
+    pub direction: Direction,
+    /// The destinations.
+    pub hosts: Hosts,
+    /// The ports.
+    pub ports: PortSet,
+    /// What changed about them.
+    pub what: What,
+    /// The rule of the side that allows it.
+    pub rule: RuleView,
+    /// Why the other side refuses it.
+    pub reason: Reason,
+    /// The rule of the other side that refuses it, or that comes nearest.
+    pub refused_by: Option<RuleView>,
+    /// A request to see it with.
+    pub witness: Witness,
+}
+
+/// Returns what the two sides allow differently, in the order of the rules that allow it: gained
+/// first, then lost.
+///
+/// The cost grows with the entries of both sides and not with their product, but for different
+/// combinations of settings (`ports`, `addresses`, `expect`, …) times the deny networks that
+/// differ.
+#[must_use]
+pub fn diff(old: View<'_>, new: View<'_>) -> Vec<Change> {
+    let pair = Pair::new(old, new);
+    let (mut findings, carriers) = compare::names(&pair);
+    findings.extend(compare::literals(&pair));
+    findings.extend(denied::addresses(&pair, &carriers));
+    fold::changes(&pair, findings)
+}
+
+impl Direction {
+    /// The sign that stands before a line.
+    #[must_use]
+    pub const fn sign(self) -> char {
+        match self {
+            Self::Gained => '+',
+            Self::Lost => '-',
+        }
+    }
+
+    /// The word in machine-readable output.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Gained => "gained",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+impl fmt::Display for Hosts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => write!(f, "{name}"),
+            Self::Below(parent) => write!(f, "*.{parent}"),
+            Self::Public => f.write_str("@any-public"),
+            Self::Addresses(block) if block.first().is_ipv6() => write!(f, "[{block}]"),
+            Self::Addresses(block) => write!(f, "{block}"),
+            Self::AllowedNames => f.write_str("allowed names"),
+        }
+    }
+}
+
+impl fmt::Display for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tls(Some(name)) => write!(f, "TLS for {name}"),
+            Self::Tls(None) => f.write_str("TLS without a name"),
+            Self::Http(Some(name)) => write!(f, "HTTP for {name}"),
+            Self::Http(None) => f.write_str("HTTP for the address"),
+            Self::TlsOther(_) => f.write_str("TLS for any name"),
+            Self::HttpOther(_) => f.write_str("HTTP for any host"),
+            Self::Other => f.write_str("anything else"),
+        }
+    }
+}
+
+/// The part of a line after host and ports; empty for the target itself.
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Target => Ok(()),
+            Self::At(block) => write!(f, "at {block}"),
+            Self::AtPublic => f.write_str("at public addresses"),
+            Self::MixedAnswers => f.write_str("with answers that mix allowed and forbidden addresses"),
+            Self::OpenedBy(openings) => {
+                let openings: Vec<String> = openings.iter().map(ToString::to_string).collect();
+                write!(f, "opened by {}", openings.join(", "))
+            }
+        }
+    }
+}

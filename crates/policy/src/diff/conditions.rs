@@ -1,0 +1,237 @@
+//! Where both sides allow a target: the addresses that it may lead to, and what may open the
+//! connection.
+
+use std::net::IpAddr;
+
+use exeat_model::{AddressClass, Authority, CanonicalIp, DnsName, Host, IpBlock, class_boundaries};
+
+use super::classes::{block_edges, partition};
+use super::compare::Finding;
+use super::join::Joiner;
+use super::{Direction, Hosts, Opening, Pair, View, What};
+use crate::decide::{Denial, each_match, owners};
+use crate::entry::Expect;
+use crate::permit::OpeningRule;
+use crate::reason::Reason;
+use crate::rule::{ListSide, RuleId};
+
+/// Returns what the two sides ask differently of connections to a target that both allow.
+pub(super) fn differences(pair: &Pair<'_>, hosts: &Hosts, target: &Authority) -> Vec<Finding> {
+    let mut search = Search { pair, hosts, target, found: Vec::new(), agreed: None, refused: None };
+    match &target.host {
+        Host::Address(ip) => search.opening(ip.get()),
+        Host::Name(_) => search.addresses(),
+    }
+    search.found
+}
+
+struct Search<'a> {
+    pair: &'a Pair<'a>,
+    hosts: &'a Hosts,
+    target: &'a Authority,
+    found: Vec<Finding>,
+    /// An address that both sides permit, and one that both refuse.
+    agreed: Option<IpAddr>,
+    refused: Option<IpAddr>,
+}
+
+impl Search<'_> {
+    /// Where the name may lead: each block that a rule for it names, and public addresses.
+    fn addresses(&mut self) {
+        let named = self.named_blocks();
+        let inside = |ip: IpAddr| named.iter().any(|block| block.contains(CanonicalIp::new(ip)));
+        let mut starts: Vec<IpAddr> = named.iter().flat_map(block_edges).collect();
+        starts.extend(class_boundaries().filter(|&ip| inside(ip)));
+        starts.extend(self.listener_edges());
+        let mut joiner = Joiner::default();
+        for block in partition(starts).into_iter().filter(|block| inside(block.first())) {
+            let ip = self.undenied(&block);
+            let found = ip.and_then(|ip| self.ask(&[ip], What::At(block)));
+            joiner.add(&block, found.into_iter().collect());
+            ip.into_iter().for_each(|ip| self.opening(ip));
+        }
+        self.found.extend(joiner.finish());
+        for ip in self.public_addresses(&named) {
+            let found = self.ask(&[ip], What::AtPublic);
+            if !self.found.iter().any(|f| f.what == What::AtPublic) {
+                self.found.extend(found);
+            }
+            self.opening(ip);
+        }
+        if let Some(agreed) = self.agreed {
+            let never = IpAddr::from([0, 0, 0, 0]);
+            let mixed = self.ask(&[agreed, self.refused.unwrap_or(never)], What::MixedAnswers);
+            self.found.extend(mixed);
+        }
+    }
+
+    /// The blocks of `addresses` of every entry that is for the target.
+    fn named_blocks(&self) -> Vec<IpBlock> {
+        let mut blocks = Vec::new();
+        for view in self.pair.views() {
+            for (_, owner) in owners(view.set, view.bound) {
+                each_match(owner, ListSide::Allow, &self.target.host, |_, _, terms| {
+                    blocks.extend(terms.addresses.unwrap_or_default().iter().copied());
+                });
+            }
+        }
+        blocks.sort_unstable();
+        blocks.dedup();
+        blocks
+    }
+
+    /// Listeners matter where the two sides have different ones.
+    fn listener_edges(&self) -> Vec<IpAddr> {
+        if self.pair.old.set.floor == self.pair.new.set.floor {
+            return Vec::new();
+        }
+        let ips = self.pair.listeners().map(|listener| IpBlock::from(CanonicalIp::new(listener.ip())));
+        ips.flat_map(|block| block_edges(&block).collect::<Vec<_>>()).collect()
+    }
+
+    /// Globally reachable addresses outside the named blocks: one of each family that no deny
+    /// network contains, and listeners that only one side has.
+    fn public_addresses(&self, named: &[IpBlock]) -> Vec<IpAddr> {
+        let starts =
+            class_boundaries().chain(named.iter().flat_map(block_edges)).chain(self.listener_edges());
+        let mut found = self.listener_edges();
+        let outside = |ip: IpAddr| {
+            let ip = CanonicalIp::new(ip);
+            ip.class() == AddressClass::Global && !named.iter().any(|block| block.contains(ip))
+        };
+        found.retain(|&ip| outside(ip));
+        let (mut v4, mut v6) = (false, false);
+        for block in partition(starts).into_iter().filter(|block| outside(block.first())) {
+            let have = if block.first().is_ipv4() { &mut v4 } else { &mut v6 };
+            if !*have && let Some(ip) = self.undenied(&block) {
+                *have = true;
+                found.push(ip);
+            }
+        }
+        found
+    }
+
+    /// An address of the block that no deny network contains on either side, or the first one
+    /// that only one side denies.
+    fn undenied(&self, block: &IpBlock) -> Option<IpAddr> {
+        let denied = |ip: IpAddr| self.pair.views().iter().all(|view| view.denied(self.target, ip).is_some());
+        if !denied(block.first()) {
+            return Some(block.first());
+        }
+        self.pair.deny_edges_in(block).iter().copied().find(|&ip| !denied(ip))
+    }
+
+    /// Asks both sides for a permit; a finding if one of them refuses.
+    fn ask(&mut self, addrs: &[IpAddr], what: What) -> Option<Finding> {
+        let (old, new) = (self.pair.old.permit(self.target, addrs), self.pair.new.permit(self.target, addrs));
+        let (direction, rule, refused) = match (old, new) {
+            (Err(denial), Ok(permit)) => (Direction::Gained, permit.rule(), denial),
+            (Ok(permit), Err(denial)) => (Direction::Lost, permit.rule(), denial),
+            (Ok(_), Ok(_)) => {
+                self.agreed = addrs.first().copied();
+                return None;
+            }
+            (Err(_), Err(_)) => {
+                self.refused = addrs.first().copied();
+                return None;
+            }
+        };
+        Some(self.finding(direction, what, rule, refused, addrs, None))
+    }
+
+    /// Compares what may open a connection to an address that both sides permit.
+    fn opening(&mut self, ip: IpAddr) {
+        let views = [(self.pair.old, self.pair.new), (self.pair.new, self.pair.old)];
+        for (direction, (from, to)) in [Direction::Lost, Direction::Gained].into_iter().zip(views) {
+            let Some((wide, narrow)) = both(&from, &to, self.target, ip) else { return };
+            let openings = openings(&self.target.host, &[&wide.1, &narrow.1]);
+            let mut only = openings.into_iter().filter_map(|opening| {
+                let refused = refuses(&narrow.1, &opening)?;
+                refuses(&wide.1, &opening).is_none().then_some((opening, refused))
+            });
+            let Some((first, reason)) = only.next() else { continue };
+            let what = What::OpenedBy(std::iter::once(first.clone()).chain(only.map(|(o, _)| o)).collect());
+            if self.found.iter().any(|f| f.direction == direction && f.what == what) {
+                continue;
+            }
+            let refused = Denial { reason, rule: Some(narrow.0) };
+            let finding = self.finding(direction, what, wide.0, refused, &[ip], Some(first));
+            self.found.push(finding);
+        }
+    }
+
+    fn finding(
+        &self,
+        direction: Direction,
+        what: What,
+        rule: RuleId,
+        refused: Denial,
+        addrs: &[IpAddr],
+        opening: Option<Opening>,
+    ) -> Finding {
+        Finding {
+            direction,
+            hosts: self.hosts.clone(),
+            ports: Vec::new(),
+            what,
+            rule,
+            refused,
+            host: self.target.host.clone(),
+            addrs: addrs.to_vec(),
+            opening,
+        }
+    }
+}
+
+type Opened = (RuleId, OpeningRule);
+
+/// What each side says of the opening, if both permit the address.
+fn both(from: &View<'_>, to: &View<'_>, target: &Authority, ip: IpAddr) -> Option<(Opened, Opened)> {
+    let opened = |view: &View<'_>| {
+        let permit = view.permit(target, &[ip]).ok()?;
+        Some((permit.rule(), permit.opening().clone()))
+    };
+    Some((opened(from)?, opened(to)?))
+}
+
+/// The openings that these rules can tell apart.
+fn openings(host: &Host, rules: &[&OpeningRule]) -> Vec<Opening> {
+    let asked = match host {
+        Host::Name(name) => Some(name.clone()),
+        Host::Address(_) => None,
+    };
+    let mut openings = vec![Opening::Tls(asked.clone()), Opening::Http(asked.clone())];
+    let mut listed: Vec<&DnsName> = rules.iter().flat_map(|rule| rule.listed()).collect();
+    listed.sort_unstable();
+    listed.dedup();
+    for name in listed.iter().filter(|name| asked.as_ref() != Some(name)) {
+        openings.extend([Opening::Tls(Some((*name).clone())), Opening::Http(Some((*name).clone()))]);
+    }
+    if asked.is_some() {
+        openings.push(Opening::Tls(None));
+    }
+    let free = |name: &DnsName| asked.as_ref() != Some(name) && !listed.contains(&name);
+    let mut others = (0..=listed.len() + 1).map(|n| DnsName::parse(&format!("other{n}.example")));
+    if let Some(Ok(other)) = others.find(|name| name.as_ref().is_ok_and(&free)) {
+        openings.extend([Opening::TlsOther(other.clone()), Opening::HttpOther(other)]);
+    }
+    openings.push(Opening::Other);
+    openings
+}
+
+/// Why a rule refuses an opening, in the words of the check that looks at the bytes.
+pub(super) fn refuses(rule: &OpeningRule, opening: &Opening) -> Option<Reason> {
+    match (rule.expect(), opening) {
+        (Expect::Any, _) => None,
+        (Expect::Tls, Opening::Tls(Some(name)) | Opening::TlsOther(name)) => {
+            (!rule.accepts_name(name)).then_some(Reason::SniMismatch)
+        }
+        (Expect::Tls, Opening::Tls(None)) => (!rule.literal()).then_some(Reason::SniMissing),
+        (Expect::Tls, Opening::Http(_) | Opening::HttpOther(_) | Opening::Other) => Some(Reason::TlsRequired),
+        (Expect::Http, Opening::Http(Some(name)) | Opening::HttpOther(name)) => {
+            (rule.literal() || !rule.accepts_name(name)).then_some(Reason::HostMismatch)
+        }
+        (Expect::Http, Opening::Http(None)) => None,
+        (Expect::Http, Opening::Tls(_) | Opening::TlsOther(_) | Opening::Other) => Some(Reason::HttpRequired),
+    }
+}

@@ -1,0 +1,116 @@
+//! From findings to what is shown: what a wider finding of the same rule says already is left
+//! out, and every witness is put to the engine once more.
+
+use exeat_model::{Authority, Host, NamePattern, Port, PortSet};
+use hashbrown::HashMap;
+
+use super::compare::Finding;
+use super::conditions::refuses;
+use super::{Change, Direction, Hosts, Pair, View, What, Witness};
+use crate::entry::Destination;
+use crate::rule::{At, RuleId};
+
+/// Puts findings in order and into words.
+pub(super) fn changes(pair: &Pair<'_>, findings: Vec<Finding>) -> Vec<Change> {
+    let mut generic: HashMap<(Direction, RuleId, What), PortSet> = HashMap::new();
+    for finding in findings.iter().filter(|f| is_generic(allower(pair, f.direction), f)) {
+        let key = (finding.direction, finding.rule, finding.what.clone());
+        let ports = generic.entry(key).or_insert_with(|| PortSet::from_ranges([]));
+        *ports = PortSet::from_ranges(ports.iter().chain(finding.ports.iter().copied()));
+    }
+    let folded = |finding: &Finding| {
+        let key = (finding.direction, finding.rule, finding.what.clone());
+        let covered = |ports: &PortSet| {
+            finding
+                .ports
+                .iter()
+                .all(|range| ports.iter().any(|p| p.contains(range.first()) && p.contains(range.last())))
+        };
+        !is_generic(allower(pair, finding.direction), finding) && generic.get(&key).is_some_and(covered)
+    };
+    let mut shown: Vec<Change> =
+        findings.iter().filter(|f| !folded(f)).filter_map(|finding| change(pair, finding)).collect();
+    shown.sort_by(|a, b| {
+        let order = |c: &Change| (c.direction, c.rule.place.clone(), c.hosts.clone(), c.what.clone());
+        order(a).cmp(&order(b)).then_with(|| a.ports.iter().cmp(b.ports.iter()))
+    });
+    shown
+}
+
+fn allower<'a>(pair: &Pair<'a>, direction: Direction) -> View<'a> {
+    match direction {
+        Direction::Gained => pair.new,
+        Direction::Lost => pair.old,
+    }
+}
+
+fn refuser<'a>(pair: &Pair<'a>, direction: Direction) -> View<'a> {
+    match direction {
+        Direction::Gained => pair.old,
+        Direction::Lost => pair.new,
+    }
+}
+
+/// Whether the finding is of all that its rule speaks of, and not of a part that something
+/// narrower mentions.
+fn is_generic(view: View<'_>, finding: &Finding) -> bool {
+    let destination = match finding.rule.at {
+        At::Report => return finding.hosts == Hosts::Public,
+        At::Metadata(_) => return false,
+        At::Entry { side, list, entry } => {
+            let list = view.set.owner(finding.rule.owner).and_then(|o| o.lists(side).get(list as usize));
+            list.and_then(|list| list.list().entry(entry)).map(|entry| entry.destination)
+        }
+    };
+    match (destination, &finding.hosts) {
+        (Some(Destination::Name(NamePattern::Subdomains(parent))), Hosts::Below(below)) => parent == *below,
+        (Some(Destination::Name(NamePattern::Exact(own))), Hosts::Name(name)) => own == *name,
+        (Some(Destination::AnyPublic), Hosts::Public) => true,
+        _ => false,
+    }
+}
+
+/// The change that a finding is, if the engine confirms it.
+fn change(pair: &Pair<'_>, finding: &Finding) -> Option<Change> {
+    let (allows, refuses) = (allower(pair, finding.direction), refuser(pair, finding.direction));
+    let ports = PortSet::from_ranges(finding.ports.iter().copied());
+    let witness = witness(allows, refuses, finding, &ports)?;
+    Some(Change {
+        direction: finding.direction,
+        hosts: finding.hosts.clone(),
+        ports,
+        what: finding.what.clone(),
+        rule: allows.set.rule(finding.rule)?,
+        reason: finding.refused.reason,
+        refused_by: finding.refused.rule.and_then(|rule| refuses.set.rule(rule)),
+        witness,
+    })
+}
+
+/// A request that the one side allows and the other refuses, on a port that people know if
+/// possible.
+fn witness(allows: View<'_>, refuses: View<'_>, finding: &Finding, ports: &PortSet) -> Option<Witness> {
+    let known = [Port::HTTPS, Port::HTTP].into_iter().filter(|&port| ports.contains(port));
+    let witnesses = known.chain(ports.iter().map(|range| range.first())).map(|port| Witness {
+        target: Authority { host: finding.host.clone(), port },
+        addrs: finding.addrs.clone(),
+        opening: finding.opening.clone(),
+    });
+    witnesses.into_iter().find(|witness| is_allowed(allows, witness) && !is_allowed(refuses, witness))
+}
+
+/// Asks the engine.
+fn is_allowed(view: View<'_>, witness: &Witness) -> bool {
+    if witness.addrs.is_empty() && matches!(witness.target.host, Host::Name(_)) {
+        return view.target(&witness.target).is_ok();
+    }
+    let own = match &witness.target.host {
+        Host::Address(ip) => vec![ip.get()],
+        Host::Name(_) => witness.addrs.clone(),
+    };
+    match (view.permit(&witness.target, &own), &witness.opening) {
+        (Err(_), _) => false,
+        (Ok(_), None) => true,
+        (Ok(permit), Some(opening)) => refuses(permit.opening(), opening).is_none(),
+    }
+}
