@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -81,12 +82,40 @@ impl Exeat {
     /// # Errors
     /// When it cannot be started.
     pub fn spawn(directory: &Path, args: &[&str]) -> Result<Self> {
-        let child = Command::new(binary()?)
-            .args(args)
+        let mut command = Command::new(binary()?);
+        command.args(args).stdin(Stdio::null());
+        Self::start(directory, command, &[])
+    }
+
+    /// Starts the binary as a service manager does: with these variables set and, if there is a listener, with that as
+    /// its descriptor 3 (`LISTEN_FDS`).
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn_service(
+        directory: &Path,
+        args: &[&str],
+        variables: &[(&str, &str)],
+        listener: Option<OwnedFd>,
+    ) -> Result<Self> {
+        let Some(listener) = listener else {
+            let mut command = Command::new(binary()?);
+            command.args(args).stdin(Stdio::null());
+            return Self::start(directory, command, variables);
+        };
+        // The shell moves the socket to where the protocol wants it, and then becomes the program.
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"LISTEN_FDS=1 LISTEN_PID=$$ exec "$@" 3<&0 </dev/null"#, "sh"]);
+        command.arg(binary()?).args(args).stdin(listener);
+        Self::start(directory, command, variables)
+    }
+
+    fn start(directory: &Path, mut command: Command, variables: &[(&str, &str)]) -> Result<Self> {
+        let child = command
             .current_dir(directory)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .stdin(Stdio::null())
+            .envs(variables.iter().copied())
             .stdout(File::create(directory.join("stdout"))?)
             .stderr(File::create(directory.join("stderr"))?)
             .spawn()

@@ -17,6 +17,8 @@ use exeat_store::{Loaded, Options, Report, Settings};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use crate::inherited::Inherited;
+use crate::notify;
 use crate::signals::{Signal, Signals};
 
 /// How long the last audit records may take to reach their sink when the program ends.
@@ -30,6 +32,8 @@ const RELOADS_WAITING: usize = 8;
 /// # Errors
 /// If a listener, the audit sink, the resolver or the runtime cannot be had.
 pub(crate) fn run(source: Source, loaded: Loaded) -> anyhow::Result<()> {
+    // Before there is a second thread, since it changes the environment.
+    let inherited = Inherited::from_env()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let audit = &loaded.settings.audit;
     let (log, writer) =
@@ -37,19 +41,25 @@ pub(crate) fn run(source: Source, loaded: Loaded) -> anyhow::Result<()> {
             Sink::File(path) => format!("cannot open the audit log `{}`", path.display()),
             Sink::Stdout => "cannot start the audit log".to_owned(),
         })?;
-    let result = runtime.block_on(serve(source, loaded, log));
+    let result = runtime.block_on(serve(source, loaded, log, inherited));
     runtime.shutdown_timeout(Duration::ZERO);
     flush(writer);
     result
 }
 
-async fn serve(source: Source, mut loaded: Loaded, audit: AuditLog) -> anyhow::Result<()> {
+async fn serve(
+    source: Source,
+    mut loaded: Loaded,
+    audit: AuditLog,
+    mut inherited: Inherited,
+) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     // Before the proxy's own, so that whoever finds that open finds these too.
     let socket = loaded.settings.api.socket.as_deref().map(Socket::bind).transpose();
     let socket = socket.context("cannot open the admin API")?;
-    let health = bind(loaded.settings.api.listen.as_slice()).await?.pop();
-    let listeners = bind(&loaded.settings.listen).await?;
+    let health = bind(loaded.settings.api.listen.as_slice(), &mut inherited).await?.pop();
+    let listeners = bind(&loaded.settings.listen, &mut inherited).await?;
+    inherited.check_all_taken(loaded.settings.listen.iter().chain(&loaded.settings.api.listen))?;
     let bound: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
     let health_bound = health.as_ref().map(TcpListener::local_addr).transpose()?;
     let ours: Vec<SocketAddr> = bound.iter().copied().chain(health_bound).collect();
@@ -85,6 +95,8 @@ async fn serve(source: Source, mut loaded: Loaded, audit: AuditLog) -> anyhow::R
         tokio::spawn(exeat_api::serve_health(listener, proxy.clone(), Arc::clone(&status)));
     }
     tracing::info!(revision = 1, instance = proxy.instance(), "ready");
+    notify::ready("revision 1");
+    notify::start_watchdog();
 
     let mut reloader = Reloader {
         source,
@@ -109,6 +121,7 @@ async fn serve(source: Source, mut loaded: Loaded, audit: AuditLog) -> anyhow::R
         }
     }
     drop(orders);
+    notify::stopping();
     tracing::info!("draining: no new connections, running ones may finish");
     tokio::select! {
         cut = proxy.drain() => tracing::info!(cut, "drained"),
@@ -130,10 +143,14 @@ fn bind_hint(kind: ErrorKind) -> &'static str {
     }
 }
 
-/// Binds every address or none.
-async fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
+/// Binds every address or none. A listener that was passed in is used instead of a new one.
+async fn bind(addresses: &[SocketAddr], inherited: &mut Inherited) -> anyhow::Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     for address in addresses {
+        if let Some(listener) = inherited.take(*address)? {
+            listeners.push(listener);
+            continue;
+        }
         let listener = TcpListener::bind(address).await.map_err(|error| {
             let hint = bind_hint(error.kind());
             anyhow::Error::new(error).context(format!("cannot listen on {address}; {hint}"))
@@ -173,6 +190,13 @@ struct Reloader {
 
 impl Reloader {
     fn reload(&mut self) -> Result<Reloaded, Report> {
+        notify::reloading();
+        let result = self.swap();
+        notify::ready(&format!("revision {}", self.revision));
+        result
+    }
+
+    fn swap(&mut self) -> Result<Reloaded, Report> {
         self.audit.reopen();
         let next = Revision(self.revision.0 + 1);
         let options = Options { revision: next, listeners: self.bound.clone() };

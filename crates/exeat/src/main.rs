@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod assemble;
+mod inherited;
+mod notify;
 mod signals;
 
 use std::io::IsTerminal;

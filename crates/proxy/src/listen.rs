@@ -30,6 +30,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const REFUSALS_AT_A_TIME: usize = 64;
 /// How long cut connections may take to write their last records.
 const CUT_GRACE: Duration = Duration::from_secs(2);
+/// How long a connection that was accepted before a drain may take to begin its first request. Clients that are not
+/// waiting for anything begin within a round trip.
+const FIRST_BYTE_GRACE: Duration = Duration::from_secs(2);
 
 /// The two ends of a client's connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -197,11 +200,10 @@ impl Proxy {
 /// Serves a client in the protocol that its first byte tells.
 async fn serve_client(shared: Arc<Shared>, client: Client, mut stream: TcpStream, slot: ConnectionSlot) {
     let mut reader = HeadReader::new(shared.limits, Arc::clone(&shared.metrics));
-    let mut draining = shared.flows.draining();
     let first = tokio::select! {
         biased;
         first = reader.first_byte(&mut stream) => first,
-        _ = draining.wait_for(|is_draining| *is_draining) => None,
+        () = grace_of_a_drain(&shared) => None,
     };
     match first {
         None => {}
@@ -209,6 +211,14 @@ async fn serve_client(shared: Arc<Shared>, client: Client, mut stream: TcpStream
         Some(_) => http1::serve(&shared, client, stream, reader).await,
     }
     drop(slot);
+}
+
+/// Ends [`FIRST_BYTE_GRACE`] after the beginning of a drain. A client whose connection was accepted knows that somebody
+/// is there: when another process takes over the listener, its first request must not be lost.
+async fn grace_of_a_drain(shared: &Shared) {
+    let mut draining = shared.flows.draining();
+    let _ = draining.wait_for(|is_draining| *is_draining).await;
+    sleep(FIRST_BYTE_GRACE).await;
 }
 
 /// Takes the next connection from `listener`.
