@@ -11,9 +11,10 @@ use std::thread;
 use anyhow::{Context, Result, bail, ensure};
 use exeat_tests::client::Client;
 use exeat_tests::exeat::{Exeat, binary};
-use exeat_tests::fixture::{ask, configuration, get};
+use exeat_tests::fixture::{ask, configuration, get, request};
 use exeat_tests::namespace::PROXY;
 use exeat_tests::origin::PATIENCE;
+use exeat_tests::raw::Raw;
 use exeat_tests::world::{GREETING, World};
 use exeat_tests::{harness, scenarios};
 use nix::sys::signal::Signal;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         a_passed_listener_must_be_the_configured_one,
         what_is_passed_must_listen,
         an_upgrade_drops_nothing,
+        a_connection_accepted_before_a_drain_may_still_ask,
         a_difference_is_an_exit_code,
     ])
 }
@@ -196,6 +198,22 @@ fn an_upgrade_drops_nothing() -> Result<()> {
     ensure!(status.success(), "{status}");
     ensure!(get("example.com/")?.0 == 200);
     new.stop()
+}
+
+fn a_connection_accepted_before_a_drain_may_still_ask() -> Result<()> {
+    let world = World::new()?;
+    let mut exeat = Exeat::serve(world.directory(), &config(), PROXY)?;
+    let mut early = Raw::proxy()?;
+    // Connections are accepted in order, so the early one has been by now.
+    ensure!(get("example.com/")?.0 == 200);
+    exeat.signal(Signal::SIGTERM)?;
+    exeat.wait_for_output("draining")?;
+    let reply = early.ask(request("GET http://example.com/"))?;
+    ensure!(reply.status == 200, "{reply:?}");
+    early.closed()?;
+    let status = exeat.wait()?;
+    ensure!(status.success(), "{status}");
+    Ok(())
 }
 
 fn a_difference_is_an_exit_code() -> Result<()> {

@@ -1,7 +1,8 @@
 //! Every class of destinations, put to both sides.
 
 use exeat_model::{
-    AddressClass, Authority, CanonicalIp, DnsName, Host, IpBlock, PortRange, class_boundaries, in_closed_zone,
+    AddressClass, Authority, CanonicalIp, DnsName, Host, IpBlock, Port, PortRange, class_boundaries,
+    in_closed_zone,
 };
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
@@ -25,6 +26,8 @@ pub(super) struct Finding {
     pub(super) refused: Denial,
     /// The member of the class that was asked for.
     pub(super) host: Host,
+    /// A port that shows it.
+    pub(super) port: Port,
     pub(super) addrs: Vec<std::net::IpAddr>,
     pub(super) opening: Option<Opening>,
 }
@@ -127,6 +130,7 @@ fn compare(pair: &Pair<'_>, hosts: &Hosts, host: &Host) -> Compared {
             rule,
             refused,
             host: host.clone(),
+            port: range.first(),
             addrs: Vec::new(),
             opening: None,
         };

@@ -177,6 +177,7 @@ impl Search<'_> {
             rule,
             refused,
             host: self.target.host.clone(),
+            port: self.target.port,
             addrs: addrs.to_vec(),
             opening,
         }

@@ -118,6 +118,7 @@ fn witness(pair: &Pair<'_>, carrier: &Carrier, block: &IpBlock, range: PortRange
             rule,
             refused,
             host,
+            port,
             addrs: vec![ip],
             opening: None,
         });

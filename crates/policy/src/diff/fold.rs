@@ -91,7 +91,7 @@ fn change(pair: &Pair<'_>, finding: &Finding) -> Option<Change> {
 /// possible.
 fn witness(allows: View<'_>, refuses: View<'_>, finding: &Finding, ports: &PortSet) -> Option<Witness> {
     let known = [Port::HTTPS, Port::HTTP].into_iter().filter(|&port| ports.contains(port));
-    let witnesses = known.chain(ports.iter().map(|range| range.first())).map(|port| Witness {
+    let witnesses = known.chain([finding.port]).map(|port| Witness {
         target: Authority { host: finding.host.clone(), port },
         addrs: finding.addrs.clone(),
         opening: finding.opening.clone(),
