@@ -224,7 +224,7 @@ fn a_difference_is_an_exit_code() -> Result<()> {
     write("new.toml", r#"allow = ["example.com", "*.example.org"]"#)?;
     write("bad.toml", r#"allow = ["*.com"]"#)?;
     let diff =
-        |args: &[&str]| Client::new(binary()?, world.directory()).args(&[&["diff"], args].concat()).run();
+        |args: &[&str]| Client::new(binary()?, world.directory()).args([&["diff"], args].concat()).run();
     let same = diff(&["old.toml", "same.toml"])?;
     ensure!(same.code == 0 && same.out.is_empty(), "{same:?}");
     let different = diff(&["old.toml", "new.toml"])?;
