@@ -42,13 +42,16 @@ impl Search<'_> {
         let inside = |ip: IpAddr| named.iter().any(|block| block.contains(CanonicalIp::new(ip)));
         let mut starts: Vec<IpAddr> = named.iter().flat_map(block_edges).collect();
         starts.extend(class_boundaries().filter(|&ip| inside(ip)));
+        starts.extend(named.iter().flat_map(|block| self.pair.deny_edges_in(block)));
         starts.extend(self.listener_edges());
         let mut joiner = Joiner::default();
         for block in partition(starts).into_iter().filter(|block| inside(block.first())) {
-            let ip = self.undenied(&block);
-            let found = ip.and_then(|ip| self.ask(&[ip], What::At(block)));
+            let ip = block.first();
+            // Where deny networks differ, they differ for every name: that is found once for all.
+            let asked = self.pair.same_denies(self.target, ip).is_some();
+            let found = if asked { self.ask(&[ip], What::At(block)) } else { None };
             joiner.add(&block, found.into_iter().collect());
-            ip.into_iter().for_each(|ip| self.opening(ip));
+            self.opening(ip);
         }
         self.found.extend(joiner.finish());
         for ip in self.public_addresses(&named) {
@@ -89,36 +92,39 @@ impl Search<'_> {
         ips.flat_map(|block| block_edges(&block).collect::<Vec<_>>()).collect()
     }
 
-    /// Globally reachable addresses outside the named blocks: one of each family that no deny
-    /// network contains, and listeners that only one side has.
+    /// Globally reachable addresses outside the named blocks: of each family one that no deny
+    /// network contains, and one that only watching policies deny; and listeners that only one
+    /// side has.
     fn public_addresses(&self, named: &[IpBlock]) -> Vec<IpAddr> {
-        let starts =
-            class_boundaries().chain(named.iter().flat_map(block_edges)).chain(self.listener_edges());
-        let mut found = self.listener_edges();
         let outside = |ip: IpAddr| {
             let ip = CanonicalIp::new(ip);
             ip.class() == AddressClass::Global && !named.iter().any(|block| block.contains(ip))
         };
-        found.retain(|&ip| outside(ip));
-        let (mut v4, mut v6) = (false, false);
-        for block in partition(starts).into_iter().filter(|block| outside(block.first())) {
-            let have = if block.first().is_ipv4() { &mut v4 } else { &mut v6 };
-            if !*have && let Some(ip) = self.undenied(&block) {
-                *have = true;
-                found.push(ip);
+        let mut found: Vec<IpAddr> = self.listener_edges().into_iter().filter(|&ip| outside(ip)).collect();
+        let starts = class_boundaries().chain(named.iter().flat_map(block_edges));
+        let blocks = partition(starts).into_iter().filter(|block| outside(block.first()));
+        let mut wanted: Vec<(bool, [bool; 2])> = vec![(true, [false, false]), (false, [false, false])];
+        if self.pair.views().iter().any(View::watches_denies) {
+            wanted.extend([(true, [false, true]), (false, [false, true])]);
+        }
+        for block in blocks {
+            let inside = self.pair.deny_edges_in(&block).iter().copied();
+            for ip in std::iter::once(block.first()).chain(inside) {
+                if wanted.is_empty() {
+                    return found;
+                }
+                let Some(status) = self.pair.same_denies(self.target, ip) else { continue };
+                if let Some(at) = wanted.iter().position(|w| *w == (ip.is_ipv4(), status)) {
+                    wanted.swap_remove(at);
+                    found.push(ip);
+                }
+                // The rest of the block is of interest for what deny networks do to it only.
+                if !wanted.iter().any(|(v4, _)| *v4 == ip.is_ipv4()) {
+                    break;
+                }
             }
         }
         found
-    }
-
-    /// An address of the block that no deny network contains on either side, or the first one
-    /// that only one side denies.
-    fn undenied(&self, block: &IpBlock) -> Option<IpAddr> {
-        let denied = |ip: IpAddr| self.pair.views().iter().all(|view| view.denied(self.target, ip).is_some());
-        if !denied(block.first()) {
-            return Some(block.first());
-        }
-        self.pair.deny_edges_in(block).iter().copied().find(|&ip| !denied(ip))
     }
 
     /// Asks both sides for a permit; a finding if one of them refuses.

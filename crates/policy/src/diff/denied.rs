@@ -80,15 +80,23 @@ fn changed(
     old.iter().chain(new).for_each(|(_, set)| edges(*set, &mut ports));
     let mut found: Vec<Finding> = Vec::new();
     for range in cut(&ports).into_iter().filter(|&range| status(old, range) != status(new, range)) {
-        let witnessed = carriers.iter().find_map(|carrier| witness(pair, carrier, block, range));
-        let Some(mut finding) = witnessed else { continue };
-        let same =
-            found.iter_mut().find(|f| f.direction == finding.direction && f.refused == finding.refused);
-        match same {
-            Some(same) => same.ports.push(range),
-            None => {
-                finding.ports.push(range);
-                found.push(finding);
+        // A deny that comes or goes works one way for all names; one that only watches may not.
+        let watching = [status(old, range), status(new, range)].iter().any(|[_, watching]| *watching);
+        let mut directions = vec![Direction::Gained, Direction::Lost];
+        for carrier in carriers {
+            let Some(mut finding) = witness(pair, carrier, block, range, &directions) else { continue };
+            directions.retain(|direction| *direction != finding.direction);
+            let same =
+                found.iter_mut().find(|f| f.direction == finding.direction && f.refused == finding.refused);
+            match same {
+                Some(same) => same.ports.push(range),
+                None => {
+                    finding.ports.push(range);
+                    found.push(finding);
+                }
+            }
+            if !watching || directions.is_empty() {
+                break;
             }
         }
     }
@@ -96,7 +104,13 @@ fn changed(
 }
 
 /// Puts one name that leads to the block to both sides, at a port in the range.
-fn witness(pair: &Pair<'_>, carrier: &Carrier, block: &IpBlock, range: PortRange) -> Option<Finding> {
+fn witness(
+    pair: &Pair<'_>,
+    carrier: &Carrier,
+    block: &IpBlock,
+    range: PortRange,
+    directions: &[Direction],
+) -> Option<Finding> {
     let ip = block.first();
     let ports = carrier.ranges.iter().map(|own| own.first().max(range.first()));
     let ports = ports.zip(&carrier.ranges).filter(|(port, own)| own.contains(*port) && range.contains(*port));
@@ -109,6 +123,9 @@ fn witness(pair: &Pair<'_>, carrier: &Carrier, block: &IpBlock, range: PortRange
             (Ok(permit), Err(_)) => (Direction::Lost, permit.rule(), &pair.new),
             (Ok(_), Ok(_)) | (Err(_), Err(_)) => continue,
         };
+        if !directions.contains(&direction) {
+            continue;
+        }
         let refused = Denial { reason: Reason::AddressNotAllowed, rule: refuser.denied(&target, ip) };
         return Some(Finding {
             direction,

@@ -48,6 +48,18 @@ impl<'a> View<'a> {
         by_mode(Mode::Enforce).or_else(|| by_mode(Mode::Report))
     }
 
+    /// Whether a deny network contains the address, of an enforcing and of a watching policy.
+    pub(super) fn deny_status(&self, target: &Authority, ip: IpAddr) -> [bool; 2] {
+        let (request, ip) = (self.request(target), CanonicalIp::new(ip));
+        [Mode::Enforce, Mode::Report].map(|mode| denied_address(self.set, &request, ip, mode).is_some())
+    }
+
+    /// Whether a policy that only watches denies anything.
+    pub(super) fn watches_denies(&self) -> bool {
+        let mut watching = owners(self.set, self.bound).filter(|(_, owner)| owner.mode == Mode::Report);
+        watching.any(|(_, owner)| !owner.lists(ListSide::Deny).is_empty())
+    }
+
     /// Every list of one side, of every policy and ceiling that holds.
     pub(super) fn lists(self, side: ListSide) -> impl Iterator<Item = &'a ListRef> {
         owners(self.set, self.bound).flat_map(move |(_, owner)| owner.lists(side))
@@ -71,6 +83,12 @@ impl<'a> Pair<'a> {
         deny_edges.sort_unstable();
         deny_edges.dedup();
         Self { old, new, deny_edges }
+    }
+
+    /// What deny networks say of the address on both sides, unless they say different things.
+    pub(super) fn same_denies(&self, target: &Authority, ip: IpAddr) -> Option<[bool; 2]> {
+        let old = self.old.deny_status(target, ip);
+        (old == self.new.deny_status(target, ip)).then_some(old)
     }
 
     /// The edges of deny networks that lie in the block.

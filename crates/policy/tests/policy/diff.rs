@@ -7,7 +7,7 @@ use exeat_model::{AddressClass, Authority, CanonicalIp, Host, in_closed_zone};
 use exeat_policy::{Bound, Change, Defaults, Direction, Entry, Expect, Floor, Hosts, Mode, View, What, diff};
 use proptest::prelude::*;
 
-use crate::reference::{any_rules, any_target};
+use crate::reference::{ADDRESSES, NAMES, any_entry, any_rules};
 use crate::support::*;
 
 fn between(old: &World, new: &World) -> Vec<Change> {
@@ -105,6 +105,18 @@ fn a_difference_is_what_one_side_allows_and_the_other_refuses() {
             &["+ 169.254.0.0/16:80"],
         ),
         (
+            "every address, which begins and ends with addresses that are never reachable",
+            rules("p", &[], &[]),
+            rules("p", &["0.0.0.0/0:22"], &[]),
+            &["+ 1.0.0.0-255.255.255.254:22"],
+        ),
+        (
+            "names that match alike and say different things",
+            rules("p", &["a.example", "b.example:22", "c.example"], &[]),
+            rules("p", &["a.example", "b.example:22", "c.example"], &["*.example:22"]),
+            &["- b.example:22"],
+        ),
+        (
             "everything public",
             rules("p", &["a.example", "10.0.0.0/8"], &["b.example"]),
             rules("p", &["@any-public", "10.0.0.0/8"], &[]),
@@ -168,6 +180,22 @@ fn a_difference_may_be_where_a_name_leads_or_what_opens_it() {
             at("a.example:22", &["10.0.0.0/9", "10.200.0.0/24"]),
             at("a.example:22", &["10.0.0.0/8"]),
             &["+ a.example:22 at 10.128.0.0-10.199.255.255", "+ a.example:22 at 10.200.1.0-10.255.255.255"],
+        ),
+        (
+            "a denied network inside the place",
+            at("a.example:5432", &["10.0.0.0/8"]),
+            Rules { deny: entries(&["10.9.0.0/16"]), ..at("a.example:5432", &["10.0.0.0/8"]) },
+            &["- allowed names:1-65535 at 10.9.0.0/16"],
+        ),
+        (
+            "a place that begins with a newly denied network",
+            Rules { mode: Mode::Report, ..rules("p", &[], &[]) },
+            Rules {
+                mode: Mode::Report,
+                deny: entries(&["10.0.0.0/24"]),
+                ..at("a.example", &["10.0.0.0/23"])
+            },
+            &["+ a.example:80,443 at 10.0.1.0/24"],
         ),
         (
             "the same place",
@@ -286,29 +314,62 @@ fn speaks_of(change: &Change, target: &Authority, ip: IpAddr) -> bool {
     host && place && change.ports.contains(target.port)
 }
 
+/// Every request of a small world: names with one address, and addresses.
+fn requests() -> Vec<(Authority, IpAddr)> {
+    let below = NAMES.map(|name| format!("new.{name}"));
+    let names: Vec<&str> = NAMES.into_iter().chain(below.iter().map(String::as_str)).collect();
+    let mut requests = Vec::new();
+    for ip in ips(&ADDRESSES) {
+        for port in [443, 80, 22, 8443] {
+            requests.push((target(&SocketAddr::new(ip, port).to_string()), ip));
+            requests.extend(names.iter().map(|name| (target(&format!("{name}:{port}")), ip)));
+        }
+    }
+    requests
+}
+
+/// What was done to a policy: something taken away and something added, so that most stays the same.
+fn edited(old: &Rules, drop: (usize, usize), allow: Option<Entry>, deny: Option<Entry>) -> Rules {
+    let mut new = old.clone();
+    let mut keep = 0..;
+    new.allow.retain(|_| keep.next() != Some(drop.0));
+    let mut keep = 0..;
+    new.deny.retain(|_| keep.next() != Some(drop.1));
+    new.allow.extend(allow);
+    new.deny.extend(deny);
+    new
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn nothing_is_missed(
-        old in any_rules("p", 0.2), new in any_rules("p", 0.2), other in any_rules("o", 0.1),
-        old_ceiling in prop::option::of(any_rules("c", 0.0)),
-        new_ceiling in prop::option::of(any_rules("c", 0.0)),
-        requests in prop::collection::vec(any_target(), 1..20),
+        old in any_rules("p", 0.1), other in any_rules("o", 0.05),
+        ceiling in prop::option::weighted(0.3, any_rules("c", 0.0)),
+        drop in (0usize..8, 0usize..4),
+        allow in prop::option::of(any_entry(false)), deny in prop::option::of(any_entry(true)),
+        at_ceiling in prop::bool::weighted(0.3),
     ) {
-        let old = world(&[], &[old, other.clone()], &old_ceiling.into_iter().collect::<Vec<_>>());
-        let new = world(&[], &[new, other], &new_ceiling.into_iter().collect::<Vec<_>>());
+        let edit = |rules: &Rules| edited(rules, drop, allow.clone(), deny.clone());
+        let (new, new_ceiling) = match &ceiling {
+            Some(ceiling) if at_ceiling => (old.clone(), Some(edit(ceiling))),
+            _ => (edit(&old), ceiling.clone()),
+        };
+        let build = |policy, ceiling: Option<Rules>| {
+            world(&[], &[policy, other.clone()], &ceiling.into_iter().collect::<Vec<_>>())
+        };
+        let (old, new) = (build(old, ceiling), build(new, new_ceiling));
         let changes = between(&old, &new);
-        for (target, addrs) in requests {
-            let addrs = &addrs[..1];
-            let direction = match (old.run(&target, addrs), new.run(&target, addrs)) {
+        for (target, ip) in requests() {
+            let direction = match (old.run(&target, &[ip]), new.run(&target, &[ip])) {
                 (Err(_), Ok(_)) => Direction::Gained,
                 (Ok(_), Err(_)) => Direction::Lost,
                 _ => continue,
             };
             prop_assert!(
-                changes.iter().any(|c| c.direction == direction && speaks_of(c, &target, addrs[0])),
-                "{target} at {addrs:?} is {direction:?}, but: {changes:#?}"
+                changes.iter().any(|c| c.direction == direction && speaks_of(c, &target, ip)),
+                "{target} at {ip} is {direction:?}, but: {changes:#?}"
             );
         }
     }

@@ -118,34 +118,39 @@ fn reference(
     None
 }
 
+/// The names of the random policies and requests.
+pub(crate) const NAMES: [&str; 7] = [
+    "example.com",
+    "a.example.com",
+    "b.a.example.com",
+    "example.org",
+    "a.example.org",
+    "db.corp.example",
+    "x.local",
+];
+
 fn name() -> impl Strategy<Value = String> {
-    prop::sample::select(vec![
-        "example.com",
-        "a.example.com",
-        "b.a.example.com",
-        "example.org",
-        "a.example.org",
-        "db.corp.example",
-        "x.local",
-    ])
-    .prop_map(str::to_owned)
+    prop::sample::select(&NAMES[..]).prop_map(str::to_owned)
 }
+
+/// The addresses of the random requests, some of them in networks of the random policies.
+pub(crate) const ADDRESSES: [&str; 9] = [
+    "93.184.216.34",
+    "93.184.217.1",
+    "10.0.0.1",
+    "10.0.1.1",
+    "127.0.0.1",
+    "169.254.169.254",
+    "2606:2800:220::1",
+    "fd00::1",
+    "64:ff9b::5db8:d822",
+];
 
 fn address() -> impl Strategy<Value = IpAddr> {
-    prop::sample::select(ips(&[
-        "93.184.216.34",
-        "93.184.217.1",
-        "10.0.0.1",
-        "10.0.1.1",
-        "127.0.0.1",
-        "169.254.169.254",
-        "2606:2800:220::1",
-        "fd00::1",
-        "64:ff9b::5db8:d822",
-    ]))
+    prop::sample::select(ips(&ADDRESSES))
 }
 
-fn any_entry(deny: bool) -> impl Strategy<Value = Entry> {
+pub(crate) fn any_entry(deny: bool) -> impl Strategy<Value = Entry> {
     let host = prop_oneof![
         4 => name(),
         3 => name().prop_map(|n| format!("*.{n}")),
@@ -181,7 +186,7 @@ pub(crate) fn any_rules(name: &'static str, report: f64) -> impl Strategy<Value 
     })
 }
 
-pub(crate) fn any_target() -> impl Strategy<Value = (Authority, Vec<IpAddr>)> {
+fn any_target() -> impl Strategy<Value = (Authority, Vec<IpAddr>)> {
     let port = prop::sample::select(vec![443u16, 80, 22, 8443]);
     let host = prop_oneof![
         4 => (name(), prop::collection::vec(address(), 1..4)),
