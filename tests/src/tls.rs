@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose,
 };
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
@@ -58,19 +58,35 @@ impl Authority {
         std::fs::write(path, self.issuer.pem()).with_context(|| format!("write {}", path.display()))
     }
 
-    /// A server certificate for `name`, made once.
-    fn sign(&self, name: &str) -> Result<Arc<CertifiedKey>> {
-        let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(key) = signed.get(name) {
-            return Ok(Arc::clone(key));
-        }
+    /// Writes a new certificate for `name`, a host name or an address, and its key as PEM.
+    ///
+    /// # Errors
+    /// When they cannot be made or written.
+    pub fn issue(&self, name: &str, cert: &Path, key: &Path) -> Result<()> {
+        let (certificate, pair) = self.certificate(name)?;
+        std::fs::write(cert, certificate.pem()).with_context(|| format!("write {}", cert.display()))?;
+        std::fs::write(key, pair.serialize_pem()).with_context(|| format!("write {}", key.display()))?;
+        // As it should be; others could read it otherwise, and are warned of.
+        Ok(std::fs::set_permissions(key, std::os::unix::fs::PermissionsExt::from_mode(0o600))?)
+    }
+
+    fn certificate(&self, name: &str) -> Result<(Certificate, KeyPair)> {
         let mut params = CertificateParams::new([name.to_owned()])?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let pair = KeyPair::generate()?;
-        let certificate = params.signed_by(&pair, &self.issuer)?;
+        Ok((params.signed_by(&pair, &self.issuer)?, pair))
+    }
+
+    /// A server certificate for `name`, made once.
+    fn sign(&self, name: &str) -> Result<Arc<CertifiedKey>> {
+        let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(key) = signed.get(name) {
+            return Ok(Arc::clone(key));
+        }
+        let (certificate, pair) = self.certificate(name)?;
         let key = PrivatePkcs8KeyDer::from(pair.serialize_der()).into();
         let key = CertifiedKey::from_der(vec![certificate.der().clone()], key, &self.provider)?;
         Ok(Arc::clone(signed.entry(name.to_owned()).or_insert_with(|| Arc::new(key))))

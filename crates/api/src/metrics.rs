@@ -118,6 +118,13 @@ const FAMILIES: &[Family] = &[
         read: |view| counter(view.metrics.connections.get()),
     },
     Family {
+        name: "tls_handshakes_failed",
+        kind: Kind::Counter,
+        labels: "",
+        help: "TLS handshakes with clients that failed",
+        read: |view| counter(view.metrics.handshakes_failed.get()),
+    },
+    Family {
         name: "flows_active",
         kind: Kind::Gauge,
         labels: "`kind`: `tunnel`, `request`",

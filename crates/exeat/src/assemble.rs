@@ -12,7 +12,7 @@ use exeat_cli::Source;
 use exeat_dns::Resolver;
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
-use exeat_proxy::{Parts, Proxy, Snapshot};
+use exeat_proxy::{Parts, Proxy, Snapshot, Tls};
 use exeat_store::{Loaded, Options, Report, Settings};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -54,16 +54,17 @@ async fn serve(
     mut inherited: Inherited,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let asked: Vec<SocketAddr> = loaded.settings.listen.iter().map(|listener| listener.address).collect();
     // Before the proxy's own, so that whoever finds that open finds these too.
     let socket = loaded.settings.api.socket.as_deref().map(Socket::bind).transpose();
     let socket = socket.context("cannot open the admin API")?;
     let health = bind(loaded.settings.api.listen.as_slice(), &mut inherited).await?.pop();
-    let listeners = bind(&loaded.settings.listen, &mut inherited).await?;
-    inherited.check_all_taken(loaded.settings.listen.iter().chain(&loaded.settings.api.listen))?;
+    let listeners = bind(&asked, &mut inherited).await?;
+    inherited.check_all_taken(asked.iter().chain(&loaded.settings.api.listen))?;
     let bound: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
     let health_bound = health.as_ref().map(TcpListener::local_addr).transpose()?;
     let ours: Vec<SocketAddr> = bound.iter().copied().chain(health_bound).collect();
-    if bound != loaded.settings.listen || health_bound != loaded.settings.api.listen {
+    if bound != asked || health_bound != loaded.settings.api.listen {
         // A configured port 0 has got its number only now, and the floor must know it.
         let options = Options { revision: Revision(1), listeners: ours.clone() };
         loaded = source.load(&options).context("the configuration changed while starting")?;
@@ -83,9 +84,13 @@ async fn serve(
         let quarantined = proxy.keep_state(directory).context("cannot take over the state")?;
         tracing::info!(quarantined, "state taken over");
     }
-    for listener in listeners {
+    let certificates = certificates(&settings)?;
+    for (listener, tls) in listeners.into_iter().zip(certificates.clone()) {
         let proxy = proxy.clone();
-        tokio::spawn(async move { proxy.serve(listener).await });
+        if let Some(tls) = &tls {
+            tokio::spawn(tls.clone().watch());
+        }
+        tokio::spawn(async move { proxy.serve(listener, tls).await });
     }
     let status = Arc::new(Status::new(source.describe()));
     let (reloads, mut orders) = mpsc::channel(RELOADS_WAITING);
@@ -103,6 +108,7 @@ async fn serve(
         settings,
         bound: ours,
         status,
+        certificates,
         revision: Revision(1),
         proxy: proxy.clone(),
         audit,
@@ -167,6 +173,12 @@ fn serve_admin(socket: Socket, admin: Admin) -> SocketFile {
     file
 }
 
+/// Reads the certificate and key of each listener that has them.
+fn certificates(settings: &Settings) -> anyhow::Result<Vec<Option<Tls>>> {
+    let files = settings.listen.iter().map(|listener| listener.tls.clone());
+    files.map(|files| files.map(Tls::new).transpose().context("cannot set up TLS")).collect()
+}
+
 fn snapshot(loaded: Loaded) -> Snapshot {
     Snapshot {
         policy: loaded.policy,
@@ -183,6 +195,7 @@ struct Reloader {
     /// Every address that is listened on, for the floor.
     bound: Vec<SocketAddr>,
     status: Arc<Status>,
+    certificates: Vec<Option<Tls>>,
     revision: Revision,
     proxy: Proxy,
     audit: AuditLog,
@@ -198,6 +211,8 @@ impl Reloader {
 
     fn swap(&mut self) -> Result<Reloaded, Report> {
         self.audit.reopen();
+        // Whatever comes of the rest: a renewed certificate is not part of the policy.
+        self.certificates.iter().flatten().for_each(Tls::reload);
         let next = Revision(self.revision.0 + 1);
         let options = Options { revision: next, listeners: self.bound.clone() };
         let loaded = match self.source.load(&options) {

@@ -11,11 +11,11 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, ReadBuf},
-    net::TcpStream,
     time::{Instant, Sleep, sleep},
 };
 
 use crate::{
+    client_stream::ClientStream,
     guard::{Head, HeadError, Scan, checked},
     limits::Limits,
     metrics::Metrics,
@@ -79,7 +79,7 @@ impl HeadReader {
     }
 
     /// Waits for the first byte of the connection and returns it without taking it; `None` if there is none in time.
-    pub(crate) async fn first_byte(&mut self, stream: &mut TcpStream) -> Option<u8> {
+    pub(crate) async fn first_byte(&mut self, stream: &mut ClientStream) -> Option<u8> {
         if self.buffer.is_empty() {
             match self.more(stream).await {
                 More::Bytes => {}
@@ -99,7 +99,7 @@ impl HeadReader {
     ///
     /// # Cancel safety
     /// Nothing that was read is lost.
-    pub(crate) async fn more(&mut self, stream: &mut TcpStream) -> More {
+    pub(crate) async fn more(&mut self, stream: &mut ClientStream) -> More {
         poll_fn(|cx| {
             if self.deadline.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(More::Late);
@@ -126,12 +126,12 @@ impl HeadReader {
     ///
     /// # Cancel safety
     /// Nothing that was read is lost.
-    pub(crate) async fn next(&mut self, stream: &mut TcpStream) -> Next {
+    pub(crate) async fn next(&mut self, stream: &mut ClientStream) -> Next {
         poll_fn(|cx| self.poll_next(cx, stream)).await
     }
 
     /// Polls for what comes next.
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>, stream: &mut TcpStream) -> Poll<Next> {
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>, stream: &mut ClientStream) -> Poll<Next> {
         loop {
             match self.take_head() {
                 Ok(Some((head, bytes))) => return Poll::Ready(Next::Head(Box::new(head), bytes)),
@@ -186,7 +186,7 @@ impl HeadReader {
 /// Reads once from `stream` to the end of `buffer`; zero is the end of the stream.
 fn poll_fill(
     cx: &mut Context<'_>,
-    stream: &mut TcpStream,
+    stream: &mut ClientStream,
     buffer: &mut BytesMut,
 ) -> Poll<std::io::Result<usize>> {
     let mut space = [0_u8; READ_BYTES];

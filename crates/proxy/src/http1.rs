@@ -8,14 +8,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use exeat_audit::Event;
-use tokio::net::TcpStream;
 
 use crate::{
+    client_stream::ClientStream,
     guard::HeadError,
     head::{HeadReader, Next},
     health, linger,
     listen::Client,
-    relay::reset,
     respond::{After, Refusal},
     session,
     shared::Shared,
@@ -28,7 +27,7 @@ use crate::{
 pub(crate) async fn serve(
     shared: &Arc<Shared>,
     client: Client,
-    mut stream: TcpStream,
+    mut stream: ClientStream,
     mut reader: HeadReader,
 ) {
     let mut next = reader.next(&mut stream).await;
@@ -52,7 +51,7 @@ pub(crate) async fn serve(
                     let ended = session::run(shared, client, stream, reader, head.framing, bytes).await;
                     (stream, reader) = (ended.stream, ended.reader);
                     if ended.is_cut {
-                        return reset(stream);
+                        return stream.reset();
                     }
                     match ended.next {
                         Some(found) => next = found,
@@ -67,7 +66,7 @@ pub(crate) async fn serve(
 
 /// Reads the next head. While draining, a connection without a request is closed at once; a head that has begun
 /// is still read.
-async fn read_unless_draining(shared: &Shared, reader: &mut HeadReader, stream: &mut TcpStream) -> Next {
+async fn read_unless_draining(shared: &Shared, reader: &mut HeadReader, stream: &mut ClientStream) -> Next {
     let mut draining = shared.flows.draining();
     tokio::select! {
         biased;
@@ -78,7 +77,7 @@ async fn read_unless_draining(shared: &Shared, reader: &mut HeadReader, stream: 
 }
 
 /// Answers a head that did not pass the guard. Nothing after it can be trusted to be a request, so this is the end.
-async fn refuse(shared: &Shared, client: Client, stream: TcpStream, error: &HeadError, bytes: &Bytes) {
+async fn refuse(shared: &Shared, client: Client, stream: ClientStream, error: &HeadError, bytes: &Bytes) {
     let mut words = bytes.split(|b| matches!(b, b' ' | b'\r' | b'\n'));
     let method = String::from_utf8_lossy(words.next().unwrap_or_default()).into_owned();
     let asked = Target::Bytes(words.next().unwrap_or_default());

@@ -3,6 +3,7 @@
 mod body;
 mod chunk;
 mod client_hello;
+mod client_stream;
 mod control;
 mod dial;
 mod flows;
@@ -34,6 +35,7 @@ pub mod socks5_wire;
 mod target;
 #[cfg(test)]
 mod testing;
+mod tls;
 mod trail;
 mod tunnel;
 mod upstream;
@@ -47,3 +49,4 @@ pub use quarantine::StateError;
 pub use selector::{Selector, SelectorError};
 pub use shared::{Parts, Snapshot};
 pub use target::{Forward, Scheme, Target, TargetError};
+pub use tls::{PemError, Tls, TlsFiles, TlsFilesError};

@@ -2,8 +2,7 @@
 //! sends a reset, and a reset discards what the client has not read yet (RFC 9112 §9.6).
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::timeout,
 };
 
@@ -13,25 +12,34 @@ use crate::limits::Limits;
 const DISCARD_BYTES: usize = 4096;
 
 /// Writes `bytes`, then [`close`]s.
-pub(crate) async fn say_and_close(mut stream: TcpStream, bytes: &[u8], limits: &Limits) {
+pub(crate) async fn say_and_close(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    bytes: &[u8],
+    limits: &Limits,
+) {
     if say(&mut stream, bytes, limits).await {
         close(stream, limits).await;
     }
 }
 
 /// Writes `bytes` and returns whether the kernel took them in time.
-pub(crate) async fn say(stream: &mut TcpStream, bytes: &[u8], limits: &Limits) -> bool {
-    matches!(timeout(limits.linger_timeout, stream.write_all(bytes)).await, Ok(Ok(())))
+pub(crate) async fn say(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8], limits: &Limits) -> bool {
+    let said = async {
+        stream.write_all(bytes).await?;
+        stream.flush().await
+    };
+    matches!(timeout(limits.linger_timeout, said).await, Ok(Ok(())))
 }
 
 /// Ends the writing side and throws away what the client still sends, within `linger_bytes` and `linger_timeout`.
-pub(crate) async fn close(mut stream: TcpStream, limits: &Limits) {
-    if stream.shutdown().await.is_ok() {
+pub(crate) async fn close(mut stream: impl AsyncRead + AsyncWrite + Unpin, limits: &Limits) {
+    // A shutdown may have to write what TLS still holds.
+    if matches!(timeout(limits.linger_timeout, stream.shutdown()).await, Ok(Ok(()))) {
         let _ = timeout(limits.linger_timeout, discard(&mut stream, limits.linger_bytes)).await;
     }
 }
 
-async fn discard(stream: &mut TcpStream, mut room: usize) {
+async fn discard(stream: &mut (impl AsyncRead + Unpin), mut room: usize) {
     let mut bytes = [0; DISCARD_BYTES];
     while room > 0 {
         match stream.read(&mut bytes).await {

@@ -13,13 +13,16 @@ use tokio::{
 };
 
 use crate::{
+    client_stream::ClientStream,
     flows::ConnectionSlot,
     head::HeadReader,
     http1, linger,
     metrics::{LimitHit, Metrics},
+    opening,
     respond::{After, Refusal},
     shared::{Parts, Shared, Snapshot},
     socks5,
+    tls::Tls,
     trail::{Target, Trail},
 };
 
@@ -119,8 +122,9 @@ impl Proxy {
         *self.shared.flows.draining().borrow()
     }
 
-    /// Serves the clients of `listener` until a drain begins. The connections it accepted go on after that.
-    pub async fn serve(&self, listener: TcpListener) {
+    /// Serves the clients of `listener`, through TLS if it is given, until a drain begins. The connections it
+    /// accepted go on after that.
+    pub async fn serve(&self, listener: TcpListener, tls: Option<Tls>) {
         let mut draining = self.shared.flows.draining();
         let mut is_starved = false;
         loop {
@@ -132,7 +136,7 @@ impl Proxy {
             match accepted {
                 Ok((stream, client)) => {
                     is_starved = false;
-                    self.take(stream, client);
+                    self.take(stream, client, tls.as_ref());
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -162,12 +166,12 @@ impl Proxy {
         left
     }
 
-    fn take(&self, stream: TcpStream, client: Client) {
+    fn take(&self, stream: TcpStream, client: Client, tls: Option<&Tls>) {
         let shared = Arc::clone(&self.shared);
         match shared.flows.admit(client.peer.ip().to_canonical(), &shared.limits) {
             Ok(slot) => {
                 shared.metrics.connections.add(1);
-                tokio::spawn(serve_client(shared, client, stream, slot));
+                tokio::spawn(serve_client(shared, client, stream, tls.cloned(), slot));
             }
             Err(reason) => {
                 let is_of_source = reason == Reason::RateLimited;
@@ -176,13 +180,13 @@ impl Proxy {
                 } else {
                     LimitHit::Connections
                 });
-                self.turn_away(stream, client, reason);
+                self.turn_away(stream, client, reason, tls.is_some());
             }
         }
     }
 
     /// Says why, if there is room to say it, and closes. Never waits: this is the accept loop.
-    fn turn_away(&self, stream: TcpStream, client: Client, reason: Reason) {
+    fn turn_away(&self, stream: TcpStream, client: Client, reason: Reason, is_tls: bool) {
         let Ok(room) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
@@ -190,15 +194,37 @@ impl Proxy {
             trail.note_reason(reason);
             let refusal = Refusal::new(reason);
             shared.record_refusal(&mut trail, Event::Request, &refusal);
-            let bytes = refusal.to_bytes(shared.signature(&trail), After::Close, true);
-            linger::say_and_close(stream, &bytes, &shared.limits).await;
+            if is_tls {
+                // A handshake costs more than the connection that there is no room for.
+                linger::say_and_close(stream, &opening::tls_alert(reason), &shared.limits).await;
+            } else {
+                let bytes = refusal.to_bytes(shared.signature(&trail), After::Close, true);
+                linger::say_and_close(stream, &bytes, &shared.limits).await;
+            }
             drop(room);
         });
     }
 }
 
+async fn serve_client(
+    shared: Arc<Shared>,
+    client: Client,
+    stream: TcpStream,
+    tls: Option<Tls>,
+    slot: ConnectionSlot,
+) {
+    let stream = match tls {
+        None => Some(ClientStream::Plain(stream)),
+        Some(tls) => handshake(&shared, client, stream, &tls).await,
+    };
+    if let Some(stream) = stream {
+        serve_stream(&shared, client, stream).await;
+    }
+    drop(slot);
+}
+
 /// Serves a client in the protocol that its first byte tells.
-async fn serve_client(shared: Arc<Shared>, client: Client, mut stream: TcpStream, slot: ConnectionSlot) {
+async fn serve_stream(shared: &Arc<Shared>, client: Client, mut stream: ClientStream) {
     let mut reader = HeadReader::new(shared.limits, Arc::clone(&shared.metrics));
     let first = tokio::select! {
         biased;
@@ -207,10 +233,22 @@ async fn serve_client(shared: Arc<Shared>, client: Client, mut stream: TcpStream
     };
     match first {
         None => {}
-        Some(byte) if socks5::begins_with(byte) => socks5::serve(&shared, client, stream, reader).await,
-        Some(_) => http1::serve(&shared, client, stream, reader).await,
+        Some(byte) if socks5::begins_with(byte) => socks5::serve(shared, client, stream, reader).await,
+        Some(_) => http1::serve(shared, client, stream, reader).await,
     }
-    drop(slot);
+}
+
+/// Does the TLS handshake within the time that a request head has. A failure is the end of this connection alone.
+async fn handshake(shared: &Shared, client: Client, stream: TcpStream, tls: &Tls) -> Option<ClientStream> {
+    let done = timeout(shared.limits.head_timeout, tls.accept(stream)).await;
+    match done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(stream) => Some(ClientStream::Tls(Box::new(stream))),
+        Err(error) => {
+            shared.metrics.handshakes_failed.add(1);
+            tracing::debug!(peer = %client.peer, %error, "TLS handshake failed");
+            None
+        }
+    }
 }
 
 /// Ends [`FIRST_BYTE_GRACE`] after the beginning of a drain. A client whose connection was accepted knows that somebody

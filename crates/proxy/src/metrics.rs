@@ -71,6 +71,8 @@ pub struct Metrics {
     pub forwarded: Counter,
     /// Client connections within the budget.
     pub connections: Counter,
+    /// TLS handshakes with clients that failed.
+    pub handshakes_failed: Counter,
     /// Bytes that upstreams took.
     pub bytes_up: Counter,
     /// Bytes that clients took.
@@ -106,6 +108,7 @@ impl Default for Metrics {
             requests: Activity::default(),
             forwarded: Counter::default(),
             connections: Counter::default(),
+            handshakes_failed: Counter::default(),
             bytes_up: Counter::default(),
             bytes_down: Counter::default(),
             tunnel_ends: Ends::default(),

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use exeat_policy::Reason;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::{Instant, sleep_until};
 
 use crate::chunk::read_chunk;
+use crate::client_stream::{self, ClientStream};
 use crate::meter::{Meter, Side};
 
 /// Is told the client's first bytes.
@@ -56,7 +56,7 @@ impl End {
 /// - `idle_timeout` without a byte delivered in either direction cuts both sides. Keepalive is not a byte.
 /// - A side that does not read holds the other back: at most one chunk of 64 KiB per direction is in the relay.
 pub(crate) async fn relay(
-    mut client: TcpStream,
+    mut client: ClientStream,
     mut upstream: TcpStream,
     early: &[u8],
     idle_timeout: Duration,
@@ -64,39 +64,53 @@ pub(crate) async fn relay(
     opened: &Opened<'_>,
 ) -> End {
     let traffic = Traffic::start(meter);
-    let why = {
-        let (from_client, to_client) = client.split();
-        let (from_upstream, to_upstream) = upstream.split();
-        let traffic = &traffic;
-        let up =
-            Lane { traffic, sender: Side::Client, from: from_client, to: to_upstream, first: Some(opened) };
-        let down = Lane { traffic, sender: Side::Upstream, from: from_upstream, to: to_client, first: None };
-        tokio::select! {
-            biased;
-            reason = meter.ended() => End::Cut(reason),
-            end = both(up, early, down) => end,
-            () = traffic.idle(idle_timeout) => End::Cut(Reason::IdleTimeout),
-        }
+    let why = tokio::select! {
+        biased;
+        reason = meter.ended() => End::Cut(reason),
+        end = both(&traffic, &mut client, &mut upstream, early, opened) => end,
+        () = traffic.idle(idle_timeout) => End::Cut(Reason::IdleTimeout),
     };
     match why {
         End::Finished => {}
         End::Broken { .. } | End::Cut(_) => {
-            reset(client);
-            reset(upstream);
+            client.reset();
+            client_stream::reset(&upstream);
         }
     }
     why
 }
 
-/// Closes a connection so that the other side sees that it is broken: a reset instead of an end of stream.
-pub(crate) fn reset(stream: TcpStream) {
-    if let Err(error) = stream.set_zero_linger() {
-        tracing::debug!(%error, "connection could not be set to reset");
+/// Runs both directions until each has ended.
+async fn both(
+    traffic: &Traffic<'_>,
+    client: &mut ClientStream,
+    upstream: &mut TcpStream,
+    early: &[u8],
+    opened: &Opened<'_>,
+) -> End {
+    let upstream = upstream.split();
+    match client {
+        ClientStream::Plain(client) => run(traffic, client.split(), upstream, early, opened).await,
+        // The two directions of TLS share its state, and so take turns.
+        ClientStream::Tls(client) => run(traffic, tokio::io::split(client), upstream, early, opened).await,
     }
 }
 
-/// Runs both directions until each has ended.
-async fn both(up: Lane<'_>, early: &[u8], down: Lane<'_>) -> End {
+async fn run<CR, CW, UR, UW>(
+    traffic: &Traffic<'_>,
+    client: (CR, CW),
+    upstream: (UR, UW),
+    early: &[u8],
+    opened: &Opened<'_>,
+) -> End
+where
+    CR: AsyncRead + Unpin,
+    CW: AsyncWrite + Unpin,
+    UR: AsyncRead + Unpin,
+    UW: AsyncWrite + Unpin,
+{
+    let up = Lane { traffic, sender: Side::Client, from: client.0, to: upstream.1, first: Some(opened) };
+    let down = Lane { traffic, sender: Side::Upstream, from: upstream.0, to: client.1, first: None };
     match tokio::try_join!(up.run(early), down.run(&[])) {
         Ok((LaneEnd::Finished, LaneEnd::Finished)) => End::Finished,
         Ok((LaneEnd::ReceiverBroke(source), _)) => End::Broken { side: Side::Upstream, source },
@@ -120,16 +134,16 @@ struct SenderBroke {
 }
 
 /// One direction.
-struct Lane<'a> {
+struct Lane<'a, R, W> {
     traffic: &'a Traffic<'a>,
     sender: Side,
-    from: ReadHalf<'a>,
-    to: WriteHalf<'a>,
+    from: R,
+    to: W,
     /// Whom to tell the first bytes.
     first: Option<&'a Opened<'a>>,
 }
 
-impl Lane<'_> {
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Lane<'_, R, W> {
     async fn run(mut self, early: &[u8]) -> Result<LaneEnd, SenderBroke> {
         if let Err(error) = self.deliver(early).await {
             return Ok(self.receiver_broke(error));
@@ -172,7 +186,8 @@ impl Lane<'_> {
             self.traffic.meter.took(receiver, written);
             self.traffic.moved();
         }
-        Ok(())
+        // TLS may have taken what its socket has not.
+        self.to.flush().await
     }
 
     /// Passes the end of the stream on.
@@ -241,3 +256,5 @@ impl<'a> Traffic<'a> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

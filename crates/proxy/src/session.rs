@@ -23,12 +23,12 @@ use hyper::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Instant, Sleep, sleep},
 };
 
 use crate::{
     body::Streaming,
+    client_stream::ClientStream,
     forward,
     guard::Framing,
     head::{HeadReader, Next},
@@ -42,7 +42,7 @@ const BODY_READ_BYTES: usize = 16 * 1024;
 
 /// What is left of a connection after its session.
 pub(crate) struct Ended {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: ClientStream,
     pub(crate) reader: HeadReader,
     /// What the guard read next and hyper must not see; `None` if the connection is over.
     pub(crate) next: Option<Next>,
@@ -56,7 +56,7 @@ pub(crate) struct Ended {
 pub(crate) async fn run(
     shared: &Arc<Shared>,
     client: Client,
-    stream: TcpStream,
+    stream: ClientStream,
     reader: HeadReader,
     framing: Framing,
     bytes: Bytes,
@@ -106,7 +106,7 @@ pub(crate) async fn run(
 
 /// The client's connection as hyper may see it.
 struct GuardedIo {
-    stream: TcpStream,
+    stream: ClientStream,
     reader: HeadReader,
     state: State,
     next: Option<Next>,
@@ -133,7 +133,7 @@ enum State {
 
 impl GuardedIo {
     fn new(
-        stream: TcpStream,
+        stream: ClientStream,
         reader: HeadReader,
         framing: Framing,
         head: Bytes,

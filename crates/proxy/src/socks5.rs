@@ -4,9 +4,9 @@
 //! an HTTP CONNECT. All of what comes before has the time and the buffer of a request head.
 
 use exeat_policy::Reason;
-use tokio::net::TcpStream;
 
 use crate::{
+    client_stream::ClientStream,
     head::{HeadReader, More},
     linger,
     listen::Client,
@@ -29,7 +29,7 @@ pub(crate) const fn begins_with(byte: u8) -> bool {
 }
 
 /// Serves a `client` whose first byte, still in `reader`, is the version of SOCKS that it speaks.
-pub(crate) async fn serve(shared: &Shared, client: Client, stream: TcpStream, mut reader: HeadReader) {
+pub(crate) async fn serve(shared: &Shared, client: Client, stream: ClientStream, mut reader: HeadReader) {
     reader.start();
     let is_version_4 = reader.buffered().first() == Some(&VERSION_4);
     let method = if is_version_4 { "SOCKS4" } else { "SOCKS5" };
@@ -58,7 +58,7 @@ enum Stop {
 /// The connection of one client until its tunnel begins.
 struct Session<'a> {
     shared: &'a Shared,
-    stream: TcpStream,
+    stream: ClientStream,
     reader: HeadReader,
     trail: Trail,
 }

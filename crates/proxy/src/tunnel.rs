@@ -10,9 +10,9 @@ use bytes::BytesMut;
 use exeat_audit::Event;
 use exeat_model::Authority;
 use exeat_policy::Permit;
-use tokio::net::TcpStream;
 
 use crate::{
+    client_stream::{self, ClientStream},
     dial::Dialled,
     flows::{FlowKind, Live, Spoken, TunnelSlot},
     guard::Head,
@@ -21,7 +21,7 @@ use crate::{
     listen::Client,
     meter::Meter,
     opening::{self, Opening, Speaks, read_opening, tls_alert},
-    relay::{End, relay, reset},
+    relay::{End, relay},
     respond::{After, Refusal, SocksStep},
     serve::{self, Ask, Credentials},
     shared::Shared,
@@ -54,11 +54,11 @@ struct Ready {
 pub(crate) async fn run(
     shared: &Arc<Shared>,
     client: Client,
-    stream: TcpStream,
+    stream: ClientStream,
     reader: &mut HeadReader,
     head: &Head,
     target: &Authority,
-) -> Option<TcpStream> {
+) -> Option<ClientStream> {
     let asked = Target::Authority(target, "");
     let trail = Trail::new(shared.next_request_id(), client.peer, &head.method, asked);
     let fields: Vec<&[u8]> = head.proxy_authorization.iter().map(Vec::as_slice).collect();
@@ -72,12 +72,12 @@ pub(crate) async fn run(
 /// take another request.
 pub(crate) async fn serve(
     shared: &Shared,
-    mut stream: TcpStream,
+    mut stream: ClientStream,
     early: &mut BytesMut,
     mut trail: Trail,
     ask: Ask<'_>,
     form: Form,
-) -> Option<TcpStream> {
+) -> Option<ClientStream> {
     let target = ask.target;
     let prepared = prepare(shared, &mut trail, ask).await;
     let ready = match prepared.and_then(|ready| record_allow(shared, &mut trail, target, ready, form)) {
@@ -149,11 +149,11 @@ fn record_allow(
 
 async fn refuse(
     shared: &Shared,
-    mut stream: TcpStream,
+    mut stream: ClientStream,
     trail: &mut Trail,
     refusal: &Refusal,
     form: Form,
-) -> Option<TcpStream> {
+) -> Option<ClientStream> {
     let may_retry = match form {
         Form::Connect { may_retry } => may_retry && refusal.status == 407,
         Form::Socks5 => {
@@ -176,7 +176,7 @@ async fn refuse(
 /// Records a refusal to a SOCKS client, which is sent no HTTP status, says it and closes.
 pub(crate) async fn refuse_socks(
     shared: &Shared,
-    stream: TcpStream,
+    stream: ClientStream,
     trail: &Trail,
     refusal: &Refusal,
     step: SocksStep,
@@ -189,7 +189,7 @@ pub(crate) async fn refuse_socks(
 /// Checks the opening of an answered tunnel and relays it to its end.
 async fn open(
     shared: &Shared,
-    mut stream: TcpStream,
+    mut stream: ClientStream,
     early: BytesMut,
     target: &Authority,
     ready: Ready,
@@ -221,8 +221,8 @@ async fn open(
         Ok(Opening::ClientGone(None)) => "finished",
         Ok(Opening::ClientGone(Some(_))) => "client_reset",
         Err(reason) => {
-            reset(stream);
-            reset(dialled.stream);
+            stream.reset();
+            client_stream::reset(&dialled.stream);
             reason.token()
         }
     };
@@ -233,7 +233,7 @@ async fn open(
 /// Tells the client in the protocol that it began to speak why its tunnel ends.
 async fn say_refused(
     shared: &Shared,
-    stream: TcpStream,
+    stream: ClientStream,
     trail: &Trail,
     target: &Authority,
     refused: opening::Refusal,

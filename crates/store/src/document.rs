@@ -106,7 +106,7 @@ fn read_sections(root: &DeTable<'_>, broken: bool, cx: &mut Cx<'_, '_>) -> Docum
     let anonymous = proxy.as_ref().and_then(|fields| fields.get("anonymous"));
     Document {
         anonymous_span: anonymous.map(toml::Spanned::span).unwrap_or_default(),
-        proxy: proxy.map(|fields| sections::read_proxy(&fields, cx.notes)).unwrap_or_default(),
+        proxy: proxy.map(|fields| sections::read_proxy(&fields, cx.base_dir, cx.notes)).unwrap_or_default(),
         resolver: resolver.map(|fields| sections::read_resolver(&fields, cx.notes)).unwrap_or_default(),
         limits: limits.map(|fields| limits::read(&fields, cx.notes)).unwrap_or_default(),
         audit: audit.map(|fields| sections::read_audit(&fields, cx.base_dir, cx.notes)).unwrap_or_default(),

@@ -17,7 +17,7 @@ use crate::policies::Policy;
 use crate::problem::{Code, Finding, Problem, Severity};
 use crate::report::Report;
 use crate::sections::Proxy;
-use crate::settings::Loaded;
+use crate::settings::{Listener, Loaded};
 use crate::source::Source;
 
 /// The name of the one client, and of its policy.
@@ -52,7 +52,11 @@ pub fn from_flags(flags: &Flags<'_>, options: &Options) -> Result<Loaded, Report
         return Err(Report::new(problems));
     }
     let default = Proxy::default();
-    let listen = if flags.listen.is_empty() { default.listen } else { flags.listen.to_vec() };
+    let listen = if flags.listen.is_empty() {
+        default.listen
+    } else {
+        flags.listen.iter().copied().map(Listener::plain).collect()
+    };
     // A hash made here always parses; without one nobody could authenticate, which is the safe side.
     let hashes = PasswordHash::parse(&hash_generated(flags.password.as_bytes())).into_iter().collect();
     let policy = Policy {

@@ -76,6 +76,12 @@ pub(crate) const SECTIONS: [&Section; 10] =
 pub(crate) const ENTRY: &[&str] =
     &["host", "suffix", "network", "ports", "addresses", "expect", "sni", "answers"];
 
+/// Keys of a listener written as a table.
+pub(crate) const LISTENER: &[&str] = &["address", "tls"];
+
+/// Keys of a listener's `tls`.
+pub(crate) const LISTENER_TLS: &[&str] = &["cert", "key"];
+
 /// Returns the titles of the sections that have this key: `[proxy]`, or `[policy.NAME] or [ceiling.NAME]`.
 pub(crate) fn sections_of(key: &str) -> Option<String> {
     let having = SECTIONS.iter().filter(|section| section.keys.contains(&key));
@@ -142,6 +148,9 @@ mod tests {
             assert_eq!(keys(object), sorted(section.keys.iter().copied()), "{}", section.name);
         }
         assert_eq!(keys(&schema["definitions"]["entry"]), sorted(ENTRY.iter().copied()));
+        let listener = &schema["definitions"]["listener"];
+        assert_eq!(keys(listener), sorted(LISTENER.iter().copied()));
+        assert_eq!(keys(&listener["properties"]["tls"]), sorted(LISTENER_TLS.iter().copied()));
         assert_eq!(keys(&schema["definitions"]["labels"]), sorted(Label::ALL.map(Label::key)));
     }
 

@@ -116,7 +116,8 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
     }
     policies.into_iter().for_each(|policy| builder.policy(policy_spec(policy)));
     ceilings.into_iter().for_each(|ceiling| builder.ceiling(ceiling_spec(ceiling)));
-    let listeners = proxy.listen.iter().chain(&api.listen).chain(&options.listeners).copied();
+    let listeners = proxy.listen.iter().map(|listener| &listener.address);
+    let listeners = listeners.chain(&api.listen).chain(&options.listeners).copied();
     builder.floor(floor(listeners).map_err(|error| {
         Finding::error(
             Code::Unreadable,

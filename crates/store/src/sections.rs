@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use exeat_audit::Sink;
 use exeat_dns::{ResolverConfig, Upstream};
-use toml::de::DeValue;
 
+use crate::listeners;
 use crate::names;
 use crate::notes::Notes;
 use crate::problem::{Code, Finding, shown};
 use crate::reader::{self, Fields, Value, What};
-use crate::settings::{AuditSettings, LISTEN_DEFAULT};
+use crate::settings::{AuditSettings, LISTEN_DEFAULT, Listener};
 
 /// Where DNS servers listen (RFC 1035 §4.2).
 const DNS_PORT: u16 = 53;
@@ -32,77 +32,44 @@ const CACHE_ENTRIES: RangeInclusive<u64> = 0..=10_000_000;
 
 /// What `[proxy]` says.
 pub(crate) struct Proxy {
-    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) listen: Vec<Listener>,
     pub(crate) anonymous: Option<String>,
     pub(crate) disclose: bool,
 }
 
 impl Default for Proxy {
     fn default() -> Self {
-        Self { listen: vec![LISTEN_DEFAULT], anonymous: None, disclose: true }
+        Self { listen: vec![Listener::plain(LISTEN_DEFAULT)], anonymous: None, disclose: true }
     }
 }
 
-/// Reads `[proxy]`.
-pub(crate) fn read_proxy(fields: &Fields<'_, '_>, notes: &mut Notes) -> Proxy {
+/// Reads `[proxy]`. Relative paths start from `base_dir`.
+pub(crate) fn read_proxy(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut Notes) -> Proxy {
     let default = Proxy::default();
     let anonymous = fields.string("anonymous", notes).filter(|name| *name != names::NONE);
     Proxy {
-        listen: read_listen(fields, notes).unwrap_or(default.listen),
+        listen: read_listen(fields, base_dir, notes).unwrap_or(default.listen),
         anonymous: anonymous.map(str::to_owned),
         disclose: fields.boolean("disclose", notes).unwrap_or(default.disclose),
     }
 }
 
-fn read_listen(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<Vec<SocketAddr>> {
+fn read_listen(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut Notes) -> Option<Vec<Listener>> {
     let list = fields.list("listen", "addresses", notes)?;
     check_length(fields, "listen", list.len(), &format!("write listen = [\"{LISTEN_DEFAULT}\"]"), notes);
-    let mut listen: Vec<SocketAddr> = Vec::new();
+    let mut listen: Vec<Listener> = Vec::new();
     for value in list.iter().take(ADDRESSES_MAX) {
-        let Some(address) = read_listener(value, notes) else { continue };
-        if listen.contains(&address) {
+        let Some(listener) = listeners::read(value, base_dir, notes) else { continue };
+        let address = listener.address;
+        if listen.iter().any(|other| other.address == address) {
             notes.push(
                 value.span(),
                 Finding::error(Code::Duplicate, format!("`{address}` is listed twice")).help("remove one"),
             );
         }
-        listen.push(address);
+        listen.push(listener);
     }
     Some(listen)
-}
-
-fn read_listener(value: &Value<'_>, notes: &mut Notes) -> Option<SocketAddr> {
-    if let DeValue::Table(_) = value.get_ref() {
-        let finding = Finding::error(Code::WrongType, "a listener is an address and a port, not a table");
-        notes.push(
-            value.span(),
-            finding.help(format!("write \"{LISTEN_DEFAULT}\"; listeners with TLS are not supported")),
-        );
-        return None;
-    }
-    let text = reader::string(value, What::Element("an address of `listen`"), notes)?;
-    let parsed = text.parse().ok();
-    if parsed.is_none() {
-        let finding =
-            Finding::error(Code::InvalidValue, format!("`{}` is not an address and a port", shown(text)));
-        notes.push(value.span(), finding.help(listener_help(text)));
-    }
-    parsed
-}
-
-pub(crate) fn listener_help(text: &str) -> String {
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return format!("add the port: \"{}\"", SocketAddr::new(address, LISTEN_DEFAULT.port()));
-    }
-    match text.rsplit_once(':') {
-        Some(("localhost", port)) if port.parse::<u16>().is_ok() => {
-            format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\"")
-        }
-        Some(("" | "*", port)) if port.parse::<u16>().is_ok() => {
-            format!("write \"0.0.0.0:{port}\" or \"[::]:{port}\" to listen on every address")
-        }
-        Some(_) | None => "write \"127.0.0.1:3128\", or \"[::1]:3128\" for IPv6".to_owned(),
-    }
 }
 
 /// Reads `[resolver]`.

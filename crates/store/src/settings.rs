@@ -8,7 +8,7 @@ use exeat_audit::Sink;
 use exeat_dns::ResolverConfig;
 use exeat_identity::{Clients, Principal};
 use exeat_policy::PolicySet;
-use exeat_proxy::Limits;
+use exeat_proxy::{Limits, TlsFiles};
 
 use crate::Report;
 
@@ -18,8 +18,8 @@ pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4
 /// The parts of a configuration that are not policy.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The addresses to listen on: at least one, each once.
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen: at least one, each address once.
+    pub listen: Vec<Listener>,
     /// The policy of clients without credentials; `None` asks everyone for credentials.
     pub anonymous: Option<String>,
     /// Whether a refusal carries the smallest entry that would allow the request.
@@ -44,6 +44,23 @@ pub struct ApiSettings {
     pub listen: Option<SocketAddr>,
     /// The unix socket of the admin API. Already relative to the working directory or absolute.
     pub socket: Option<PathBuf>,
+}
+
+/// Where clients connect.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Listener {
+    /// The address and port.
+    pub address: SocketAddr,
+    /// The certificate and key of a listener that speaks TLS; they were there and fine when they were last read.
+    pub tls: Option<TlsFiles>,
+}
+
+impl Listener {
+    /// A listener without TLS.
+    #[must_use]
+    pub const fn plain(address: SocketAddr) -> Self {
+        Self { address, tls: None }
+    }
 }
 
 /// Where decisions are recorded, and what happens if they cannot be.

@@ -13,7 +13,7 @@ use exeat_identity::Authenticator;
 use exeat_model::{Authority, Host};
 use exeat_policy::{Denial, EgressRequest, Labels, Reason, Revision, Verdict, decide, permit};
 use exeat_proxy::Limits;
-use exeat_store::{Flags, LISTEN_DEFAULT, Loaded, Options, Problem, from_flags, load, load_text};
+use exeat_store::{Flags, LISTEN_DEFAULT, Listener, Loaded, Options, Problem, from_flags, load, load_text};
 
 const HASH: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -61,7 +61,7 @@ fn the_example_of_the_documentation_loads_and_means_what_it_says() {
     assert_eq!(messages(&loaded), want);
 
     let settings = &loaded.settings;
-    assert_eq!(settings.listen, [LISTEN_DEFAULT]);
+    assert_eq!(settings.listen, [Listener::plain(LISTEN_DEFAULT)]);
     assert_eq!((settings.anonymous.as_deref(), settings.disclose), (None, true));
     assert_eq!(settings.audit.sink, Sink::File(folder.join("audit.jsonl")));
     assert!(!settings.audit.required && loaded.anonymous.is_none());
@@ -105,7 +105,7 @@ fn every_setting_arrives() {
          [policy.p]\nallow = [\"a.example.com\"]\n[client.c]\npasswords = [\"{HASH}\"]\npolicies = [\"p\"]\n"
     ));
     let settings = &loaded.settings;
-    let listen: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
+    let listen: Vec<String> = settings.listen.iter().map(|listener| listener.address.to_string()).collect();
     assert_eq!(listen, ["127.0.0.1:1", "[::1]:2"]);
     assert_eq!((settings.anonymous.as_deref(), settings.disclose), (Some("p"), false));
     let want = ResolverConfig {
@@ -207,7 +207,7 @@ async fn flags_make_one_policy_and_one_client() {
         (["a.example.com".to_owned(), "*.example.org:8443".to_owned()], ["x.example.org".to_owned()]);
     let flags = Flags { allow: &allow, deny: &deny, password: "secret", ..Flags::default() };
     let loaded = from_flags(&flags, &options()).unwrap();
-    assert_eq!(loaded.settings.listen, [LISTEN_DEFAULT]);
+    assert_eq!(loaded.settings.listen, [Listener::plain(LISTEN_DEFAULT)]);
     assert!(loaded.warnings.is_empty() && loaded.anonymous.is_none());
     let cases = [
         ("a.example.com:443", "allow".to_owned()),

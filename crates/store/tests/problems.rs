@@ -151,7 +151,7 @@ fn syntax_errors_are_told_with_everything_else() {
 #[test]
 fn the_proxy_section() {
     const P: &str = "\n[policy.p]\nallow = [\"a.example.com\"]";
-    let cases: [(&str, &str, &[&str]); 12] = [
+    let cases: [(&str, &str, &[&str]); 14] = [
         (
             "everything",
             "[proxy]\nlisten = [\"127.0.0.1:3128\", \"[::1]:3128\"]\nanonymous = \"p\"\ndisclose = false",
@@ -175,12 +175,19 @@ fn the_proxy_section() {
                 "e 2:11 `:80` is not an address and a port | write \"0.0.0.0:80\" or \"[::]:80\" to listen on every address",
             ],
         ),
+        ("a table without TLS", "[proxy]\nlisten = [{ address = \"127.0.0.1:80\" }]", &[]),
         (
-            "a table",
-            "[proxy]\nlisten = [{ address = \"127.0.0.1:80\" }]",
+            "a table without an address",
+            "[proxy]\nlisten = [{ adress = \"127.0.0.1:80\" }]",
             &[
-                "e 2:11 a listener is an address and a port, not a table | write \"127.0.0.1:3128\"; listeners with TLS are not supported",
+                "e 2:11 a listener needs `address` | write { address = \"0.0.0.0:3129\", tls = { cert = \"proxy.pem\", key = \"proxy.key\" } }",
+                "e 2:13 unknown key `adress` in a listener | did you mean `address`? a listener takes `address` and `tls`",
             ],
+        ),
+        (
+            "the same address with and without TLS",
+            "[proxy]\nlisten = [\"[::1]:1\", { address = \"[::1]:1\" }]",
+            &["e 2:22 `[::1]:1` is listed twice | remove one"],
         ),
         (
             "a string",

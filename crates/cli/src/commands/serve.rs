@@ -89,8 +89,9 @@ impl Source {
 /// start, the line to paste.
 pub fn announce(source: &Source, loaded: &Loaded, listening: &[SocketAddr], health: Option<SocketAddr>) {
     let mut text = format!("exeat {}, configuration from {}\n", env!("CARGO_PKG_VERSION"), source.describe());
-    for address in listening {
-        text.push_str(&format!("  listening  {address}\n"));
+    for (address, listener) in listening.iter().zip(&loaded.settings.listen) {
+        let tls = if listener.tls.is_some() { " (TLS)" } else { "" };
+        text.push_str(&format!("  listening  {address}{tls}\n"));
     }
     if let Some(address) = health {
         text.push_str(&format!("  metrics    http://{address}/metrics\n"));

@@ -1,14 +1,13 @@
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
 use crate::limits::Limits;
+use crate::testing::pair;
 
 /// Long enough that no test waits for it to pass.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -21,12 +20,6 @@ struct Running {
     relay: JoinHandle<End>,
 }
 
-async fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    (far, listener.accept().await.unwrap().0)
-}
-
 async fn start(early: &'static [u8], idle_timeout: Duration) -> Running {
     start_within(early, idle_timeout, &Limits::default()).await
 }
@@ -37,7 +30,7 @@ async fn start_within(early: &'static [u8], idle_timeout: Duration, limits: &Lim
     let meter = Arc::new(Meter::new(limits));
     let counted = Arc::clone(&meter);
     let relay = tokio::spawn(async move {
-        relay(near_client, near_upstream, early, idle_timeout, &counted, &|_| {}).await
+        relay(near_client.into(), near_upstream, early, idle_timeout, &counted, &|_| {}).await
     });
     Running { client, upstream, meter, relay }
 }

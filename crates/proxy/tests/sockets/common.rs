@@ -92,7 +92,7 @@ impl World {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = proxy.clone();
-        tokio::spawn(async move { serving.serve(listener).await });
+        tokio::spawn(async move { serving.serve(listener, None).await });
         Self { proxy, address, dns_queries, audit, audit_file, writer: Some(writer) }
     }
 

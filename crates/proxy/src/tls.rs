@@ -1,0 +1,254 @@
+//! Everything that is TLS at a listener: the server's certificate and key, read from files and read again when they
+//! are replaced, and the handshake.
+
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    ServerConfig,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject},
+    },
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+    version::{TLS12, TLS13},
+};
+use tokio::{net::TcpStream, task::spawn_blocking, time::sleep};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+/// Largest certificate or key file, in bytes: a chain of a hundred large certificates.
+const PEM_BYTES_MAX: u64 = 1024 * 1024;
+/// Most certificates of one chain. Clients stop at about ten.
+const CHAIN_MAX: usize = 100;
+/// How often the files are looked at. What has changed is read once it has stayed the same from one look to the next,
+/// so that a certificate and a key that are replaced one after the other are read as the pair that they are.
+const WATCH_PERIOD: Duration = Duration::from_secs(1);
+/// The protocols that are offered (RFC 7301), the best one first.
+const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+
+/// Where a listener's certificate chain and key are, both in PEM.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TlsFiles {
+    /// The certificate chain, the listener's own certificate first.
+    pub cert: PathBuf,
+    /// The private key (PKCS #8, PKCS #1 or SEC 1) of the first certificate.
+    pub key: PathBuf,
+}
+
+/// Why a certificate and its key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsFilesError {
+    /// The file with the certificates is not one.
+    #[error("certificate {}", .0.display())]
+    Cert(PathBuf, #[source] PemError),
+    /// The file with the key is not one.
+    #[error("key {}", .0.display())]
+    Key(PathBuf, #[source] PemError),
+    /// Each is fine by itself, but the key is that of another certificate.
+    #[error("the key is not that of the certificate")]
+    Mismatch,
+}
+
+/// Why a PEM file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PemError {
+    /// It cannot be read.
+    #[error("cannot be read")]
+    Unreadable(#[source] io::Error),
+    /// It is larger than 1 MiB, or has more than 100 certificates.
+    #[error("is too large")]
+    TooLarge,
+    /// It has no section of the kind that is looked for.
+    #[error("has no such section in PEM")]
+    Missing,
+    /// It is not PEM.
+    #[error("is not PEM")]
+    Syntax,
+    /// What is in it is not a certificate or key that TLS can use.
+    #[error("is not usable")]
+    Unusable(#[source] rustls::Error),
+}
+
+impl TlsFiles {
+    /// Reads both files and checks that they belong together, as a listener would.
+    ///
+    /// # Errors
+    /// The first thing that is wrong. No error shows a byte of the key.
+    pub fn check(&self) -> Result<(), TlsFilesError> {
+        self.read(&aws_lc_rs::default_provider()).map(drop)
+    }
+
+    fn read(&self, provider: &CryptoProvider) -> Result<CertifiedKey, TlsFilesError> {
+        let cert_error = |error| TlsFilesError::Cert(self.cert.clone(), error);
+        let key_error = |error| TlsFilesError::Key(self.key.clone(), error);
+        let chain = read_chain(&self.cert).map_err(cert_error)?;
+        let key = read_key(&self.key).map_err(key_error)?;
+        let key = provider.key_provider.load_private_key(key);
+        let pair = CertifiedKey::new(chain, key.map_err(PemError::Unusable).map_err(key_error)?);
+        match pair.keys_match() {
+            // A key that cannot tell its public half is one of a hardware module; none is loaded from a file.
+            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(pair),
+            Err(rustls::Error::InconsistentKeys(_)) => Err(TlsFilesError::Mismatch),
+            Err(error) => Err(cert_error(PemError::Unusable(error))),
+        }
+    }
+
+    /// Returns what tells that one of the files is another one than before, or was written to.
+    fn marks(&self) -> [Option<Mark>; 2] {
+        [&self.cert, &self.key].map(|path| Mark::of(path))
+    }
+}
+
+fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    let text = read_pem(path)?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
+        .take(CHAIN_MAX + 1)
+        .collect::<Result<_, pem::Error>>()
+        .map_err(|error| pem_error(&error))?;
+    match chain.len() {
+        0 => Err(PemError::Missing),
+        1..=CHAIN_MAX => Ok(chain),
+        _ => Err(PemError::TooLarge),
+    }
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, PemError> {
+    PrivateKeyDer::from_pem_slice(&read_pem(path)?).map_err(|error| pem_error(&error))
+}
+
+/// The errors of the PEM reader quote what they read, which may be a key: only their kind is kept.
+fn pem_error(error: &pem::Error) -> PemError {
+    if matches!(error, pem::Error::NoItemsFound) { PemError::Missing } else { PemError::Syntax }
+}
+
+fn read_pem(path: &Path) -> Result<Vec<u8>, PemError> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes));
+    match read.map_err(PemError::Unreadable)? {
+        length if length as u64 > PEM_BYTES_MAX => Err(PemError::TooLarge),
+        _ => Ok(bytes),
+    }
+}
+
+/// What changes with a file: device, inode, length, and time of the last change in seconds and nanoseconds.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Mark(u64, u64, u64, i64, i64);
+
+impl Mark {
+    /// `None` if there is no such file at present.
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self(metadata.dev(), metadata.ino(), metadata.len(), metadata.ctime(), metadata.ctime_nsec()))
+    }
+}
+
+/// The TLS side of one listener. Clones are the same.
+#[derive(Clone)]
+pub struct Tls {
+    acceptor: TlsAcceptor,
+    files: Arc<TlsFiles>,
+    current: Arc<Current>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// The certificate and key that new handshakes use.
+#[derive(Debug)]
+struct Current(ArcSwap<CertifiedKey>);
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+impl Tls {
+    /// Reads the files and returns a listener's TLS: versions 1.2 and 1.3, with no client certificates.
+    ///
+    /// # Errors
+    /// Those of [`TlsFiles::check`].
+    pub fn new(files: TlsFiles) -> Result<Self, TlsFilesError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let current = Arc::new(Current(ArcSwap::from_pointee(files.read(&provider)?)));
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .map_err(|error| TlsFilesError::Key(files.key.clone(), PemError::Unusable(error)))?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::<Current>::clone(&current));
+        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), files: Arc::new(files), current, provider })
+    }
+
+    /// Reads the files again. Handshakes from now on use what is in them; connections go on as they are. If they
+    /// cannot be used the pair in use stays, and the log says so.
+    pub fn reload(&self) {
+        let cert = self.files.cert.display();
+        match self.files.read(&self.provider) {
+            Ok(pair) if self.is_in_use(&pair) => {}
+            Ok(pair) => {
+                self.current.0.store(Arc::new(pair));
+                tracing::info!(%cert, "certificate replaced");
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(%cert, error, "the new certificate cannot be used; the old one stays");
+            }
+        }
+    }
+
+    fn is_in_use(&self, pair: &CertifiedKey) -> bool {
+        self.current.0.load().cert == pair.cert
+    }
+
+    /// Reloads whenever the files are replaced. Never returns.
+    pub async fn watch(self) {
+        self.watch_every(WATCH_PERIOD).await;
+    }
+
+    async fn watch_every(&self, period: Duration) {
+        let mut known = self.marks().await;
+        let mut before = known.clone();
+        loop {
+            sleep(period).await;
+            let now = self.marks().await;
+            if now != known && now == before {
+                known.clone_from(&now);
+                let this = self.clone();
+                // Its log line is all that comes of it.
+                let _ = spawn_blocking(move || this.reload()).await;
+            }
+            before = now;
+        }
+    }
+
+    async fn marks(&self) -> [Option<Mark>; 2] {
+        let files = Arc::clone(&self.files);
+        spawn_blocking(move || files.marks()).await.unwrap_or_default()
+    }
+
+    /// Does the server's side of a handshake.
+    ///
+    /// # Errors
+    /// Those of the connection and of the handshake, after which the client has been sent an alert.
+    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        self.acceptor.accept(stream).await
+    }
+}
+
+#[cfg(test)]
+mod tests;
