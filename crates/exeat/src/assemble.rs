@@ -77,6 +77,7 @@ async fn serve(
         resolver: Resolver::new(settings.resolver.clone()).context("cannot set up the resolver")?,
         audit: audit.clone(),
         limits: settings.limits,
+        http2: settings.http2,
         snapshot: snapshot(loaded),
     })
     .context("cannot set up the proxy")?;
@@ -176,7 +177,8 @@ fn serve_admin(socket: Socket, admin: Admin) -> SocketFile {
 /// Reads the certificate and key of each listener that has them.
 fn certificates(settings: &Settings) -> anyhow::Result<Vec<Option<Tls>>> {
     let files = settings.listen.iter().map(|listener| listener.tls.clone());
-    files.map(|files| files.map(Tls::new).transpose().context("cannot set up TLS")).collect()
+    let tls = |files| Tls::new(files, settings.http2).context("cannot set up TLS");
+    files.map(|files| files.map(tls).transpose()).collect()
 }
 
 fn snapshot(loaded: Loaded) -> Snapshot {
@@ -239,6 +241,7 @@ impl Reloader {
         let old = &self.settings;
         let fixed = [
             ("proxy.listen", old.listen != new.listen),
+            ("proxy.http2", old.http2 != new.http2),
             ("limits", old.limits != new.limits),
             ("resolver", old.resolver != new.resolver),
             ("audit", old.audit != new.audit),

@@ -16,22 +16,63 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::{
+    http2::Http2Body,
     limits::Limits,
     meter::{Meter, Side},
     pace::Pace,
     report::Report,
 };
 
+/// A request body as the client sends it.
+pub(crate) enum ClientBody {
+    /// Framed by hyper.
+    Http1(Incoming),
+    /// The data of a stream.
+    Http2(Http2Body),
+}
+
+/// Why a request body broke off.
+type ClientBodyError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = ClientBodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
+        match &mut *self {
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+}
+
 /// A request body on its way upstream. Trailers are dropped: `TE` and `Trailer` are not passed on either.
 pub(crate) struct UpBody {
-    inner: Option<Incoming>,
+    inner: Option<ClientBody>,
     meter: Arc<Meter>,
     pace: Pace,
 }
 
 impl UpBody {
     /// Wraps the client's body.
-    pub(crate) fn new(inner: Incoming, meter: Arc<Meter>, limits: &Limits) -> Self {
+    pub(crate) fn new(inner: ClientBody, meter: Arc<Meter>, limits: &Limits) -> Self {
         Self { inner: Some(inner), meter, pace: Pace::new(limits) }
     }
 
@@ -48,12 +89,12 @@ impl UpBody {
 
 impl Body for UpBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = ClientBodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
         let Poll::Ready(polled) = poll_data(inner, cx) else {
@@ -84,7 +125,10 @@ impl Body for UpBody {
 }
 
 /// Polls for the next data, passing over trailers.
-fn poll_data(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
+fn poll_data<B: Body<Data = Bytes> + Unpin>(
+    body: &mut B,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Bytes, B::Error>>> {
     loop {
         match ready!(Pin::new(&mut *body).poll_frame(cx)) {
             Some(Ok(frame)) => {
@@ -132,6 +176,14 @@ impl Streaming {
 
     pub(crate) fn ends(&self) {
         self.0.store(None);
+    }
+
+    /// Waits until the response has to end before its end.
+    pub(crate) async fn cut(&self) {
+        match self.0.load_full() {
+            Some(meter) => drop(meter.ended().await),
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether the response had to end before its end.

@@ -12,6 +12,8 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+use crate::http2::Http2Stream;
+
 /// A client's connection: bytes in, bytes out, an end for each.
 #[derive(Debug)]
 pub(crate) enum ClientStream {
@@ -20,6 +22,8 @@ pub(crate) enum ClientStream {
     /// TLS, after its handshake. The end of the writing side is a `close_notify` (RFC 8446 §6.1); an end of the
     /// reading side without one is an error, since it may have been cut by anybody on the way.
     Tls(Box<TlsStream<TcpStream>>),
+    /// The stream of a CONNECT in HTTP/2 (RFC 9113 §8.5).
+    Http2(Box<Http2Stream>),
 }
 
 impl ClientStream {
@@ -28,6 +32,7 @@ impl ClientStream {
         match self {
             Self::Plain(stream) => reset(&stream),
             Self::Tls(stream) => reset(stream.get_ref().0),
+            Self::Http2(stream) => stream.reset(),
         }
     }
 }
@@ -51,6 +56,7 @@ macro_rules! delegate {
         match $stream {
             ClientStream::Plain(stream) => Pin::new(stream).$method($($argument),*),
             ClientStream::Tls(stream) => Pin::new(stream.as_mut()).$method($($argument),*),
+            ClientStream::Http2(stream) => Pin::new(stream.as_mut()).$method($($argument),*),
         }
     };
 }
@@ -78,6 +84,7 @@ impl AsyncWrite for ClientStream {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Http2(stream) => stream.is_write_vectored(),
         }
     }
 

@@ -16,7 +16,7 @@ use hyper::{
 };
 
 use crate::{
-    body::{DownBody, Streamed, Streaming, UpBody},
+    body::{ClientBody, DownBody, Streamed, Streaming, UpBody},
     flows::{FlowKind, Live, Spoken},
     headers,
     listen::Client,
@@ -35,7 +35,7 @@ use crate::{
 pub(crate) async fn answer(
     shared: &Arc<Shared>,
     client: Client,
-    request: Request<Incoming>,
+    request: Request<ClientBody>,
     streaming: &Streaming,
 ) -> Response<DownBody> {
     streaming.ends();
@@ -71,7 +71,11 @@ pub(crate) async fn answer(
 
 /// Reads the target once more, from what hyper made of it. The guard has let nothing else through than what passes
 /// here; if it ever did, this is the wall behind it.
-fn parse(shared: &Shared, client: Client, request: &Request<Incoming>) -> (Result<Forward, Refusal>, Trail) {
+fn parse(
+    shared: &Shared,
+    client: Client,
+    request: &Request<ClientBody>,
+) -> (Result<Forward, Refusal>, Trail) {
     let (id, method, uri) = (shared.next_request_id(), request.method().as_str(), request.uri().to_string());
     match target::Target::parse(method, &uri) {
         Ok(target::Target::Forward(forward)) => {
@@ -91,7 +95,7 @@ async fn exchange(
     shared: &Arc<Shared>,
     report: &mut Report,
     forward: &Forward,
-    request: Request<Incoming>,
+    request: Request<ClientBody>,
 ) -> Result<Response<Incoming>, Refusal> {
     let Report { trail, meter, flow, .. } = report;
     let (admitted, permit) = allow(shared, trail, forward, request.headers()).await?;
@@ -143,11 +147,13 @@ impl Outgoing {
     fn new(
         shared: &Shared,
         forward: &Forward,
-        request: Request<Incoming>,
+        request: Request<ClientBody>,
         meter: &Arc<Meter>,
     ) -> Option<Self> {
         let (mut parts, body) = request.into_parts();
-        let is_chunked = parts.headers.contains_key(header::TRANSFER_ENCODING);
+        // A stream of HTTP/2 needs neither to have a body.
+        let is_chunked = parts.headers.contains_key(header::TRANSFER_ENCODING)
+            || !body.is_end_stream() && !parts.headers.contains_key(header::CONTENT_LENGTH);
         headers::for_upstream(&mut parts.headers, &forward.authority, parts.version, &shared.instance);
         if is_chunked {
             // Said anew for the next connection: hyper would leave the body of a GET out without it.

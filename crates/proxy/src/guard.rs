@@ -15,7 +15,7 @@ const LENGTH_DIGITS_MAX: usize = 19;
 /// Fields that decide where a message ends or whom it is for. `Connection` must not name them (RFC 9110 §7.6.1).
 const NOT_HOP_BY_HOP: &[&str] = &["host", "content-length", "transfer-encoding"];
 /// Methods that no forward proxy passes on: TRACE echoes the request, credentials included.
-const METHODS_REFUSED: &[&str] = &["TRACE", "TRACK", "DEBUG"];
+pub(crate) const METHODS_REFUSED: &[&str] = &["TRACE", "TRACK", "DEBUG"];
 
 /// A request head that passed the guard. Its `Debug` form leaves the credentials out.
 #[derive(Clone, Eq, PartialEq)]
@@ -103,6 +103,9 @@ pub enum HeadError {
     /// `Connection` names a field that is not hop-by-hop.
     #[error("Connection names a field that is not hop-by-hop")]
     Connection,
+    /// `Host` and `:authority` name different hosts (RFC 9113 §8.3.1).
+    #[error("the Host field is not the authority")]
+    HostMismatch,
     /// The request target is refused.
     #[error(transparent)]
     Target(#[from] TargetError),
@@ -117,6 +120,7 @@ impl HeadError {
             Self::Timeout => Reason::HeadTimeout,
             Self::MethodRefused => Reason::MethodNotAllowed,
             Self::Framing => Reason::FramingAmbiguous,
+            Self::HostMismatch => Reason::HostMismatch,
             Self::Target(error) => error.reason(),
             Self::LineEnd
             | Self::Control
@@ -134,6 +138,7 @@ impl HeadError {
     pub const fn status(&self) -> u16 {
         match self {
             Self::Version => 505,
+            Self::HostMismatch => 400,
             Self::LineTooLong
             | Self::TooLong
             | Self::TooManyFields
@@ -367,7 +372,7 @@ impl Counts {
 }
 
 /// Returns the length that `value` writes in digits alone: no sign, no list, no overflow.
-fn length(value: &[u8]) -> Option<u64> {
+pub(crate) fn length(value: &[u8]) -> Option<u64> {
     let is_number = (1..=LENGTH_DIGITS_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
     is_number
         .then(|| value.iter().fold(0, |sum: u64, digit| sum.saturating_mul(10) + u64::from(digit - b'0')))

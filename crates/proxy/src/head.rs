@@ -24,10 +24,15 @@ use crate::{
 /// Bytes asked of the socket at a time: one read takes almost every request head whole.
 const READ_BYTES: usize = 4096;
 
+/// What an HTTP/2 client says first (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// What came next on a client's connection.
 pub(crate) enum Next {
     /// A request head that passed the guard, and its bytes.
     Head(Box<Head>, Bytes),
+    /// The connection preface of HTTP/2, which is still in [`HeadReader::buffered`].
+    Http2,
     /// A request head that did not pass, and what had come of it.
     Refused(HeadError, Bytes),
     /// The client closed, was silent for too long between requests, or cannot be read from.
@@ -51,6 +56,8 @@ pub(crate) struct HeadReader {
     /// When the first byte of the head has come; since then, silence is not the pause between two requests.
     started: Option<Instant>,
     has_skipped_line: bool,
+    /// Nothing has been read that could not be the preface of HTTP/2, and it may be.
+    may_be_http2: bool,
     deadline: Pin<Box<Sleep>>,
     limits: Limits,
     metrics: Arc<Metrics>,
@@ -64,10 +71,17 @@ impl HeadReader {
             scan: Scan::default(),
             started: None,
             has_skipped_line: false,
+            may_be_http2: false,
             deadline: Box::pin(sleep(limits.head_timeout)),
             limits,
             metrics,
         }
+    }
+
+    /// Lets the connection begin with the preface of HTTP/2.
+    pub(crate) const fn or_http2(mut self) -> Self {
+        self.may_be_http2 = true;
+        self
     }
 
     /// Starts the pause before the next head.
@@ -133,6 +147,9 @@ impl HeadReader {
     /// Polls for what comes next.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>, stream: &mut ClientStream) -> Poll<Next> {
         loop {
+            if self.is_preface() {
+                return Poll::Ready(Next::Http2);
+            }
             match self.take_head() {
                 Ok(Some((head, bytes))) => return Poll::Ready(Next::Head(Box::new(head), bytes)),
                 Ok(None) => {}
@@ -148,10 +165,20 @@ impl HeadReader {
         }
     }
 
+    /// Whether the whole preface is here. Remembers once it cannot be it.
+    fn is_preface(&mut self) -> bool {
+        let length = self.buffer.len().min(PREFACE.len());
+        self.may_be_http2 &= self.buffer.get(..length) == PREFACE.get(..length);
+        self.may_be_http2 && length == PREFACE.len()
+    }
+
     fn take_head(&mut self) -> Result<Option<(Head, Bytes)>, HeadError> {
         self.skip_empty_line();
         if !self.buffer.is_empty() && self.started.is_none() {
             self.start();
+        }
+        if self.may_be_http2 {
+            return Ok(None);
         }
         let Some(length) = self.scan.advance(&self.buffer, &self.limits)? else { return Ok(None) };
         if let Some(started) = self.started {

@@ -64,7 +64,11 @@ fn host_field(authority: &Authority) -> String {
 }
 
 fn add_via(headers: &mut HeaderMap, version: Version, instance: &str) {
-    let version = if version == Version::HTTP_10 { "1.0" } else { "1.1" };
+    let version = match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
+    };
     if let Ok(value) = HeaderValue::try_from(format!("{version} {instance}")) {
         headers.append(header::VIA, value);
     }

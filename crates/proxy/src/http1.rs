@@ -13,7 +13,9 @@ use crate::{
     client_stream::ClientStream,
     guard::HeadError,
     head::{HeadReader, Next},
-    health, linger,
+    health,
+    http2::{self, Rewound},
+    linger,
     listen::Client,
     respond::{After, Refusal},
     session,
@@ -34,6 +36,10 @@ pub(crate) async fn serve(
     loop {
         match next {
             Next::Closed => return,
+            Next::Http2 => {
+                let stream = Rewound::new(reader.buffered().split().freeze(), stream);
+                return http2::serve(shared, client, stream).await;
+            }
             Next::Refused(error, bytes) if health::is_asked(&error, &bytes) => {
                 return linger::say_and_close(stream, health::OK, &shared.limits).await;
             }

@@ -54,6 +54,7 @@ fn scan_reason(error: &HeadError, bytes: &[u8]) -> Reason {
         HeadError::RequestLine | HeadError::Method | HeadError::Version => Reason::HttpRequired,
         HeadError::Control if is_control_in_first_line(bytes) => Reason::HttpRequired,
         HeadError::Control
+        | HeadError::HostMismatch
         | HeadError::LineTooLong
         | HeadError::TooLong
         | HeadError::TooManyFields

@@ -13,6 +13,7 @@ mod head;
 mod headers;
 mod health;
 mod http1;
+mod http2;
 mod http_opening;
 mod limits;
 mod linger;
@@ -32,6 +33,7 @@ mod session;
 mod shared;
 mod socks5;
 pub mod socks5_wire;
+mod stall;
 mod target;
 #[cfg(test)]
 mod testing;

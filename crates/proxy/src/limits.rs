@@ -9,6 +9,8 @@ pub struct Limits {
     pub connections: usize,
     /// Open client connections from one source address, so that one workload cannot take every slot.
     pub connections_per_source: usize,
+    /// Requests and tunnels at one time on one HTTP/2 connection. RFC 9113 §6.5.2 asks for no fewer than 100.
+    pub streams_per_connection: usize,
     /// Live tunnels of one principal, over all its connections.
     pub tunnels_per_client: usize,
     /// Bytes of one request head, request line included. A token in Basic credentials alone can need 8 KiB.
@@ -68,6 +70,7 @@ impl Default for Limits {
         Self {
             connections: 10_000,
             connections_per_source: 4096,
+            streams_per_connection: 128,
             tunnels_per_client: 4096,
             head_bytes: 64 * 1024,
             uri_bytes: 8 * 1024,

@@ -16,7 +16,7 @@ use crate::{
     client_stream::ClientStream,
     flows::ConnectionSlot,
     head::HeadReader,
-    http1, linger,
+    http1, http2, linger,
     metrics::{LimitHit, Metrics},
     opening,
     respond::{After, Refusal},
@@ -213,12 +213,13 @@ async fn serve_client(
     tls: Option<Tls>,
     slot: ConnectionSlot,
 ) {
-    let stream = match tls {
-        None => Some(ClientStream::Plain(stream)),
-        Some(tls) => handshake(&shared, client, stream, &tls).await,
-    };
-    if let Some(stream) = stream {
-        serve_stream(&shared, client, stream).await;
+    match tls {
+        None => serve_stream(&shared, client, ClientStream::Plain(stream)).await,
+        Some(tls) => match handshake(&shared, client, stream, &tls).await {
+            Some((stream, true)) => http2::serve(&shared, client, stream).await,
+            Some((stream, false)) => serve_stream(&shared, client, stream).await,
+            None => {}
+        },
     }
     drop(slot);
 }
@@ -226,6 +227,9 @@ async fn serve_client(
 /// Serves a client in the protocol that its first byte tells.
 async fn serve_stream(shared: &Arc<Shared>, client: Client, mut stream: ClientStream) {
     let mut reader = HeadReader::new(shared.limits, Arc::clone(&shared.metrics));
+    if shared.http2 {
+        reader = reader.or_http2();
+    }
     let first = tokio::select! {
         biased;
         first = reader.first_byte(&mut stream) => first,
@@ -238,11 +242,17 @@ async fn serve_stream(shared: &Arc<Shared>, client: Client, mut stream: ClientSt
     }
 }
 
-/// Does the TLS handshake within the time that a request head has. A failure is the end of this connection alone.
-async fn handshake(shared: &Shared, client: Client, stream: TcpStream, tls: &Tls) -> Option<ClientStream> {
+/// Does the TLS handshake within the time that a request head has, and says whether HTTP/2 was agreed on. A failure is
+/// the end of this connection alone.
+async fn handshake(
+    shared: &Shared,
+    client: Client,
+    stream: TcpStream,
+    tls: &Tls,
+) -> Option<(ClientStream, bool)> {
     let done = timeout(shared.limits.head_timeout, tls.accept(stream)).await;
     match done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-        Ok(stream) => Some(ClientStream::Tls(Box::new(stream))),
+        Ok((stream, is_http2)) => Some((ClientStream::Tls(Box::new(stream)), is_http2)),
         Err(error) => {
             shared.metrics.handshakes_failed.add(1);
             tracing::debug!(peer = %client.peer, %error, "TLS handshake failed");

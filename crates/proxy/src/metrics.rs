@@ -258,6 +258,7 @@ impl Metrics {
             | HeadError::Host
             | HeadError::Framing
             | HeadError::Connection
+            | HeadError::HostMismatch
             | HeadError::Target(_) => {}
         }
     }

@@ -93,6 +93,7 @@ async fn both(
         ClientStream::Plain(client) => run(traffic, client.split(), upstream, early, opened).await,
         // The two directions of TLS share its state, and so take turns.
         ClientStream::Tls(client) => run(traffic, tokio::io::split(client), upstream, early, opened).await,
+        ClientStream::Http2(client) => run(traffic, client.split(), upstream, early, opened).await,
     }
 }
 

@@ -16,24 +16,24 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use http::Request;
 use hyper::{
+    body::Incoming,
     rt::{Read, ReadBufCursor, Write},
     server::conn::http1::Builder,
     service::service_fn,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep},
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
-    body::Streaming,
+    body::{ClientBody, Streaming},
     client_stream::ClientStream,
     forward,
     guard::Framing,
     head::{HeadReader, Next},
     listen::Client,
     shared::Shared,
+    stall::Stall,
     target::Target,
 };
 
@@ -64,8 +64,9 @@ pub(crate) async fn run(
     let streaming = Arc::new(Streaming::default());
     let io =
         GuardedIo::new(stream, reader, framing, bytes, shared.limits.idle_timeout, Arc::clone(&streaming));
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let streaming = &streaming;
+        let request = request.map(ClientBody::Http1);
         async move { Ok::<_, Infallible>(forward::answer(shared, client, request, streaming).await) }
     });
     let mut connection = Builder::new()
@@ -202,7 +203,7 @@ impl GuardedIo {
             Next::Head(head, bytes) if matches!(head.target, Target::Forward(_)) => {
                 State::Head(bytes, head.framing)
             }
-            Next::Head(..) | Next::Refused(..) => {
+            Next::Head(..) | Next::Refused(..) | Next::Http2 => {
                 self.next = Some(next);
                 State::Ended
             }
@@ -279,35 +280,5 @@ impl Write for GuardedIo {
     /// The connection outlives the session: the outer loop closes it.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_flush(cx)
-    }
-}
-
-/// A timer that runs while an operation is pending.
-#[derive(Default)]
-struct Stall {
-    /// Kept between pauses, so that only the first one allocates.
-    timer: Option<Pin<Box<Sleep>>>,
-    is_running: bool,
-}
-
-impl Stall {
-    /// Passes `polled` on, but a timeout in its place if it has been pending for `limit`.
-    fn watch<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        limit: Duration,
-        polled: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            self.is_running = false;
-            return polled;
-        }
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
-        if !self.is_running {
-            self.is_running = true;
-            timer.as_mut().reset(Instant::now() + limit);
-        }
-        ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }

@@ -78,6 +78,8 @@ pub struct Parts {
     pub audit: AuditLog,
     /// The limits.
     pub limits: Limits,
+    /// Whether clients may speak HTTP/2.
+    pub http2: bool,
 }
 
 /// What all connections share.
@@ -89,6 +91,8 @@ pub(crate) struct Shared {
     pub(crate) resolver: Resolver,
     pub(crate) audit: AuditLog,
     pub(crate) limits: Limits,
+    /// Whether clients may speak HTTP/2.
+    pub(crate) http2: bool,
     /// This instance's name in `Via` and `Proxy-Status`: random, so that a loop through it is told from a chain of
     /// instances.
     pub(crate) instance: String,
@@ -110,6 +114,7 @@ impl Shared {
             resolver: parts.resolver,
             audit: parts.audit,
             limits: parts.limits,
+            http2: parts.http2,
             instance: format!("exeat-{:08x}", getrandom::u32()?),
             requests: AtomicU64::new(0),
             flows: Arc::new(Flows::new()),

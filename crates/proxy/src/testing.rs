@@ -94,10 +94,10 @@ pub(crate) async fn tls_pair() -> (tokio_rustls::client::TlsStream<TcpStream>, C
     let issued = rcgen::generate_simple_self_signed(["proxy.example.com".to_owned()]).unwrap();
     std::fs::write(&files.cert, issued.cert.pem()).unwrap();
     std::fs::write(&files.key, issued.signing_key.serialize_pem()).unwrap();
-    let tls = Tls::new(files).unwrap();
+    let tls = Tls::new(files, true).unwrap();
     let (far, near) = pair().await;
     let connector = TlsConnector::from(trusting(issued.cert.der(), rustls::ALL_VERSIONS));
     let name = "proxy.example.com".try_into().unwrap();
     let (client, server) = tokio::join!(connector.connect(name, far), tls.accept(near));
-    (client.unwrap(), ClientStream::Tls(Box::new(server.unwrap())))
+    (client.unwrap(), ClientStream::Tls(Box::new(server.unwrap().0)))
 }

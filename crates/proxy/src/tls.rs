@@ -33,8 +33,9 @@ const CHAIN_MAX: usize = 100;
 /// How often the files are looked at. What has changed is read once it has stayed the same from one look to the next,
 /// so that a certificate and a key that are replaced one after the other are read as the pair that they are.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
-/// The protocols that are offered (RFC 7301), the best one first.
-const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+/// The protocols that are offered (RFC 7301).
+const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
 
 /// Where a listener's certificate chain and key are, both in PEM.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -178,11 +179,12 @@ impl ResolvesServerCert for Current {
 }
 
 impl Tls {
-    /// Reads the files and returns a listener's TLS: versions 1.2 and 1.3, with no client certificates.
+    /// Reads the files and returns a listener's TLS: versions 1.2 and 1.3, with no client certificates. HTTP/2 is
+    /// offered if `http2` says so.
     ///
     /// # Errors
     /// Those of [`TlsFiles::check`].
-    pub fn new(files: TlsFiles) -> Result<Self, TlsFilesError> {
+    pub fn new(files: TlsFiles, http2: bool) -> Result<Self, TlsFilesError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let current = Arc::new(Current(ArcSwap::from_pointee(files.read(&provider)?)));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -190,7 +192,8 @@ impl Tls {
             .map_err(|error| TlsFilesError::Key(files.key.clone(), PemError::Unusable(error)))?
             .with_no_client_auth()
             .with_cert_resolver(Arc::<Current>::clone(&current));
-        config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
+        let offered = if http2 { &[HTTP2, HTTP1][..] } else { &[HTTP1][..] };
+        config.alpn_protocols = offered.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), files: Arc::new(files), current, provider })
     }
 
@@ -241,12 +244,14 @@ impl Tls {
         spawn_blocking(move || files.marks()).await.unwrap_or_default()
     }
 
-    /// Does the server's side of a handshake.
+    /// Does the server's side of a handshake, and says whether HTTP/2 was agreed on.
     ///
     /// # Errors
     /// Those of the connection and of the handshake, after which the client has been sent an alert.
-    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        self.acceptor.accept(stream).await
+    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, bool)> {
+        let stream = self.acceptor.accept(stream).await?;
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
+        Ok((stream, is_http2))
     }
 }
 

@@ -42,11 +42,18 @@ pub(crate) enum Form {
 }
 
 /// A tunnel that may begin.
-struct Ready {
+pub(crate) struct Ready {
     permit: Permit,
     dialled: Dialled,
     slot: TunnelSlot,
     flow: Live,
+}
+
+impl Ready {
+    /// Records the end of a tunnel whose client went away before it was answered.
+    pub(crate) fn unopened(self, shared: &Shared, mut trail: Trail) {
+        record_end(shared, &mut trail, &self.flow, "client_reset");
+    }
 }
 
 /// Answers the CONNECT of `head` and relays. Returns the connection if it can take another request: after a 407, so
@@ -79,15 +86,14 @@ pub(crate) async fn serve(
     form: Form,
 ) -> Option<ClientStream> {
     let target = ask.target;
-    let prepared = prepare(shared, &mut trail, ask).await;
-    let ready = match prepared.and_then(|ready| record_allow(shared, &mut trail, target, ready, form)) {
+    let ready = match begin(shared, &mut trail, ask, form).await {
         Ok(ready) => ready,
         Err(refusal) => return refuse(shared, stream, &mut trail, &refusal, form).await,
     };
     if linger::say(&mut stream, &form.established(&ready.dialled), &shared.limits).await {
         open(shared, stream, early.split(), target, ready, trail).await;
     } else {
-        record_end(shared, &mut trail, &ready.flow, "client_reset");
+        ready.unopened(shared, trail);
     }
     None
 }
@@ -111,6 +117,21 @@ impl Form {
             }
         }
     }
+}
+
+/// Decides on a tunnel, dials, and records the decision. The caller answers, and then [`open`]s the tunnel.
+///
+/// # Errors
+/// The refusal, which `trail` has noted too and nobody has recorded yet.
+pub(crate) async fn begin(
+    shared: &Shared,
+    trail: &mut Trail,
+    ask: Ask<'_>,
+    form: Form,
+) -> Result<Ready, Refusal> {
+    let target = ask.target;
+    let ready = prepare(shared, trail, ask).await?;
+    record_allow(shared, trail, target, ready, form)
 }
 
 async fn prepare(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> Result<Ready, Refusal> {
@@ -187,7 +208,7 @@ pub(crate) async fn refuse_socks(
 }
 
 /// Checks the opening of an answered tunnel and relays it to its end.
-async fn open(
+pub(crate) async fn open(
     shared: &Shared,
     mut stream: ClientStream,
     early: BytesMut,

@@ -32,7 +32,7 @@ const COUNT_OR_NONE: RangeInclusive<u64> = 0..=1_000_000;
 /// Bytes held in memory for one connection. Below 512 no browser's request fits; above 16 MiB a few connections
 /// fill the memory.
 const BYTES: RangeInclusive<u64> = 512..=16 * 1024 * 1024;
-/// Header fields and interim responses.
+/// Header fields, interim responses and streams.
 const FIELDS: RangeInclusive<u64> = 1..=10_000;
 /// Bytes that one flow may move: from a small answer to more than any line carries in a year.
 const FLOW_BYTES: RangeInclusive<u64> = 1024..=1 << 60;
@@ -64,9 +64,10 @@ const fn optional_count(
 }
 
 /// Every limit, in the order of [`Limits`].
-pub(crate) const LIMITS: [LimitKey; 27] = [
+pub(crate) const LIMITS: [LimitKey; 28] = [
     count("connections", COUNT, |limits, value| limits.connections = value),
     count("connections_per_source", COUNT, |limits, value| limits.connections_per_source = value),
+    count("streams_per_connection", FIELDS, |limits, value| limits.streams_per_connection = value),
     count("tunnels_per_client", COUNT, |limits, value| limits.tunnels_per_client = value),
     count("head_bytes", BYTES, |limits, value| limits.head_bytes = value),
     count("uri_bytes", BYTES, |limits, value| limits.uri_bytes = value),

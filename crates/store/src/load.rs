@@ -134,6 +134,7 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
         policy,
         settings: Settings {
             listen: proxy.listen,
+            http2: proxy.http2,
             anonymous: proxy.anonymous,
             disclose: proxy.disclose,
             limits,

@@ -33,13 +33,14 @@ const CACHE_ENTRIES: RangeInclusive<u64> = 0..=10_000_000;
 /// What `[proxy]` says.
 pub(crate) struct Proxy {
     pub(crate) listen: Vec<Listener>,
+    pub(crate) http2: bool,
     pub(crate) anonymous: Option<String>,
     pub(crate) disclose: bool,
 }
 
 impl Default for Proxy {
     fn default() -> Self {
-        Self { listen: vec![Listener::plain(LISTEN_DEFAULT)], anonymous: None, disclose: true }
+        Self { listen: vec![Listener::plain(LISTEN_DEFAULT)], http2: true, anonymous: None, disclose: true }
     }
 }
 
@@ -49,6 +50,7 @@ pub(crate) fn read_proxy(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut N
     let anonymous = fields.string("anonymous", notes).filter(|name| *name != names::NONE);
     Proxy {
         listen: read_listen(fields, base_dir, notes).unwrap_or(default.listen),
+        http2: fields.boolean("http2", notes).unwrap_or(default.http2),
         anonymous: anonymous.map(str::to_owned),
         disclose: fields.boolean("disclose", notes).unwrap_or(default.disclose),
     }

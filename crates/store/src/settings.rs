@@ -20,6 +20,8 @@ pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4
 pub struct Settings {
     /// Where to listen: at least one, each address once.
     pub listen: Vec<Listener>,
+    /// Whether clients may speak HTTP/2.
+    pub http2: bool,
     /// The policy of clients without credentials; `None` asks everyone for credentials.
     pub anonymous: Option<String>,
     /// Whether a refusal carries the smallest entry that would allow the request.

@@ -28,7 +28,7 @@ async fn shown(tls: &Tls) -> Vec<u8> {
 async fn a_replaced_pair_serves_the_next_handshake_and_a_bad_one_never_does() {
     let folder = TempDir::new().unwrap();
     let first = put(&folder, "one.example.com");
-    let tls = Tls::new(files(&folder)).unwrap();
+    let tls = Tls::new(files(&folder), true).unwrap();
     assert_eq!(shown(&tls).await, first);
 
     let second = put(&folder, "two.example.com");
@@ -50,7 +50,7 @@ async fn a_replaced_pair_serves_the_next_handshake_and_a_bad_one_never_does() {
 async fn files_are_watched() {
     let folder = TempDir::new().unwrap();
     let first = put(&folder, "one.example.com");
-    let tls = Tls::new(files(&folder)).unwrap();
+    let tls = Tls::new(files(&folder), true).unwrap();
     assert_eq!(shown(&tls).await, first);
     let period = Duration::from_millis(5);
     let replaced = async {
@@ -71,13 +71,13 @@ async fn files_are_watched() {
 async fn only_current_versions_are_spoken() {
     let folder = TempDir::new().unwrap();
     put(&folder, "proxy.example.com");
-    let tls = Tls::new(files(&folder)).unwrap();
+    let tls = Tls::new(files(&folder), true).unwrap();
     for version in [&TLS12, &TLS13] {
         let (far, near) = pair().await;
         let connector = TlsConnector::from(trusting(&shown(&tls).await, &[version]));
         let name = "proxy.example.com".try_into().unwrap();
         let (client, server) = tokio::join!(connector.connect(name, far), tls.accept(near));
-        let (mut client, mut server) = (client.unwrap(), server.unwrap());
+        let (mut client, (mut server, _)) = (client.unwrap(), server.unwrap());
         assert_eq!(server.get_ref().1.protocol_version(), Some(version.version));
         client.write_all(b"ping").await.unwrap();
         let mut bytes = [0; 4];

@@ -30,6 +30,8 @@ pub(crate) const LONG: Duration = Duration::from_secs(30);
 pub(crate) const AUTH: &str = "Proxy-Authorization: Basic YXBwOnNlY3JldA==\r\n";
 /// Answered with NXDOMAIN by the tests' DNS server; every other name is 127.0.0.1.
 pub(crate) const MISSING: &str = "missing.example.com";
+/// A name below an allowed one that the tests' DNS server does not answer for.
+pub(crate) const SILENT: &str = "silent.example.org";
 
 /// A running proxy whose one client may reach `example.com`, `*.example.org`, [`MISSING`], all on any port at loopback
 /// addresses, and `127.0.0.2`.
@@ -45,6 +47,7 @@ pub(crate) struct World {
 /// How a world differs from the usual.
 pub(crate) struct Setup {
     pub(crate) limits: Limits,
+    pub(crate) http2: bool,
     pub(crate) expect: Expect,
     pub(crate) anonymous: bool,
     pub(crate) disclose: bool,
@@ -57,6 +60,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
+            http2: true,
             expect: Expect::Any,
             anonymous: false,
             disclose: true,
@@ -87,6 +91,7 @@ impl World {
             resolver: resolver.unwrap(),
             audit: audit.clone(),
             limits: setup.limits,
+            http2: setup.http2,
         })
         .unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -190,6 +195,9 @@ async fn dns_server() -> (SocketAddr, Arc<AtomicUsize>) {
         let mut bytes = [0; 1500];
         while let Ok((length, from)) = socket.recv_from(&mut bytes).await {
             count.fetch_add(1, Ordering::SeqCst);
+            if bytes[13..length].starts_with(SILENT.split_once('.').unwrap().0.as_bytes()) {
+                continue;
+            }
             let _ = socket.send_to(&dns_answer(&bytes[..length]), from).await;
         }
     });
