@@ -9,6 +9,7 @@ pub mod fixture;
 pub mod harness;
 pub mod hello;
 pub mod http;
+pub mod http2;
 pub mod namespace;
 pub mod origin;
 pub mod raw;

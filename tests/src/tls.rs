@@ -120,14 +120,28 @@ impl Authority {
     pub fn connect<S: Read + Write>(
         &self,
         name: &str,
+        stream: S,
+    ) -> Result<StreamOwned<ClientConnection, S>> {
+        self.connect_offering(name, stream, &[])
+    }
+
+    /// The same, offering these protocols by ALPN.
+    ///
+    /// # Errors
+    /// When the handshake fails.
+    pub fn connect_offering<S: Read + Write>(
+        &self,
+        name: &str,
         mut stream: S,
+        protocols: &[&str],
     ) -> Result<StreamOwned<ClientConnection, S>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone())?;
-        let config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         let mut session = ClientConnection::new(Arc::new(config), ServerName::try_from(name.to_owned())?)?;
         while session.is_handshaking() {
             session.complete_io(&mut stream).context("TLS handshake")?;

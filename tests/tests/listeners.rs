@@ -22,6 +22,8 @@ const TLS_HOST: &str = "10.99.0.1";
 fn main() -> ExitCode {
     harness::main(scenarios![
         curl_through_tls,
+        node_http2_through_tls,
+        chromium_through_tls,
         requests_and_tunnels_share_a_tls_connection,
         a_replaced_certificate_is_served_without_a_signal,
         a_bad_certificate_changes_nothing_and_says_so,
@@ -95,6 +97,121 @@ fn curl_through_tls() -> Result<()> {
     ensure!(done.code == 60, "{done:?}");
     stage.exeat.wait_for_output("10.99.0.1:3129 (TLS)")?;
     stage.exeat.stop()
+}
+
+/// An HTTP/2 client that is not written in Rust: a request, a refusal, and TLS in a tunnel, over one connection.
+const NODE_HTTP2: &str = r#"
+const http2 = require('http2'), tls = require('tls'), fs = require('fs');
+const [proxy, caFile, credentials] = process.argv.slice(1);
+const ca = fs.readFileSync(caFile);
+const session = http2.connect(proxy, { ca });
+const auth = { 'proxy-authorization': 'Basic ' + Buffer.from(credentials).toString('base64') };
+const ask = (headers) => new Promise((resolve, reject) => {
+  const stream = session.request({ ...auth, ...headers });
+  stream.on('error', reject);
+  stream.on('response', (response) => {
+    if (headers[':method'] === 'CONNECT' && response[':status'] === 200) return resolve([response, stream]);
+    let body = '';
+    stream.setEncoding('utf8').on('data', (data) => (body += data)).on('end', () => resolve([response, body]));
+  });
+});
+const get = (authority) => ask({ ':method': 'GET', ':scheme': 'http', ':path': '/', ':authority': authority });
+const connect = (authority) => ask({ ':method': 'CONNECT', ':authority': authority });
+(async () => {
+  let [response, body] = await get('example.com');
+  console.log('GET', session.alpnProtocol, response[':status'], body.trim());
+  [response] = await get('evil.test');
+  console.log('GET', response[':status'], response['x-deny-reason']);
+  [response] = await connect('evil.test:443');
+  console.log('CONNECT', response[':status'], response['x-deny-reason']);
+  const [, stream] = await connect('example.com:443');
+  const socket = tls.connect({ socket: stream, servername: 'example.com', ca }, () => {
+    socket.end('GET / HTTP/1.0\r\nHost: example.com\r\n\r\n');
+  });
+  let text = '';
+  socket.setEncoding('utf8').on('data', (data) => (text += data)).on('end', () => {
+    console.log('TUNNEL', text.split('\r\n\r\n')[1].trim());
+    session.close();
+  });
+})().catch((error) => { console.error(error); process.exit(1); });
+"#;
+
+fn node_http2_through_tls() -> Result<()> {
+    let stage = Stage::start("")?;
+    let (proxy, ca) = (format!("https://{TLS_PROXY}"), stage.world.ca_file());
+    let credentials = format!("{CLIENT}:{PASSWORD}");
+    let done = Client::new("node", stage.world.directory())
+        .args(["-e", NODE_HTTP2, &proxy, &ca, &credentials])
+        .run()?;
+    let want = "GET h2 200 hello from example.com\nGET 403 host_not_allowed\nCONNECT 403 host_not_allowed\n\
+                TUNNEL hello from example.com\n";
+    ensure!(done.code == 0 && done.out == want, "{done:?}");
+    stage.exeat.stop()
+}
+
+fn chromium_through_tls() -> Result<()> {
+    let world = World::new()?;
+    let directory = world.directory();
+    world.authority.issue(TLS_HOST, &directory.join("proxy.pem"), &directory.join("proxy.key"))?;
+    // A browser without anybody in front of it cannot be asked for a password.
+    let config = config("").replace("[audit]", &format!("anonymous = \"{CLIENT}\"\n[audit]"));
+    let mut exeat = Exeat::serve(directory, &config, TLS_PROXY)?;
+    trust(&world)?;
+    for (url, want) in [
+        ("http://example.com/", "hello from example.com"),
+        ("https://example.com/", "hello from example.com"),
+        ("http://evil.test/", "egress denied: host_not_allowed evil.test:80"),
+    ] {
+        let done = chromium(&world, url)?;
+        ensure!(done.code == 0 && done.out.contains(want), "{url}: {done:?}");
+    }
+    let spoke_http2 = |via: &str| via.starts_with("2 ");
+    ensure!(world.http.requests().iter().all(|request| request.head.field("via").is_some_and(spoke_http2)));
+    let accepts = world.accepts();
+    let refused = chromium(&world, "https://evil.test/")?;
+    ensure!(!refused.out.contains("hello") && world.accepts() == accepts, "{refused:?}");
+    exeat.audit_record("the refusal", |(_, r)| {
+        r["method"] == "CONNECT" && r["name"] == "evil.test" && r["reason"] == "host_not_allowed"
+    })?;
+    exeat.stop()
+}
+
+/// Makes Chromium trust the world's authority.
+fn trust(world: &World) -> Result<()> {
+    let database = world.directory().join(".pki/nssdb");
+    fs::create_dir_all(&database)?;
+    let database = format!("sql:{}", database.display());
+    let ca = world.ca_file();
+    let made = [
+        &["-N", "--empty-password", "-d", &database][..],
+        &["-A", "-d", &database, "-n", "test", "-t", "C,,", "-i", &ca],
+    ];
+    made.into_iter().try_for_each(|args| {
+        let done = Client::new("certutil", world.directory()).args(args).run()?;
+        ensure!(done.code == 0, "{done:?}");
+        Ok(())
+    })
+}
+
+fn chromium(world: &World, url: &str) -> Result<Outcome> {
+    let profile = format!("--user-data-dir={}", world.directory().join("profile").display());
+    let proxy = format!("--proxy-server=https://{TLS_PROXY}");
+    let args = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        &profile,
+        &proxy,
+        "--dump-dom",
+        url,
+    ];
+    Client::new("chromium", world.directory()).args(args).run()
 }
 
 fn requests_and_tunnels_share_a_tls_connection() -> Result<()> {

@@ -95,7 +95,7 @@ pub(crate) struct Stage {
 impl Stage {
     fn new(policy: &str, extra: &str) -> Result<Self> {
         let world = World::serving(Arc::new(answer))?;
-        let config = configuration(policy, extra);
+        let config = crate::http2::fill_in(&configuration(policy, extra));
         let exeat = Exeat::serve(world.directory(), &config, PROXY)?;
         Ok(Self { world, exeat, accounted: Vec::new() })
     }

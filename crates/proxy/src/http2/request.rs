@@ -23,6 +23,10 @@ pub(super) fn check(parts: &Parts, limits: &Limits) -> Result<Target, HeadError>
     if method.bytes().any(|b| b.is_ascii_lowercase()) {
         return Err(HeadError::Method);
     }
+    let authority = parts.uri.authority().ok_or(TargetError::Malformed)?;
+    if authority.as_str().contains('@') {
+        return Err(TargetError::Userinfo.into());
+    }
     let target = Target::parse(method, &asked(parts))?;
     if METHODS_REFUSED.contains(&method) {
         return Err(HeadError::MethodRefused);
@@ -32,12 +36,11 @@ pub(super) fn check(parts: &Parts, limits: &Limits) -> Result<Target, HeadError>
     Ok(target)
 }
 
-/// The target as HTTP/1 would write it. Without an authority it is one that no proxy takes.
+/// The target as HTTP/1 would write it.
 pub(super) fn asked(parts: &Parts) -> String {
     match (&parts.method, parts.uri.authority()) {
         (&Method::CONNECT, Some(authority)) => authority.to_string(),
-        (_, Some(_)) => parts.uri.to_string(),
-        (_, None) => "/".to_owned(),
+        (_, _) => parts.uri.to_string(),
     }
 }
 

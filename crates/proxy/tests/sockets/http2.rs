@@ -444,6 +444,30 @@ async fn an_idle_connection_is_told_to_go() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_answer_is_gone() {
+    let limits = Limits {
+        keepalive_timeout: Duration::from_millis(50),
+        head_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let world = World::with(Setup { limits, ..Setup::default() }).await;
+    let echo = Origin::echo().await;
+    let (client, mut connection) = h2::client::handshake(world.connect().await).await.unwrap();
+    let opened = async {
+        let mut client = client.ready().await.unwrap();
+        let open = tunnel(&mut client, echo.port).await;
+        (client, open)
+    };
+    let _open = tokio::select! {
+        open = opened => open,
+        _ = &mut connection => panic!("no end yet"),
+    };
+    // From here on nobody reads from the connection, and nobody answers a PING on it.
+    assert_eq!(world.proxy.drain().await, 0);
+    assert!(world.records().last().unwrap().contains("\"end\":\"client_reset\""));
+}
+
+#[tokio::test]
 async fn a_drain_lets_streams_finish_and_takes_no_more() {
     let (world, echo) = (World::start().await, Origin::echo().await);
     let mut client = connect(&world).await;

@@ -9,3 +9,4 @@ mod http2;
 mod live;
 mod rules;
 mod socks;
+mod tls;
