@@ -105,7 +105,7 @@ impl TlsFiles {
     }
 
     /// Returns what tells that one of the files is another one than before, or was written to.
-    fn marks(&self) -> [Option<Mark>; 2] {
+    fn marks(&self) -> Marks {
         [&self.cert, &self.key].map(|path| Mark::of(path))
     }
 }
@@ -153,11 +153,16 @@ impl Mark {
     }
 }
 
+/// Those of a certificate and its key.
+type Marks = [Option<Mark>; 2];
+
 /// The TLS side of one listener. Clones are the same.
 #[derive(Clone)]
 pub struct Tls {
     acceptor: TlsAcceptor,
     files: Arc<TlsFiles>,
+    /// The files as they were just before the first pair was read.
+    first: Marks,
     current: Arc<Current>,
     provider: Arc<CryptoProvider>,
 }
@@ -186,6 +191,8 @@ impl Tls {
     /// Those of [`TlsFiles::check`].
     pub fn new(files: TlsFiles, http2: bool) -> Result<Self, TlsFilesError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
+        // Before they are read: what is replaced from here on is noticed.
+        let first = files.marks();
         let current = Arc::new(Current(ArcSwap::from_pointee(files.read(&provider)?)));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13, &TLS12])
@@ -194,7 +201,13 @@ impl Tls {
             .with_cert_resolver(Arc::<Current>::clone(&current));
         let offered = if http2 { &[HTTP2, HTTP1][..] } else { &[HTTP1][..] };
         config.alpn_protocols = offered.iter().map(|protocol| protocol.to_vec()).collect();
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), files: Arc::new(files), current, provider })
+        Ok(Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            files: Arc::new(files),
+            first,
+            current,
+            provider,
+        })
     }
 
     /// Reads the files again. Handshakes from now on use what is in them; connections go on as they are. If they
@@ -224,7 +237,7 @@ impl Tls {
     }
 
     async fn watch_every(&self, period: Duration) {
-        let mut known = self.marks().await;
+        let mut known = self.first.clone();
         let mut before = known.clone();
         loop {
             sleep(period).await;
@@ -239,7 +252,7 @@ impl Tls {
         }
     }
 
-    async fn marks(&self) -> [Option<Mark>; 2] {
+    async fn marks(&self) -> Marks {
         let files = Arc::clone(&self.files);
         spawn_blocking(move || files.marks()).await.unwrap_or_default()
     }
