@@ -3,7 +3,7 @@
 use std::{future::poll_fn, time::Duration};
 
 use bytes::Bytes;
-use exeat_proxy::Limits;
+use exeat_proxy::{FlowFilter, Limits};
 use h2::{Reason, RecvStream, SendStream, client::SendRequest};
 use http::{Method, Request, Response, StatusCode};
 use tokio::{
@@ -83,7 +83,8 @@ async fn read(receiving: &mut RecvStream, length: usize) -> Vec<u8> {
 async fn reset(receiving: &mut RecvStream) -> Option<Reason> {
     loop {
         match timeout(LONG, receiving.data()).await.expect("an end in time") {
-            Some(Ok(_)) => {}
+            // Room on the connection, too: without it no other stream gets any.
+            Some(Ok(data)) => receiving.flow_control().release_capacity(data.len()).unwrap(),
             Some(Err(error)) => return error.reason(),
             None => return None,
         }
@@ -465,6 +466,38 @@ async fn a_client_that_does_not_answer_is_gone() {
     // From here on nobody reads from the connection, and nobody answers a PING on it.
     assert_eq!(world.proxy.drain().await, 0);
     assert!(world.records().last().unwrap().contains("\"end\":\"client_reset\""));
+}
+
+#[tokio::test]
+async fn a_cut_ends_its_streams_and_no_others() {
+    let endless = Origin::http(|_, _| {
+        [&b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n"[..], &[b'd'; 2_000_000]].concat()
+    })
+    .await;
+    let (world, echo) = (World::start().await, Origin::echo().await);
+    let mut client = connect(&world).await;
+    let (mut kept, mut from_kept) = tunnel(&mut client, echo.port).await;
+    let before: Vec<_> = world.proxy.flows().iter().map(|flow| flow.id).collect();
+    let (_cut, mut from_cut) = tunnel(&mut client, echo.port).await;
+    // The client makes room for no more than the first window of it.
+    let (download, _) = client.send_request(get(endless.port), true).unwrap();
+    let mut download = timeout(LONG, download).await.expect("in time").unwrap().into_body();
+    let flows = world.proxy.flows();
+    let new: Vec<_> = flows.iter().filter(|flow| !before.contains(&flow.id)).collect();
+    assert_eq!(new.len(), 2);
+    for flow in new {
+        assert_eq!(world.proxy.cut(&FlowFilter::from(flow.id), exeat_policy::Reason::PolicyChanged), 1);
+    }
+    assert_eq!(reset(&mut from_cut).await, Some(Reason::CONNECT_ERROR));
+    assert!(reset(&mut download).await.is_some(), "not a whole response");
+    kept.send_data(Bytes::from_static(b"still"), true).unwrap();
+    assert_eq!(read(&mut from_kept, 5).await, b"still");
+    assert_eq!(reset(&mut from_kept).await, None);
+    drop(client);
+    assert_eq!(world.proxy.drain().await, 0);
+    let records = world.records();
+    let ended = |how: &str| records.iter().filter(|r| r.contains(&format!("\"end\":\"{how}\""))).count();
+    assert_eq!((ended("policy_changed"), ended("finished")), (2, 1), "{records:?}");
 }
 
 #[tokio::test]
