@@ -233,7 +233,7 @@ async fn serve_stream(shared: &Arc<Shared>, client: Client, mut stream: ClientSt
     let first = tokio::select! {
         biased;
         first = reader.first_byte(&mut stream) => first,
-        () = grace_of_a_drain(&shared) => None,
+        () = grace_of_a_drain(shared) => None,
     };
     match first {
         None => {}
