@@ -14,7 +14,7 @@ use exeat_tests::exeat::Exeat;
 use exeat_tests::fixture::{ask, auth, configuration, password_entry, request, request_with};
 use exeat_tests::http::{Reply, Request};
 use exeat_tests::namespace::PROXY;
-use exeat_tests::origin::{Origin, Peer, Service};
+use exeat_tests::origin::{Origin, Peer, Seen, Service};
 use exeat_tests::raw::{Raw, authorization};
 use exeat_tests::world::World;
 use exeat_tests::{harness, scenarios};
@@ -77,9 +77,11 @@ fn connections_are_kept_on_both_sides() -> Result<()> {
     }
     // Another connection of the same client finds the upstream connection of the first.
     ask("GET http://example.com/d")?;
-    ensure!(world.http.accepts() == 1, "{:?}", world.http.seen());
     let targets: Vec<String> = world.http.requests().into_iter().map(|r| r.target).collect();
     ensure!(targets == ["/a", "/b", "/c", "/d"], "{targets:?}");
+    // A connection goes back to the pool a moment after its response, so on a busy machine one may be opened anew.
+    let seen = world.http.seen();
+    ensure!(seen.iter().any(|s| s.requests.len() > 1) && seen.len() < 4, "{seen:?}");
     exeat.stop()
 }
 
@@ -92,18 +94,22 @@ fn clients_never_share_an_upstream_connection() -> Result<()> {
     let exeat =
         Exeat::serve(world.directory(), &configuration("allow = [\"example.com\"]\n", &extra), PROXY)?;
     let second = authorization("second", "second-password");
-    for fields in [auth(), second.clone(), auth(), second] {
-        let reply = Raw::proxy()?.ask(request_with("GET http://example.com/", &fields))?;
+    let first = auth();
+    let turns = [("/first", &first), ("/second", &second), ("/first", &first), ("/second", &second)];
+    for (path, fields) in turns {
+        let reply = Raw::proxy()?.ask(request_with(&format!("GET http://example.com{path}"), fields))?;
         ensure!(reply.status == 200, "{reply:?}");
     }
-    ensure!(world.http.accepts() == 2, "{:?}", world.http.seen());
     // One client connection that changes its credentials half-way does not carry its upstream connection over.
     let mut client = Raw::proxy()?;
-    for fields in [auth(), authorization("second", "second-password")] {
-        client.ask(request_with("GET http://example.com/", &fields))?;
+    for (path, fields) in turns {
+        client.ask(request_with(&format!("GET http://example.com{path}"), fields))?;
     }
     let seen = world.http.seen();
-    ensure!(seen.len() == 2 && seen.iter().all(|s| s.requests.len() == 3), "{seen:?}");
+    let of_one = |s: &Seen| s.requests.windows(2).all(|pair| pair[0].target == pair[1].target);
+    ensure!(seen.iter().all(of_one) && seen.iter().any(|s| s.requests.len() > 1), "{seen:?}");
+    let requests: usize = seen.iter().map(|s| s.requests.len()).sum();
+    ensure!(requests == 8, "{seen:?}");
     exeat.stop()
 }
 
