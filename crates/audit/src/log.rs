@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::{self, Thread},
@@ -21,6 +21,10 @@ use crate::{
 /// for a second is bridged at 8000 records a second.
 pub const QUEUE_RECORDS_MAX: usize = 8192;
 
+/// The part of the queue that decisions may fill if nothing is allowed without a record: 1 in this many. The rest is
+/// for the ends of what was allowed before the sink got stuck.
+const DECISIONS_SHARE: usize = 2;
+
 /// Where the request path hands over its records. Cheap to clone; never blocks.
 #[derive(Clone, Debug)]
 pub struct AuditLog {
@@ -29,7 +33,7 @@ pub struct AuditLog {
     writer: Thread,
 }
 
-/// The record was not taken, and the configuration says that nothing is allowed without one.
+/// No record would be written at present, and the configuration says that nothing is allowed without one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the audit log cannot be written")]
 pub struct AuditUnavailable;
@@ -54,6 +58,10 @@ pub(crate) enum Message {
 pub(crate) struct Shared {
     /// Nothing is allowed without a record.
     required: bool,
+    /// The records that may be queued.
+    records_max: usize,
+    /// Records that are queued.
+    pub(crate) queued: AtomicUsize,
     /// The last attempt to write failed.
     pub(crate) failing: AtomicBool,
     /// The sink is to be opened again.
@@ -79,7 +87,7 @@ impl AuditLog {
     /// Opens the sink and starts the writer thread.
     ///
     /// A sink that fails later is tried again until it works; meanwhile up to [`QUEUE_RECORDS_MAX`] records
-    /// are kept, and the rest is lost and counted. With `required`, [`AuditLog::record`] fails instead.
+    /// are kept, and the rest is lost and counted. With `required`, [`AuditLog::record`] fails before that.
     ///
     /// # Errors
     ///
@@ -92,7 +100,7 @@ impl AuditLog {
         let output = Output::open(sink)?;
         let (queue, messages) = sync_channel(records_max);
         let (done, is_done) = sync_channel(1);
-        let shared = Arc::new(Shared { required, ..Shared::default() });
+        let shared = Arc::new(Shared { required, records_max, ..Shared::default() });
         let writer = Writer::new(messages, output, Arc::clone(&shared));
         let run = move || {
             // Nobody may be left to be told.
@@ -103,26 +111,38 @@ impl AuditLog {
         Ok((log.clone(), AuditWriter { log, done: is_done }))
     }
 
-    /// Hands over one record. It is written soon, in the order in which records were handed over, and not
-    /// synced to the disk.
+    /// Hands over the record of a decision that is about to take effect. It is written soon, in the order in which
+    /// records were handed over, and not synced to the disk.
     ///
     /// # Errors
     ///
-    /// Only if the log is required: then while the sink fails, and while the queue is full. The record is
-    /// counted as lost in either case.
+    /// Only if the log is required: as [`AuditLog::check`], and the record is not kept, since it has not come true;
+    /// and when it was lost.
     pub fn record(&self, record: Record) -> Result<(), AuditUnavailable> {
-        if self.shared.required && self.is_failing() {
-            self.shared.count_lost();
-            return Err(AuditUnavailable);
-        }
+        self.check()?;
+        let is_taken = self.put(record);
+        if is_taken || !self.shared.required { Ok(()) } else { Err(AuditUnavailable) }
+    }
+
+    /// Hands over the record of what has happened already and stands whether or not it can be recorded: an end, a
+    /// refusal. It waits in the queue while the sink fails, and is lost and counted when the queue is full.
+    pub fn note(&self, record: Record) {
+        self.put(record);
+    }
+
+    /// Returns whether the queue took the record; if not, it is counted as lost.
+    fn put(&self, record: Record) -> bool {
+        // Counted before it can be taken out.
+        self.shared.queued.fetch_add(1, Ordering::Relaxed);
         match self.queue.try_send(Message::Record(Box::new(record))) {
             Ok(()) => {
                 self.shared.taken.fetch_add(1, Ordering::Relaxed);
-                Ok(())
+                true
             }
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.shared.queued.fetch_sub(1, Ordering::Relaxed);
                 self.shared.count_lost();
-                if self.shared.required { Err(AuditUnavailable) } else { Ok(()) }
+                false
             }
         }
     }
@@ -143,9 +163,16 @@ impl AuditLog {
     ///
     /// # Errors
     ///
-    /// If the log is required and a record handed over now would not be taken because the sink fails.
+    /// If the log is required, while the sink fails, and while half of the queue waits for a sink that is too slow.
+    /// The other half is for what was allowed before and ends now.
     pub fn check(&self) -> Result<(), AuditUnavailable> {
-        if self.shared.required && self.is_failing() { Err(AuditUnavailable) } else { Ok(()) }
+        let is_filling =
+            || self.shared.queued.load(Ordering::Relaxed) >= self.shared.records_max / DECISIONS_SHARE;
+        if self.shared.required && (self.is_failing() || is_filling()) {
+            Err(AuditUnavailable)
+        } else {
+            Ok(())
+        }
     }
 
     /// Returns whether nothing is allowed without a record.

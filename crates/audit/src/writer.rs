@@ -102,7 +102,10 @@ impl Writer {
 
     fn append(&mut self, message: Message) {
         match message {
-            Message::Record(record) => self.append_line(&record),
+            Message::Record(record) => {
+                self.shared.queued.fetch_sub(1, Ordering::Relaxed);
+                self.append_line(&record);
+            }
             Message::Wake => {}
         }
     }

@@ -48,7 +48,7 @@ impl Drop for Report {
             self.trail.note_flow(flow);
         }
         // The request has ended whether or not that can be recorded.
-        let _ = self.shared.record(self.trail.record(Event::Request, Some(ending)));
+        self.shared.note(self.trail.record(Event::Request, Some(ending)));
         self.shared.metrics.requests.end();
     }
 }

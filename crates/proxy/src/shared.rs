@@ -166,7 +166,13 @@ impl Shared {
         Signature { instance: &self.instance, request_id: trail.request_id() }
     }
 
-    /// Hands over a record, and counts what it says.
+    /// Hands over the record of what has happened, whether or not it can be kept, and counts what it says.
+    pub(crate) fn note(&self, record: Record) {
+        self.metrics.note(&Told::of(&record));
+        self.audit.note(record);
+    }
+
+    /// Hands over the record of a decision that is about to take effect, and counts what it says if that is kept.
     ///
     /// # Errors
     /// If no record can be kept at present and nothing is allowed without.
@@ -194,6 +200,6 @@ impl Shared {
             Event::Request => Some(Ending::nothing_moved(refusal.reason.token())),
             Event::Decision | Event::End | Event::Lost => None,
         };
-        let _ = self.record(trail.record(event, ending));
+        self.note(trail.record(event, ending));
     }
 }

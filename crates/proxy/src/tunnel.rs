@@ -203,7 +203,7 @@ pub(crate) async fn refuse_socks(
     step: SocksStep,
 ) {
     // It stands whether or not it can be recorded.
-    let _ = shared.record(trail.record(Event::Decision, None));
+    shared.note(trail.record(Event::Decision, None));
     linger::say_and_close(stream, &refusal.to_socks(step), &shared.limits).await;
 }
 
@@ -273,5 +273,5 @@ async fn say_refused(
 /// Records the end of a tunnel. It has ended whether or not that can be recorded.
 fn record_end(shared: &Shared, trail: &mut Trail, flow: &Live, end: &'static str) {
     trail.note_flow(flow);
-    let _ = shared.record(trail.record(Event::End, Some(flow.meter().ending(end))));
+    shared.note(trail.record(Event::End, Some(flow.meter().ending(end))));
 }
