@@ -14,6 +14,10 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// How long one attempt has to itself before the next address is tried beside it (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// The least of it, where there are so many addresses that they would not all get their turn in time (RFC 8305 §5).
+const ATTEMPT_DELAY_MIN: Duration = Duration::from_millis(10);
+/// All attempts begin within this part of the time, 1 in this many, so that the last one can succeed too.
+const STARTS_SHARE: u32 = 2;
 
 /// Quiet time before the kernel asks whether the other side is still there, and between two such questions.
 /// NAT devices forget idle TCP flows after a few minutes (RFC 5382 allows 124 of them, many take far less).
@@ -92,8 +96,8 @@ impl DialError {
 
 /// Connects to the first permitted address that answers, within `connect_timeout` for all of them together.
 ///
-/// Addresses are tried in [`attempt_order`], the next one after 250 ms or as soon as an attempt fails. Attempts
-/// that lose are cancelled and their sockets closed.
+/// Addresses are tried in [`attempt_order`], the next one after 250 ms, or sooner where they are many, or as soon as
+/// an attempt fails. Attempts that lose are cancelled and their sockets closed.
 ///
 /// # Errors
 /// [`DialError::Connect`] if every address failed, [`DialError::Timeout`] if the time was over first.
@@ -116,9 +120,17 @@ fn attempt_order(addrs: &[SocketAddr]) -> Vec<SocketAddr> {
     order
 }
 
+/// How long an attempt has to itself where `count` addresses share `limit`.
+fn attempt_delay(count: usize, limit: Duration) -> Duration {
+    let count = u32::try_from(count).unwrap_or(u32::MAX).max(1);
+    (limit / STARTS_SHARE / count).clamp(ATTEMPT_DELAY_MIN, ATTEMPT_DELAY)
+}
+
 async fn race(order: &[SocketAddr], limit: Duration) -> Result<Dialled, DialError> {
     let mut attempts = Attempts::default();
-    match timeout_at(Instant::now() + limit, attempts.first_success(order)).await {
+    match timeout_at(Instant::now() + limit, attempts.first_success(order, attempt_delay(order.len(), limit)))
+        .await
+    {
         Ok(end) => end,
         Err(_) => Err(DialError::Timeout { tried: attempts.started, limit }),
     }
@@ -135,7 +147,7 @@ struct Attempts {
 }
 
 impl Attempts {
-    async fn first_success(&mut self, order: &[SocketAddr]) -> Result<Dialled, DialError> {
+    async fn first_success(&mut self, order: &[SocketAddr], delay: Duration) -> Result<Dialled, DialError> {
         let mut waiting = order.iter();
         let mut last = DialError::NoAddress;
         loop {
@@ -144,7 +156,7 @@ impl Attempts {
                 None if self.running.is_empty() => return Err(last),
                 None => {}
             }
-            let next_start = Instant::now() + ATTEMPT_DELAY;
+            let next_start = Instant::now() + delay;
             let finished = tokio::select! {
                 finished = poll_fn(|cx| self.poll_finished(cx)) => finished,
                 () = sleep_until(next_start), if !waiting.as_slice().is_empty() => continue,
@@ -232,6 +244,16 @@ mod tests {
         socket.listen(0).unwrap();
         let filler = std::net::TcpStream::connect(addr).unwrap();
         (socket, filler, addr)
+    }
+
+    #[test]
+    fn all_addresses_get_their_turn_in_time() {
+        for (count, limit_ms, want_ms) in
+            [(1, 10_000, 250), (8, 10_000, 250), (64, 10_000, 78), (64, 200, 10), (0, 0, 10)]
+        {
+            let delay = attempt_delay(count, Duration::from_millis(limit_ms));
+            assert_eq!(delay.as_millis(), want_ms, "{count} addresses in {limit_ms} ms");
+        }
     }
 
     #[test]

@@ -36,6 +36,8 @@ const CUT_GRACE: Duration = Duration::from_secs(2);
 /// How long a connection that was accepted before a drain may take to begin its first request. Clients that are not
 /// waiting for anything begin within a round trip.
 const FIRST_BYTE_GRACE: Duration = Duration::from_secs(2);
+/// Connections that are still taken from the kernel's queue when a drain begins: more than any such queue holds.
+const BACKLOG_MAX: usize = 65_536;
 
 /// The two ends of a client's connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -123,14 +125,14 @@ impl Proxy {
     }
 
     /// Serves the clients of `listener`, through TLS if it is given, until a drain begins. The connections it
-    /// accepted go on after that.
+    /// accepted, or the kernel for it, go on after that.
     pub async fn serve(&self, listener: TcpListener, tls: Option<Tls>) {
         let mut draining = self.shared.flows.draining();
         let mut is_starved = false;
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = draining.wait_for(|is_draining| *is_draining) => return,
+                _ = draining.wait_for(|is_draining| *is_draining) => return self.take_backlog(listener, tls.as_ref()),
                 accepted = accept(&listener) => accepted,
             };
             match accepted {
@@ -164,6 +166,23 @@ impl Proxy {
         flows.cut(Reason::Draining);
         let _ = timeout(CUT_GRACE, connections.wait_for(|count| *count == 0)).await;
         left
+    }
+
+    /// Takes what has connected before the drain: closing the listener would reset it, requests and all.
+    fn take_backlog(&self, listener: TcpListener, tls: Option<&Tls>) {
+        // The kernel is asked itself: the runtime may not have heard of them yet.
+        let Ok(listener) = listener.into_std() else { return };
+        for _ in 0..BACKLOG_MAX {
+            let accepted = listener.accept().and_then(|(stream, peer)| {
+                stream.set_nonblocking(true)?;
+                prepared(TcpStream::from_std(stream)?, peer)
+            });
+            match accepted {
+                Ok((stream, client)) => self.take(stream, client, tls),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(_) => return,
+            }
+        }
     }
 
     fn take(&self, stream: TcpStream, client: Client, tls: Option<&Tls>) {
@@ -272,6 +291,10 @@ async fn grace_of_a_drain(shared: &Shared) {
 /// Takes the next connection from `listener`.
 async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, Client)> {
     let (stream, peer) = listener.accept().await?;
+    prepared(stream, peer)
+}
+
+fn prepared(stream: TcpStream, peer: SocketAddr) -> io::Result<(TcpStream, Client)> {
     let local = stream.local_addr()?;
     // Proxies write small pieces that others wait for.
     stream.set_nodelay(true)?;
