@@ -14,9 +14,11 @@ use exeat_identity::Authenticator;
 use exeat_policy::Revision;
 use exeat_proxy::{Parts, Proxy, Snapshot, Tls};
 use exeat_store::{Loaded, Options, Report, Settings};
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use crate::descriptors;
 use crate::inherited::Inherited;
 use crate::notify;
 use crate::signals::{Signal, Signals};
@@ -26,6 +28,10 @@ const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reloads that are asked for over the admin API while one is under way.
 const RELOADS_WAITING: usize = 8;
+
+/// Connections that the kernel keeps until they are accepted; it keeps no more than `net.core.somaxconn`, 4096 by
+/// default. Who finds the queue full tries again after a second.
+const BACKLOG: i32 = 4096;
 
 /// Runs the proxy until it is told to stop.
 ///
@@ -76,7 +82,8 @@ async fn serve(
         authenticator: Authenticator::new()?,
         resolver: Resolver::new(settings.resolver.clone()).context("cannot set up the resolver")?,
         audit: audit.clone(),
-        limits: settings.limits,
+        limits: descriptors::raise_limit()
+            .map_or(settings.limits, |most| descriptors::fit(settings.limits, most)),
         http2: settings.http2,
         snapshot: snapshot(loaded),
     })
@@ -150,6 +157,14 @@ fn bind_hint(kind: ErrorKind) -> &'static str {
     }
 }
 
+/// Binds one address, with a queue that a burst of connections fits into.
+async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await?;
+    // Once more, for a longer queue than the runtime asks for.
+    SockRef::from(&listener).listen(BACKLOG)?;
+    Ok(listener)
+}
+
 /// Binds every address or none. A listener that was passed in is used instead of a new one.
 async fn bind(addresses: &[SocketAddr], inherited: &mut Inherited) -> anyhow::Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
@@ -158,7 +173,7 @@ async fn bind(addresses: &[SocketAddr], inherited: &mut Inherited) -> anyhow::Re
             listeners.push(listener);
             continue;
         }
-        let listener = TcpListener::bind(address).await.map_err(|error| {
+        let listener = listen(*address).await.map_err(|error| {
             let hint = bind_hint(error.kind());
             anyhow::Error::new(error).context(format!("cannot listen on {address}; {hint}"))
         })?;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod assemble;
+mod descriptors;
 mod inherited;
 mod notify;
 mod signals;
@@ -31,6 +32,8 @@ fn serve(source: Source) -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // It would report a log that cannot be written in the log, and panic when that cannot be written.
+        .log_internal_errors(false)
         .init();
     let loaded = match source.load(&Options::new(Revision(1))) {
         Ok(loaded) => loaded,

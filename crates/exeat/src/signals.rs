@@ -18,6 +18,8 @@ pub(crate) struct Signals {
     hangup: Stream,
     terminate: Stream,
     interrupt: Stream,
+    /// Caught so that a file at its size limit (`ulimit -f`, `LimitFSIZE`) is a failed write and not the end.
+    _file_size: Stream,
 }
 
 impl Signals {
@@ -30,6 +32,7 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            _file_size: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
         })
     }
 

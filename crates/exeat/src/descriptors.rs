@@ -1,0 +1,48 @@
+//! File descriptors: every connection takes some, and the usual limit on them is for programs that have few.
+
+use exeat_proxy::Limits;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Descriptors for all that is not a connection: listeners, logs, the runtime, a configuration that is being read, and
+/// name servers being asked.
+const RESERVED: usize = 64;
+/// Descriptors of a client's connection: its own, and the one to its upstream.
+const PER_CONNECTION: usize = 2;
+
+/// Raises the soft limit on descriptors to the hard one: it is low for the sake of programs that call `select`. Returns
+/// how many there may be, as far as the system says so.
+pub(crate) fn raise_limit() -> Option<usize> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    let now = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
+    Some(usize::try_from(now).unwrap_or(usize::MAX))
+}
+
+/// Returns `limits` with no more connections than `descriptors` suffice for: whoever comes then is told so, instead of
+/// waiting for a descriptor, and those who are served keep theirs for their upstreams.
+pub(crate) fn fit(limits: Limits, descriptors: usize) -> Limits {
+    let most = (descriptors.saturating_sub(RESERVED) / PER_CONNECTION).max(1);
+    if most < limits.connections {
+        tracing::warn!(
+            descriptors,
+            connections = most,
+            configured = limits.connections,
+            "too few file descriptors for limits.connections, which is lowered; raise the limit (LimitNOFILE=, ulimit -n)"
+        );
+    }
+    Limits { connections: limits.connections.min(most), ..limits }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_fit_into_the_descriptors() {
+        for (descriptors, configured, want) in
+            [(1024, 10_000, 480), (65_536, 10_000, 10_000), (1024, 100, 100), (20, 10_000, 1)]
+        {
+            let limits = Limits { connections: configured, ..Limits::default() };
+            assert_eq!(fit(limits, descriptors).connections, want, "{configured} with {descriptors}");
+        }
+    }
+}
