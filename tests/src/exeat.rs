@@ -1,5 +1,6 @@
 //! The real binary, as a process.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -84,7 +85,25 @@ impl Exeat {
     pub fn spawn(directory: &Path, args: &[&str]) -> Result<Self> {
         let mut command = Command::new(binary()?);
         command.args(args).stdin(Stdio::null());
-        Self::start(directory, command, &[])
+        Self::start(directory, command, &[], |_| ())
+    }
+
+    /// The same by way of the command `wrapper`, which must become the binary (`prlimit`), after `change` was made to
+    /// how it is started.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn_as(
+        directory: &Path,
+        wrapper: &[&str],
+        args: &[&str],
+        change: impl FnOnce(&mut Command),
+    ) -> Result<Self> {
+        let binary = binary()?;
+        let mut words = wrapper.iter().map(OsStr::new).chain([binary.as_os_str()]);
+        let mut command = Command::new(words.next().context("a command")?);
+        command.args(words).args(args).stdin(Stdio::null());
+        Self::start(directory, command, &[], change)
     }
 
     /// Starts the binary as a service manager does: with these variables set and, if there is a listener, with that as
@@ -101,26 +120,49 @@ impl Exeat {
         let Some(listener) = listener else {
             let mut command = Command::new(binary()?);
             command.args(args).stdin(Stdio::null());
-            return Self::start(directory, command, variables);
+            return Self::start(directory, command, variables, |_| ());
         };
         // The shell moves the socket to where the protocol wants it, and then becomes the program.
         let mut command = Command::new("sh");
         command.args(["-c", r#"LISTEN_FDS=1 LISTEN_PID=$$ exec "$@" 3<&0 </dev/null"#, "sh"]);
         command.arg(binary()?).args(args).stdin(listener);
-        Self::start(directory, command, variables)
+        Self::start(directory, command, variables, |_| ())
     }
 
-    fn start(directory: &Path, mut command: Command, variables: &[(&str, &str)]) -> Result<Self> {
-        let child = command
+    fn start(
+        directory: &Path,
+        mut command: Command,
+        variables: &[(&str, &str)],
+        change: impl FnOnce(&mut Command),
+    ) -> Result<Self> {
+        command
             .current_dir(directory)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .envs(variables.iter().copied())
             .stdout(File::create(directory.join("stdout"))?)
-            .stderr(File::create(directory.join("stderr"))?)
-            .spawn()
-            .context("start exeat")?;
+            .stderr(File::create(directory.join("stderr"))?);
+        change(&mut command);
+        let child = command.spawn().context("start exeat")?;
         Ok(Self { child, directory: directory.to_owned() })
+    }
+
+    /// The descriptors that it has open.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn descriptors(&self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count())
+    }
+
+    /// The memory that it occupies (`VmRSS`), in KiB.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn resident_kib(&self) -> Result<usize> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+        Ok(line.split_whitespace().next().context("a number")?.parse()?)
     }
 
     /// Waits until something accepts at `address` and the process is still there.
@@ -145,7 +187,14 @@ impl Exeat {
     }
 
     /// Looks again and again until `done` gives a value.
-    fn until<T>(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> Result<Option<T>>) -> Result<T> {
+    ///
+    /// # Errors
+    /// When it gives none within [`PATIENCE`], or an error; either shows what was printed.
+    pub fn until<T>(
+        &mut self,
+        what: &str,
+        mut done: impl FnMut(&mut Self) -> Result<Option<T>>,
+    ) -> Result<T> {
         let end = Instant::now() + PATIENCE;
         loop {
             let found = done(self);
