@@ -41,14 +41,17 @@ const INVARIANTS: [(&str, Check); 9] = [
         "`model` and `policy` do not read the time; where it matters it is an argument.",
         the_core_reads_no_time,
     ),
-    ("only `crates/policy/src/permit.rs` makes a `Permit`.", permits_have_one_maker),
+    (
+        "only `crates/policy/src/permit.rs` makes a `Permit`, a `HopPermit` or an `InfraPermit`.",
+        permits_have_one_maker,
+    ),
     (
         "`decide` is called in the proxy's `serve.rs` and `flows.rs` and in the policy's `explain.rs` and `diff/probe.rs` only.",
         decisions_have_few_callers,
     ),
     ("only `crates/proxy/src/respond.rs` writes a refusal.", refusals_have_one_writer),
     (
-        "only `crates/proxy/src/dial.rs` opens connections, from a `Permit`; nothing connects by name.",
+        "only `crates/proxy/src/dial.rs` connects, from a `Permit` or an `InfraPermit`; nothing connects by name.",
         one_file_dials,
     ),
     ("no crate contains `unsafe` code.", nothing_is_unsafe),
@@ -221,6 +224,7 @@ fn the_core_reads_no_time() -> Result<()> {
 }
 
 fn permits_have_one_maker() -> Result<()> {
+    // The names of all three end alike.
     let built = places_outside("Permit {", &["policy/src/permit.rs"])?;
     // A function that returns one has the same characters before its body.
     let built: Vec<&String> = built.iter().filter(|place| !place.contains("-> Permit {")).collect();

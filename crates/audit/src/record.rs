@@ -52,6 +52,9 @@ pub struct Record {
     /// The port asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// The name of the next hop that the request leaves through; then `address` is the next hop's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<Arc<str>>,
     /// The address and port that was dialled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,
@@ -164,6 +167,7 @@ impl Record {
             target: None,
             name: None,
             port: None,
+            via: None,
             address: None,
             verdict: None,
             reason: None,

@@ -199,6 +199,7 @@ fn certificates(settings: &Settings) -> anyhow::Result<Vec<Option<Tls>>> {
 fn snapshot(loaded: Loaded) -> Snapshot {
     Snapshot {
         policy: loaded.policy,
+        hops: loaded.hops,
         clients: loaded.clients,
         anonymous: loaded.anonymous,
         disclose: loaded.settings.disclose,

@@ -5,6 +5,7 @@ use exeat_model::{AddressClass, Authority, CanonicalIp, Host, Port, in_closed_zo
 use smallvec::SmallVec;
 
 use crate::entry::Expect;
+use crate::hop::Way;
 use crate::list::List;
 use crate::reason::Reason;
 use crate::rule::{At, ListSide, RuleId, Terms};
@@ -59,6 +60,8 @@ pub struct Allowed {
     pub(crate) report: Option<RuleId>,
     /// Why the request would be refused if that policy were enforced.
     pub(crate) would_deny: Option<Denial>,
+    /// The way out that the most specific rule gives.
+    pub(crate) way: Option<Way>,
 }
 
 impl Allowed {
@@ -66,6 +69,14 @@ impl Allowed {
     #[must_use]
     pub fn rules(&self) -> &[RuleId] {
         &self.policies
+    }
+
+    /// Returns the next hop that the request leaves through; `None` if it leaves straight from here. The most
+    /// specific rule says so, and of equals one with a next hop; rules with another way out cannot permit the
+    /// request. [`crate::permit_via`] gives the proof for a next hop, [`crate::permit`] for the other case.
+    #[must_use]
+    pub fn way(&self) -> Option<&Way> {
+        self.way.as_ref()
     }
 }
 
@@ -106,7 +117,8 @@ pub fn decide(set: &PolicySet, request: &EgressRequest<'_>) -> Verdict {
             Err(denial) => return Verdict::Deny(denial),
         }
     }
-    Verdict::Allow(Allowed { policies, ceilings, report, would_deny })
+    let way = policies.first().copied().or(report).and_then(|rule| set.owner(rule.owner)?.way.clone());
+    Verdict::Allow(Allowed { policies, ceilings, report, would_deny, way })
 }
 
 /// The report-mode policy that may let the request through: the first one, if the target is
@@ -174,19 +186,20 @@ pub(crate) fn owners<'a>(set: &'a PolicySet, bound: &'a Bound) -> impl Iterator<
 /// The allow rules of these owners that match the target and its port, most specific first, or
 /// why there is none.
 pub(crate) fn matching(set: &PolicySet, owners: &[u32], target: &Authority) -> Result<Candidates, Denial> {
-    let mut ranked: SmallVec<[(Rank, RuleId); 4]> = SmallVec::new();
+    let mut ranked: SmallVec<[(Rank, Out<'_>, RuleId); 4]> = SmallVec::new();
     let mut wrong_port = None;
     let mut opens_addresses = false;
     for &number in owners {
         let Some(owner) = set.owner(number) else { continue };
         let lists = owner.lists(ListSide::Allow);
+        let out = Out::of(owner);
         opens_addresses |= lists.iter().any(|l| l.list().opens_addresses());
         each_match(owner, ListSide::Allow, &target.host, |list, entry, terms| {
             let at = At::Entry { side: ListSide::Allow, list, entry };
             let rule = RuleId { owner: number, at };
             if allow_port(&terms, target.port) {
                 let list = lists.get(list as usize).map(|l| l.list());
-                ranked.push((rank(list, entry, &terms, target.port), rule));
+                ranked.push((rank(list, entry, &terms, target.port), out, rule));
             } else {
                 wrong_port = Some(rule);
             }
@@ -194,7 +207,7 @@ pub(crate) fn matching(set: &PolicySet, owners: &[u32], target: &Authority) -> R
         if let Some(index) = metadata_rule(owner, &target.host) {
             let rule = RuleId { owner: number, at: At::Metadata(index) };
             if allow_port(&Terms::new(None, &owner.defaults), target.port) {
-                ranked.push((Rank::FIRST, rule));
+                ranked.push((Rank::FIRST, out, rule));
             } else {
                 wrong_port = Some(rule);
             }
@@ -204,7 +217,7 @@ pub(crate) fn matching(set: &PolicySet, owners: &[u32], target: &Authority) -> R
         return Err(no_match(&target.host, wrong_port, opens_addresses));
     }
     ranked.sort_unstable();
-    Ok(ranked.into_iter().map(|(_, rule)| rule).collect())
+    Ok(ranked.into_iter().map(|(_, _, rule)| rule).collect())
 }
 
 fn no_match(host: &Host, wrong_port: Option<RuleId>, opens_addresses: bool) -> Denial {
@@ -284,5 +297,19 @@ fn rank(list: Option<&List>, entry: u32, terms: &Terms<'_>, port: Port) -> Rank 
             Expect::Tls => 2,
         },
         no_sni: terms.settings.is_none_or(|s| s.sni.is_empty()),
+    }
+}
+
+/// The order of rules that are otherwise equal: through a next hop, by its name, before straight out. Like [`Rank`] it
+/// does not depend on where policies stand.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Out<'a> {
+    Via(&'a str),
+    Straight,
+}
+
+impl<'a> Out<'a> {
+    fn of(owner: &'a Owner) -> Self {
+        owner.way.as_ref().map_or(Self::Straight, |way| Self::Via(&way.hop.name))
     }
 }

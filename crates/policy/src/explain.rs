@@ -6,12 +6,16 @@ use std::net::IpAddr;
 
 use exeat_model::{AddressClass, CanonicalIp, Host, IpBlock, NamePattern, Port, PortRange, PortSet};
 
-use crate::decide::{Denial, EgressRequest, Verdict, decide, denied, matching};
+use crate::decide::{Allowed, Denial, EgressRequest, Verdict, decide, denied, matching};
 use crate::entry::{Destination, Entry, Expect};
-use crate::permit::{Permit, covers, permit};
+use crate::hop::Resolve;
+use crate::permit::{OpeningRule, covers, permit, permit_via};
 use crate::reason::Reason;
-use crate::rule::RuleView;
+use crate::rule::{RuleId, RuleView};
 use crate::set::{Mode, PolicySet};
+
+/// The stage that looks at addresses.
+const ADDRESSES: &str = "addresses";
 
 /// How one stage ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -78,8 +82,8 @@ pub fn explain(set: &PolicySet, request: &EgressRequest<'_>, addrs: Option<&[IpA
         Verdict::Deny(denial) => explanation.refused = Some(denial.reason),
         Verdict::Allow(allowed) => {
             explanation.would_deny = allowed.would_deny.map(|d| d.reason);
-            let permitted = addrs.map(|addrs| permit(set, request, &allowed, addrs));
-            explanation.add_permit(set, permitted);
+            explanation.add_permit(set, permitted(set, request, &allowed, addrs));
+            explanation.add_way(&allowed);
         }
     }
     if let Some(reason) = explanation.refused {
@@ -90,13 +94,19 @@ pub fn explain(set: &PolicySet, request: &EgressRequest<'_>, addrs: Option<&[IpA
 }
 
 impl Explanation {
-    fn add_permit(&mut self, set: &PolicySet, permitted: Option<Result<Permit, Denial>>) {
+    /// Returns whether the addresses of an allowed name are still to be looked at. Never where a next hop alone
+    /// resolves.
+    #[must_use]
+    pub fn lacks_addresses(&self) -> bool {
+        self.stages.iter().any(|stage| stage.name == ADDRESSES && stage.outcome == Outcome::Open)
+    }
+
+    fn add_permit(&mut self, set: &PolicySet, permitted: Option<Result<Permitted, Denial>>) {
         let (outcome, detail, rule, opening) = match permitted {
             None => (Outcome::Open, "not resolved".to_owned(), None, None),
             Some(Ok(permit)) => {
-                self.would_deny = permit.would_deny().map(|d| d.reason);
-                let addrs: Vec<String> = permit.addrs().iter().map(ToString::to_string).collect();
-                (Outcome::Pass, addrs.join(", "), set.rule(permit.rule()), Some(permit))
+                self.would_deny = permit.would_deny.map(|d| d.reason);
+                (Outcome::Pass, permit.addresses, set.rule(permit.rule), Some(permit.opening))
             }
             Some(Err(denial)) => {
                 self.refused = Some(denial.reason);
@@ -104,9 +114,9 @@ impl Explanation {
                 (Outcome::Refuse(denial.reason), detail, denial.rule.and_then(|r| set.rule(r)), None)
             }
         };
-        self.stages.push(Stage { name: "addresses".to_owned(), outcome, detail, rule });
-        if let Some(permit) = opening {
-            let detail = opening_detail(&permit);
+        self.stages.push(Stage { name: ADDRESSES.to_owned(), outcome, detail, rule });
+        if let Some(opening) = opening {
+            let detail = opening_detail(&opening);
             self.stages.push(Stage {
                 name: "opening".to_owned(),
                 outcome: Outcome::Open,
@@ -115,6 +125,60 @@ impl Explanation {
             });
         }
     }
+
+    fn add_way(&mut self, allowed: &Allowed) {
+        if let (None, Some(way)) = (self.refused, allowed.way()) {
+            let hop = way.hop();
+            let detail = format!("leaves through {} at {}", hop.name, hop.endpoint);
+            self.stages.push(Stage {
+                name: "next hop".to_owned(),
+                outcome: Outcome::Open,
+                detail,
+                rule: None,
+            });
+        }
+    }
+}
+
+/// A permit of either kind, as far as it is told.
+struct Permitted {
+    addresses: String,
+    rule: RuleId,
+    opening: OpeningRule,
+    would_deny: Option<Denial>,
+}
+
+/// The permit, unless it lacks addresses.
+fn permitted(
+    set: &PolicySet,
+    request: &EgressRequest<'_>,
+    allowed: &Allowed,
+    addrs: Option<&[IpAddr]>,
+) -> Option<Result<Permitted, Denial>> {
+    let shown = |addrs: Vec<String>| addrs.join(", ");
+    let Some(way) = allowed.way() else {
+        let permit = permit(set, request, allowed, addrs?);
+        return Some(permit.map(|permit| Permitted {
+            addresses: shown(permit.addrs().iter().map(ToString::to_string).collect()),
+            rule: permit.rule(),
+            opening: permit.opening().clone(),
+            would_deny: permit.would_deny(),
+        }));
+    };
+    let addrs = match (way.resolve(), addrs) {
+        (Resolve::NextHop, _) => &[],
+        (Resolve::Local, addrs) => addrs?,
+    };
+    let permit = permit_via(set, request, allowed, addrs);
+    Some(permit.map(|permit| Permitted {
+        addresses: match permit.checked() {
+            [] => "resolved by the next hop alone".to_owned(),
+            checked => shown(checked.iter().map(ToString::to_string).collect()),
+        },
+        rule: permit.rule(),
+        opening: permit.opening().clone(),
+        would_deny: permit.would_deny(),
+    }))
 }
 
 fn deny_stage(set: &PolicySet, request: &EgressRequest<'_>) -> Stage {
@@ -166,8 +230,8 @@ fn refusal_detail(request: &EgressRequest<'_>, reason: Reason) -> String {
     }
 }
 
-fn opening_detail(permit: &Permit) -> String {
-    match (permit.opening().expect(), permit.opening().literal()) {
+fn opening_detail(opening: &OpeningRule) -> String {
+    match (opening.expect(), opening.literal()) {
         (Expect::Tls, false) => "the connection must open with TLS for the asked name".to_owned(),
         (Expect::Tls, true) => "the connection must open with TLS".to_owned(),
         (Expect::Http, _) => "the connection must open with HTTP/1 for the asked host".to_owned(),

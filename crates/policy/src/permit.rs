@@ -1,13 +1,16 @@
 //! Proof of an allow, with the addresses it covers. This file is the only one that makes a
-//! [`Permit`], and dialing takes nothing else: connecting without a decision does not compile.
+//! [`Permit`], a [`HopPermit`] or an [`InfraPermit`], and dialing takes nothing else:
+//! connecting without a decision does not compile.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use exeat_model::{AddressClass, CanonicalIp, DnsName, Host, Never};
+use exeat_model::{AddressClass, Authority, CanonicalIp, DnsName, Host, Never};
 use smallvec::SmallVec;
 
 use crate::decide::{Allowed, Candidates, Denial, EgressRequest, default_expect, denied_address};
 use crate::entry::{Answers, Expect};
+use crate::hop::{HopSpec, Resolve};
 use crate::place::Revision;
 use crate::reason::Reason;
 use crate::rule::{At, ListSide, RuleId};
@@ -52,6 +55,80 @@ impl Permit {
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.revision
+    }
+}
+
+/// Proof that one rule allows a target through its policy's next hop. Only [`permit_via`]
+/// builds one. It opens no connection by itself: [`permit_hop`] gives the addresses of the hop.
+#[derive(Clone, Debug)]
+pub struct HopPermit {
+    hop: Arc<HopSpec>,
+    target: Authority,
+    /// The addresses of the target that were checked here; empty if it was not resolved.
+    checked: SmallVec<[IpAddr; 4]>,
+    rule: RuleId,
+    opening: OpeningRule,
+    would_deny: Option<Denial>,
+    revision: Revision,
+}
+
+impl HopPermit {
+    /// Returns the next hop.
+    #[must_use]
+    pub fn hop(&self) -> &Arc<HopSpec> {
+        &self.hop
+    }
+
+    /// Returns what the next hop may be asked for.
+    #[must_use]
+    pub fn target(&self) -> &Authority {
+        &self.target
+    }
+
+    /// Returns the addresses that the target was resolved to here and checked for, or the
+    /// literal; empty if only the next hop resolves.
+    #[must_use]
+    pub fn checked(&self) -> &[IpAddr] {
+        &self.checked
+    }
+
+    /// Returns the rule that allows the target.
+    #[must_use]
+    pub fn rule(&self) -> RuleId {
+        self.rule
+    }
+
+    /// Returns what must open the connection.
+    #[must_use]
+    pub fn opening(&self) -> &OpeningRule {
+        &self.opening
+    }
+
+    /// Returns why the request would have been refused, if only report mode let it through.
+    #[must_use]
+    pub fn would_deny(&self) -> Option<Denial> {
+        self.would_deny
+    }
+
+    /// Returns the snapshot that decided.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+}
+
+/// Proof that addresses belong to infrastructure which the operator configured. Only
+/// [`permit_hop`] builds one, for a next hop of the configuration: no client can name one.
+#[derive(Clone, Debug)]
+pub struct InfraPermit {
+    addrs: SmallVec<[SocketAddr; 4]>,
+}
+
+impl InfraPermit {
+    /// Returns the addresses that may be dialled; never empty.
+    #[must_use]
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
     }
 }
 
@@ -113,28 +190,136 @@ pub fn permit(
     if addrs.is_empty() {
         return Err(Denial::of(Reason::DnsFailed));
     }
-    let mut addrs: Addresses = addrs.iter().map(|&ip| CanonicalIp::new(ip)).collect();
-    let mut seen = Addresses::new();
-    addrs.retain(|ip| {
-        !seen.contains(ip) && {
-            seen.push(*ip);
-            true
-        }
-    });
+    if allowed.way.is_some() {
+        return Err(Denial::of(Reason::AddressNotAllowed));
+    }
+    let addrs = distinct(addrs);
+    let found = first_that_covers(set, allowed, |rule| covering(set, request, allowed, rule, &addrs))?;
+    let port = request.target.port.get();
+    Ok(Permit {
+        addrs: found.covered.iter().map(|ip| SocketAddr::new(ip.get(), port)).collect(),
+        rule: found.rule,
+        opening: opening(set, request, allowed, found.rule, &found.covered)?,
+        would_deny: found.would_deny,
+        revision: set.revision(),
+    })
+}
 
+/// Turns an allow into a permit for the next hop that [`Allowed::way`] names.
+///
+/// `addrs` are those that the name was resolved to here, empty where the next hop alone resolves.
+/// Then a rule, or a ceiling, with `addresses` covers nothing, since nothing can be checked. A
+/// literal target is checked as ever and needs no `addrs`.
+///
+/// # Errors
+/// As [`permit`]; `policy_unavailable` if the request leaves straight from here.
+pub fn permit_via(
+    set: &PolicySet,
+    request: &EgressRequest<'_>,
+    allowed: &Allowed,
+    addrs: &[IpAddr],
+) -> Result<HopPermit, Denial> {
+    let Some(way) = &allowed.way else { return Err(Denial::of(Reason::PolicyUnavailable)) };
+    let addrs = match (&request.target.host, way.resolve) {
+        (Host::Address(ip), _) => Addresses::from_slice(&[*ip]),
+        (Host::Name(_), Resolve::Local) if addrs.is_empty() => return Err(Denial::of(Reason::DnsFailed)),
+        (Host::Name(_), Resolve::Local) => distinct(addrs),
+        (Host::Name(_), Resolve::NextHop) => Addresses::new(),
+    };
+    let found = first_that_covers(set, allowed, |rule| match addrs.as_slice() {
+        [] => unresolved(set, allowed, rule),
+        addrs => covering(set, request, allowed, rule, addrs),
+    })?;
+    Ok(HopPermit {
+        hop: Arc::clone(&way.hop),
+        target: request.target.clone(),
+        checked: addrs.iter().map(|ip| ip.get()).collect(),
+        rule: found.rule,
+        opening: opening(set, request, allowed, found.rule, &found.covered)?,
+        would_deny: found.would_deny,
+        revision: set.revision(),
+    })
+}
+
+/// Returns the permit for the addresses of the next hop itself: its own literal, or what its name was resolved to.
+///
+/// Infrastructure may lie in special-use space. What stays closed are the addresses that are
+/// never reachable and our own listeners.
+///
+/// # Errors
+/// `loop_detected` if an address is one of our own listeners, `address_not_allowed` if one is
+/// never reachable, `dns_failed` if there is none.
+pub fn permit_hop(set: &PolicySet, permit: &HopPermit, addrs: &[IpAddr]) -> Result<InfraPermit, Denial> {
+    let addrs = match &permit.hop.endpoint.host {
+        Host::Address(ip) => Addresses::from_slice(&[*ip]),
+        Host::Name(_) => distinct(addrs),
+    };
+    if addrs.is_empty() {
+        return Err(Denial::of(Reason::DnsFailed));
+    }
+    let port = permit.hop.endpoint.port.get();
+    let sockets: SmallVec<[SocketAddr; 4]> = addrs.iter().map(|ip| SocketAddr::new(ip.get(), port)).collect();
+    if sockets.iter().any(|socket| set.floor.listeners.contains(socket)) {
+        return Err(Denial::of(Reason::LoopDetected));
+    }
+    if addrs.iter().any(|ip| matches!(ip.class(), AddressClass::Never(_))) {
+        return Err(Denial::of(Reason::AddressNotAllowed));
+    }
+    Ok(InfraPermit { addrs: sockets })
+}
+
+/// The rule that permits, and the addresses it covers.
+struct Found {
+    rule: RuleId,
+    covered: Addresses,
+    would_deny: Option<Denial>,
+}
+
+/// The most specific rule that covers the request alone, among those whose way out is the request's.
+fn first_that_covers(
+    set: &PolicySet,
+    allowed: &Allowed,
+    covering: impl Fn(RuleId) -> Result<Addresses, Denial>,
+) -> Result<Found, Denial> {
+    let leaves = |rule: &RuleId| set.owner(rule.owner).is_some_and(|owner| owner.way == allowed.way);
     let mut refusal = allowed.would_deny;
-    for &rule in &allowed.policies {
-        match covering(set, request, allowed, rule, &addrs) {
-            Ok(covered) => return finish(set, request, allowed, rule, &covered, None),
+    for &rule in allowed.policies.iter().filter(|rule| leaves(rule)) {
+        match covering(rule) {
+            Ok(covered) => return Ok(Found { rule, covered, would_deny: None }),
             Err(denial) => refusal = Some(refusal.unwrap_or(denial)),
         }
     }
     let denial = refusal.unwrap_or(Denial::of(Reason::AddressNotAllowed));
-    if let Some(rule) = allowed.report {
-        let covered = covering(set, request, allowed, rule, &addrs)?;
-        return finish(set, request, allowed, rule, &covered, Some(denial));
+    match allowed.report.filter(leaves) {
+        Some(rule) => Ok(Found { rule, covered: covering(rule)?, would_deny: Some(denial) }),
+        None => Err(denial),
     }
-    Err(denial)
+}
+
+/// Whether `rule` and a rule of each ceiling allow a name without its addresses: no address, if so.
+fn unresolved(set: &PolicySet, allowed: &Allowed, rule: RuleId) -> Result<Addresses, Denial> {
+    let needs_none = |rule: RuleId| match rule.at {
+        At::Entry { .. } => set.terms(rule).is_some_and(|terms| terms.addresses.is_none()),
+        At::Metadata(_) => false,
+        At::Report => true,
+    };
+    let below = |ceiling: &Candidates| ceiling.iter().any(|&above| needs_none(above));
+    if needs_none(rule) && allowed.ceilings.iter().all(below) {
+        Ok(Addresses::new())
+    } else {
+        Err(Denial { reason: Reason::AddressNotAllowed, rule: Some(rule) })
+    }
+}
+
+/// The addresses in canonical form, each once, in their order.
+fn distinct(addrs: &[IpAddr]) -> Addresses {
+    let mut seen = Addresses::new();
+    for ip in addrs.iter().map(|&ip| CanonicalIp::new(ip)) {
+        if !seen.contains(&ip) {
+            seen.push(ip);
+        }
+    }
+    seen
 }
 
 type Addresses = SmallVec<[CanonicalIp; 4]>;
@@ -204,25 +389,6 @@ pub(crate) fn covers(set: &PolicySet, request: &EgressRequest<'_>, rule: RuleId,
     }
 }
 
-fn finish(
-    set: &PolicySet,
-    request: &EgressRequest<'_>,
-    allowed: &Allowed,
-    rule: RuleId,
-    covered: &[CanonicalIp],
-    would_deny: Option<Denial>,
-) -> Result<Permit, Denial> {
-    let opening = opening(set, request, allowed, rule, covered)?;
-    let port = request.target.port.get();
-    Ok(Permit {
-        addrs: covered.iter().map(|ip| SocketAddr::new(ip.get(), port)).collect(),
-        rule,
-        opening,
-        would_deny,
-        revision: set.revision(),
-    })
-}
-
 /// What must open the connection: what the rule and each ceiling's rule say together.
 fn opening(
     set: &PolicySet,
@@ -242,7 +408,11 @@ fn opening(
     // Report mode must not break what it watches, so a ceiling's opening does not bind it.
     let ceilings = if rule.at == At::Report { &[][..] } else { &allowed.ceilings[..] };
     for ceiling in ceilings {
-        let covers_all = |rule: &RuleId| covered.iter().all(|&ip| covers(set, request, *rule, ip));
+        let covers_all = |rule: &RuleId| match covered {
+            // Not resolved here: a rule about addresses did not let it through.
+            [] => set.terms(*rule).is_some_and(|terms| terms.addresses.is_none()),
+            covered => covered.iter().all(|&ip| covers(set, request, *rule, ip)),
+        };
         let Some(&above) = ceiling.iter().find(|rule| covers_all(rule)) else { continue };
         expect = both(expect, expect_of(above))
             .ok_or(Denial { reason: Reason::TlsRequired, rule: Some(above) })?;

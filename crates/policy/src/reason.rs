@@ -124,7 +124,7 @@ reasons! {
     ContainerMismatch "container_mismatch" 403 "http_request_denied" 2 49 REFUSED_PROHIBITED Reset;
     /// The credential may be used on a central node only.
     CentralizedEgressRequired "centralized_egress_required" 403 "http_request_denied" 2 49 REFUSED_PROHIBITED Reject;
-    /// The credential demands a next hop that is down.
+    /// The next hop that the policy or the credential demands cannot be reached.
     EgressGatewayUnavailable "egress_gateway_unavailable" 503 "destination_unavailable" 1 80 SERVFAIL_NOT_READY Reject;
     /// The rule is not marked for the credential's class of data.
     ClassMismatch "class_mismatch" 403 "http_request_denied" 2 49 REFUSED_PROHIBITED Reject;

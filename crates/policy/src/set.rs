@@ -8,6 +8,7 @@ use std::sync::Arc;
 use exeat_model::CanonicalIp;
 
 use crate::entry::{Defaults, Expect, Side};
+use crate::hop::{HopSpec, NextHop, Way};
 use crate::labels::Labels;
 use crate::list::{EntryProblem, List};
 use crate::place::{Place, Revision};
@@ -68,6 +69,8 @@ pub struct PolicySpec {
     pub bind: Option<Labels>,
     /// Cloud metadata addresses that it opens.
     pub metadata: Vec<(CanonicalIp, Place)>,
+    /// The way out for what it allows; `None` is straight from here.
+    pub next_hop: Option<NextHop>,
 }
 
 /// A policy that nothing below can exceed, as read from configuration.
@@ -120,7 +123,15 @@ pub enum BuildError {
         /// Where the reference that is too deep stands.
         place: Place,
     },
-    /// Two policies, ceilings or groups have the same name.
+    /// A policy refers to a next hop that does not exist.
+    #[error("there is no next hop `{hop}`")]
+    UnknownHop {
+        /// The name.
+        hop: String,
+        /// Where the policy stands.
+        place: Place,
+    },
+    /// Two policies, ceilings, groups or next hops have the same name.
     #[error("`{name}` is defined twice")]
     Duplicate {
         /// The name.
@@ -173,6 +184,8 @@ pub(crate) struct Owner {
     /// What `metadata` and report mode inherit: the policy's ports.
     pub(crate) defaults: Defaults,
     report_terms: Defaults,
+    /// The way out for what its rules allow. Ceilings have none.
+    pub(crate) way: Option<Way>,
 }
 
 impl Owner {
@@ -318,6 +331,7 @@ impl PolicySet {
 /// Puts a [`PolicySet`] together. Groups first, then what refers to them.
 #[derive(Debug, Default)]
 pub struct Builder {
+    hops: HashMap<String, Arc<HopSpec>>,
     groups: HashMap<String, (Arc<List>, Place)>,
     owners: Vec<Owner>,
     policies: HashMap<Box<str>, u32>,
@@ -345,8 +359,18 @@ impl Builder {
         }
     }
 
+    /// Adds a next hop. Every one must be added before the first policy.
+    pub fn hop(&mut self, spec: HopSpec) {
+        let name = spec.name.to_string();
+        let place = spec.place.clone();
+        if self.hops.insert(name.clone(), Arc::new(spec)).is_some() {
+            self.errors.push(BuildError::Duplicate { name, place });
+        }
+    }
+
     /// Adds a policy.
     pub fn policy(&mut self, spec: PolicySpec) {
+        let way = spec.next_hop.as_ref().and_then(|next| self.way(next, &spec.place));
         let owner = Owner {
             role: Role::Policy,
             allow: self.lists(spec.allow, &spec.defaults, Side::Allow),
@@ -358,6 +382,7 @@ impl Builder {
             metadata: spec.metadata,
             defaults: spec.defaults,
             report_terms: report_terms(),
+            way,
         };
         self.add(owner);
     }
@@ -375,6 +400,7 @@ impl Builder {
             metadata: spec.metadata,
             defaults: spec.defaults,
             report_terms: report_terms(),
+            way: None,
         };
         self.add(owner);
     }
@@ -402,6 +428,15 @@ impl Builder {
         } else {
             Err(self.errors)
         }
+    }
+
+    fn way(&mut self, next: &NextHop, place: &Place) -> Option<Way> {
+        let hop = self.hops.get(&next.name).map(Arc::clone);
+        if hop.is_none() {
+            let (hop, place) = (next.name.clone(), place.clone());
+            self.errors.push(BuildError::UnknownHop { hop, place });
+        }
+        Some(Way { hop: hop?, resolve: next.resolve })
     }
 
     fn add(&mut self, owner: Owner) {
@@ -481,6 +516,7 @@ impl BuildError {
             Self::UnknownGroup { place, .. }
             | Self::GroupCycle { place, .. }
             | Self::GroupDepth { place, .. }
+            | Self::UnknownHop { place, .. }
             | Self::Duplicate { place, .. } => place,
         }
     }

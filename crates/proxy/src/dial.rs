@@ -1,4 +1,5 @@
-//! Opens the connection that a permit allows: Happy Eyeballs (RFC 8305) over addresses, never over a name.
+//! Opens the connection that a permit allows: Happy Eyeballs (RFC 8305) over addresses, never over a name. The permit is
+//! that of a request, or that of infrastructure which the operator configured.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -7,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use exeat_policy::{Permit, Reason};
+use exeat_policy::{InfraPermit, Permit, Reason};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -105,6 +106,20 @@ impl DialError {
 /// # Cancel safety
 /// Dropping the future closes every socket it opened.
 pub(crate) async fn dial(permit: &Permit, connect_timeout: Duration) -> Result<Dialled, DialError> {
+    race(&attempt_order(permit.addrs()), connect_timeout).await
+}
+
+/// [`dial`] for infrastructure.
+///
+/// # Errors
+/// As [`dial`].
+///
+/// # Cancel safety
+/// As [`dial`].
+pub(crate) async fn dial_infra(
+    permit: &InfraPermit,
+    connect_timeout: Duration,
+) -> Result<Dialled, DialError> {
     race(&attempt_order(permit.addrs()), connect_timeout).await
 }
 

@@ -11,7 +11,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use exeat_identity::Principal;
 use exeat_model::Authority;
-use exeat_policy::{Denial, EgressRequest, Permit, Reason, Verdict, decide, permit};
+use exeat_policy::{Denial, EgressRequest, Reason, Verdict, decide, permit, permit_via};
 use tokio::sync::watch;
 
 pub use view::{FlowFilter, FlowId, FlowKind, FlowView};
@@ -22,7 +22,7 @@ pub(crate) use {
     spoken::Spoken,
 };
 
-use crate::{limits::Limits, shared::Current};
+use crate::{limits::Limits, route::Grant, shared::Current};
 
 /// The live connections and flows of one proxy.
 #[derive(Debug)]
@@ -162,9 +162,9 @@ fn decide_on(flow: &Flow, now: &Arc<Current>) -> bool {
         // What allowed it before is let go, too: an old snapshot ends with the sweep.
         standing.current = Arc::clone(now);
         match decided {
-            Ok((principal, permit)) => {
+            Ok((principal, grant)) => {
                 standing.principal = principal;
-                standing.permit = permit;
+                standing.grant = grant;
             }
             Err(denial) => flow.end(&mut standing, denial),
         }
@@ -173,7 +173,7 @@ fn decide_on(flow: &Flow, now: &Arc<Current>) -> bool {
 }
 
 /// Decides on an open flow as on a new request: the same principal, if its credentials are still good, the same target,
-/// and what is known by now of addresses and opening.
+/// the same way out, and what is known by now of addresses and opening.
 ///
 /// # Errors
 /// What a new request would be refused for; `policy_changed` if nobody would get as far as asking.
@@ -181,7 +181,7 @@ fn decide_again(
     standing: &Standing,
     target: &Authority,
     now: &Current,
-) -> Result<(Arc<Principal>, Permit), Denial> {
+) -> Result<(Arc<Principal>, Grant), Denial> {
     let changed = Denial::of(Reason::PolicyChanged);
     let before = &standing.current.snapshot;
     let principal = now.snapshot.again(&standing.principal, before).ok_or(changed)?;
@@ -194,11 +194,18 @@ fn decide_again(
         Verdict::Allow(allowed) => allowed,
         Verdict::Deny(denial) => return Err(denial),
     };
-    let permit = permit(policy, &request, &allowed, &standing.addresses())?;
-    if !standing.opens(&permit, target) {
-        return Err(Denial { reason: Reason::PolicyChanged, rule: Some(permit.rule()) });
+    let addresses = standing.addresses();
+    let grant = match (&standing.grant, allowed.way()) {
+        (Grant::Straight(_), None) => Grant::Straight(permit(policy, &request, &allowed, &addresses)?),
+        (Grant::Via(before), Some(way)) if before.hop().is_same_as(way.hop()) => {
+            Grant::Via(permit_via(policy, &request, &allowed, &addresses)?)
+        }
+        (Grant::Straight(_), Some(_)) | (Grant::Via(_), _) => return Err(changed),
+    };
+    if !standing.opens(&grant, target) {
+        return Err(Denial { reason: Reason::PolicyChanged, rule: Some(grant.rule()) });
     }
-    Ok((principal, permit))
+    Ok((principal, grant))
 }
 
 #[cfg(test)]

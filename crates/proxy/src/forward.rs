@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use exeat_identity::Principal;
 use exeat_model::Authority;
-use exeat_policy::{Expect, Permit, Reason};
+use exeat_policy::{Expect, Reason};
 use http::{HeaderValue, Method, Request, Response, Uri, Version, header, request, uri::PathAndQuery};
 use http_body_util::Full;
 use hyper::{
@@ -23,7 +23,8 @@ use crate::{
     meter::Meter,
     pool::Key,
     report::Report,
-    respond::{After, Refusal},
+    respond::{After, NextHop, Refusal},
+    route::{self, Purpose, Route},
     serve::{self, Admitted, Ask, Credentials},
     shared::Shared,
     target::{self, Forward, Scheme},
@@ -98,17 +99,19 @@ async fn exchange(
     request: Request<ClientBody>,
 ) -> Result<Response<Incoming>, Refusal> {
     let Report { trail, meter, flow, .. } = report;
-    let (admitted, permit) = allow(shared, trail, forward, request.headers()).await?;
-    let outgoing = Outgoing::new(shared, forward, request, meter)
+    let (admitted, route) = allow(shared, trail, forward, request.headers()).await?;
+    let outgoing = Outgoing::new(shared, forward, request, meter, &route)
         .ok_or_else(|| serve::refuse(trail, Reason::RequestMalformed, Some(&forward.authority)))?;
-    let flow = flow.insert(admitted.begin(shared, trail, &permit, FlowKind::Request, meter));
+    let flow = flow.insert(admitted.begin(shared, trail, &route, FlowKind::Request, meter));
     // The request that goes upstream is for this authority, whatever the client's Host was.
     flow.note_spoken(Spoken::Http(forward.authority.host.clone()));
-    let sending = send(shared, trail, flow, &admitted.principal, &permit, &forward.authority, outgoing);
-    match meter.unless_ended(sending).await {
-        Ok(sent) => sent.map(|response| fit_for_client(shared, response)),
-        Err(reason) => Err(ended(trail, flow, reason, &forward.authority)),
-    }
+    let sending = send(shared, trail, flow, &admitted.principal, &route, &forward.authority, outgoing);
+    let response = match meter.unless_ended(sending).await {
+        Ok(sent) => sent?,
+        Err(reason) => return Err(ended(trail, flow, reason, &forward.authority)),
+    };
+    check_hop(trail, &route, &response, &forward.authority)?;
+    Ok(fit_for_client(shared, response))
 }
 
 async fn allow(
@@ -116,7 +119,7 @@ async fn allow(
     trail: &mut Trail,
     forward: &Forward,
     headers: &http::HeaderMap,
-) -> Result<(Admitted, Permit), Refusal> {
+) -> Result<(Admitted, Route), Refusal> {
     let values = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
     let (credentials, via) = (values(header::PROXY_AUTHORIZATION), values(header::VIA));
     let ask = Ask { target: &forward.authority, credentials: Credentials::Fields(&credentials), via: &via };
@@ -126,13 +129,13 @@ async fn allow(
         Scheme::Http => {}
         Scheme::Https => return Err(admitted.refuse(trail, Reason::SchemeNotAllowed)),
     }
-    let permit = admitted.permit(shared, trail).await?;
-    match permit.opening().expect() {
+    let route = admitted.permit(shared, trail).await?;
+    match route.opening().expect() {
         Expect::Http | Expect::Any => {}
         Expect::Tls => return Err(admitted.refuse(trail, Reason::TlsRequired)),
     }
     shared.check_audit().map_err(|_| serve::unaudited(trail, &forward.authority))?;
-    Ok((admitted, permit))
+    Ok((admitted, route))
 }
 
 /// A request as the upstream gets it.
@@ -149,6 +152,7 @@ impl Outgoing {
         forward: &Forward,
         request: Request<ClientBody>,
         meter: &Arc<Meter>,
+        route: &Route,
     ) -> Option<Self> {
         let (mut parts, body) = request.into_parts();
         // A stream of HTTP/2 needs neither to have a body.
@@ -159,7 +163,14 @@ impl Outgoing {
             // Said anew for the next connection: hyper would leave the body of a GET out without it.
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        parts.uri = Uri::from(PathAndQuery::try_from(forward.path.as_str()).ok()?);
+        let path = PathAndQuery::try_from(forward.path.as_str()).ok()?;
+        parts.uri = match route.takes_absolute_form() {
+            None => Uri::from(path),
+            Some(hop) => {
+                headers::for_hop(&mut parts.headers, hop.credentials.as_ref())?;
+                absolute_form(&forward.authority, path)?
+            }
+        };
         parts.version = Version::HTTP_11;
         parts.extensions = http::Extensions::new();
         let is_repeatable = body.is_end_stream() && is_idempotent(&parts.method);
@@ -173,6 +184,11 @@ impl Outgoing {
     }
 }
 
+fn absolute_form(authority: &Authority, path: PathAndQuery) -> Option<Uri> {
+    let authority = headers::host_field(authority);
+    Uri::builder().scheme("http").authority(authority).path_and_query(path).build().ok()
+}
+
 fn is_idempotent(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE].contains(method)
 }
@@ -184,13 +200,13 @@ async fn send(
     trail: &mut Trail,
     flow: &Live,
     principal: &Principal,
-    permit: &Permit,
+    route: &Route,
     authority: &Authority,
     outgoing: Outgoing,
 ) -> Result<Response<Incoming>, Refusal> {
     let Outgoing { mut request, again } = outgoing;
-    let idle = permit.addrs().iter().find_map(|addr| {
-        let key = Key::new(principal, *addr, authority);
+    let idle = route.addrs().iter().find_map(|addr| {
+        let key = Key::new(principal, route.hop_name(), *addr, authority);
         shared.pool.take(&key).map(|upstream| (key, upstream))
     });
     if let Some((key, upstream)) = idle {
@@ -207,8 +223,8 @@ async fn send(
             },
         }
     }
-    let dialled = serve::connect(shared, trail, authority, permit, flow).await?;
-    let key = Key::new(principal, dialled.addr, authority);
+    let dialled = route::connect(shared, trail, authority, route, Purpose::Requests, flow).await?;
+    let key = Key::new(principal, route.hop_name(), dialled.addr, authority);
     let sent = match upstream::open(shared, dialled.stream).await {
         Ok(upstream) => upstream::exchange(shared, key, upstream, request).await.map_err(|lost| lost.failure),
         Err(failure) => Err(failure),
@@ -224,6 +240,26 @@ fn ended(trail: &mut Trail, flow: &Live, reason: Reason, authority: &Authority) 
         return Refusal { status: 408, ..refusal };
     }
     refusal
+}
+
+/// Refuses where a next hop asks for credentials: the client's own are not meant, and it has no others.
+fn check_hop(
+    trail: &mut Trail,
+    route: &Route,
+    response: &Response<Incoming>,
+    authority: &Authority,
+) -> Result<(), Refusal> {
+    let status = response.status();
+    match route.hop_name() {
+        Some(name) if route.takes_absolute_form().is_some() && status.as_u16() == 407 => {
+            tracing::warn!(hop = &**name, "the next hop does not accept the credentials");
+            let next_hop = NextHop { name: Arc::clone(name), status: Some(status.as_u16()) };
+            let refusal = serve::refuse(trail, Reason::ConnectFailed, Some(authority));
+            let refusal = refusal.with_detail("the next hop wants other credentials");
+            Err(Refusal { next_hop: Some(next_hop), ..refusal })
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Returns the refusal for an upstream that did not answer as it should.

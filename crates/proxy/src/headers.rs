@@ -3,6 +3,8 @@
 use exeat_model::{Authority, Port};
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
+use crate::hop::HopCredentials;
+
 /// Fields of one connection alone (RFC 9110 §7.6.1), besides those that `Connection` names.
 const HOP_BY_HOP: &[&str] = &[
     "connection",
@@ -41,6 +43,16 @@ pub(crate) fn for_upstream(headers: &mut HeaderMap, authority: &Authority, versi
     add_via(headers, version, instance);
 }
 
+/// Adds what is for an HTTP next hop alone. `None` if the credentials cannot be a field's value.
+pub(crate) fn for_hop(headers: &mut HeaderMap, credentials: Option<&HopCredentials>) -> Option<()> {
+    if let Some(credentials) = credentials {
+        let mut value = HeaderValue::try_from(credentials.basic()).ok()?;
+        value.set_sensitive(true);
+        headers.insert(header::PROXY_AUTHORIZATION, value);
+    }
+    Some(())
+}
+
 /// Makes an upstream's fields fit for the client.
 pub(crate) fn for_client(headers: &mut HeaderMap, version: Version, instance: &str) {
     drop_hop_by_hop(headers);
@@ -59,7 +71,8 @@ pub(crate) fn names_instance<'a>(via: impl IntoIterator<Item = &'a [u8]>, instan
         .any(|word| word.eq_ignore_ascii_case(instance.as_bytes()))
 }
 
-fn host_field(authority: &Authority) -> String {
+/// The authority as `Host` writes it.
+pub(crate) fn host_field(authority: &Authority) -> String {
     if authority.port == Port::HTTP { authority.host.to_string() } else { authority.to_string() }
 }
 

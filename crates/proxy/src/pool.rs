@@ -1,5 +1,5 @@
 //! Idle upstream connections. One is used again only for a request that has been decided anew and whose permit covers
-//! its address, by the same principal and for the same authority: nothing of one principal's connection, and no
+//! its address, or that of the same next hop, by the same principal and for the same authority: nothing of one principal's connection, and no
 //! decision about another name, can reach a second one.
 
 use std::{
@@ -21,6 +21,8 @@ use crate::{body::UpBody, limits::Limits};
 pub(crate) struct Key {
     principal: Arc<str>,
     proof: &'static str,
+    /// The next hop that the connection goes to, or through.
+    hop: Option<Arc<str>>,
     address: SocketAddr,
     authority: Authority,
 }
@@ -50,10 +52,16 @@ struct Idle {
 }
 
 impl Key {
-    pub(crate) fn new(principal: &Principal, address: SocketAddr, authority: &Authority) -> Self {
+    pub(crate) fn new(
+        principal: &Principal,
+        hop: Option<&Arc<str>>,
+        address: SocketAddr,
+        authority: &Authority,
+    ) -> Self {
         Self {
             principal: Arc::clone(&principal.name),
             proof: principal.proof.name(),
+            hop: hop.map(Arc::clone),
             address,
             authority: authority.clone(),
         }

@@ -1,6 +1,6 @@
 //! The one place that writes a refusal. The same content goes to a CONNECT, to hyper and to a socket over its limit.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use bytes::Bytes;
 use exeat_policy::Reason;
@@ -29,10 +29,21 @@ pub(crate) struct Refusal {
     pub(crate) socks_reply: u8,
     /// What happened, in a few words of ours: never text from a client or another rule.
     pub(crate) detail: Option<String>,
+    /// The next hop that could not be reached or did not do as asked.
+    pub(crate) next_hop: Option<NextHop>,
     /// The canonical authority that was asked for.
     pub(crate) target: Option<String>,
     /// The smallest entry that would allow the request, if it may be told.
     pub(crate) allow: Option<String>,
+}
+
+/// What `Proxy-Status` tells of a next hop (RFC 9209 §2.1.2, §2.1.5).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct NextHop {
+    /// Its name in the configuration: letters, digits, `-`, `_` and `.`.
+    pub(crate) name: Arc<str>,
+    /// The status that it answered with, if it did.
+    pub(crate) status: Option<u16>,
 }
 
 /// Who refuses, and under which id the audit log knows the request.
@@ -75,6 +86,7 @@ impl Refusal {
             error: reason.proxy_status_error(),
             socks_reply: reason.socks_reply(),
             detail: None,
+            next_hop: None,
             target: None,
             allow: None,
         }
@@ -168,7 +180,7 @@ impl Refusal {
             ("content-type", "application/json".to_owned()),
             ("cache-control", "no-store".to_owned()),
             ("x-deny-reason", self.reason.token().to_owned()),
-            ("proxy-status", format!("{}; error={}; details=\"{}\"", by.instance, self.error, self.reason)),
+            ("proxy-status", self.proxy_status(by)),
             ("x-exeat-request-id", by.request_id.to_owned()),
         ];
         match self.status {
@@ -178,6 +190,17 @@ impl Refusal {
             _ => {}
         }
         fields
+    }
+
+    fn proxy_status(&self, by: Signature<'_>) -> String {
+        let mut field = format!("{}; error={}; details=\"{}\"", by.instance, self.error, self.reason);
+        if let Some(NextHop { name, status }) = &self.next_hop {
+            let _ = write!(field, "; next-hop=\"{name}\"");
+            if let Some(status) = status {
+                let _ = write!(field, "; received-status={status}");
+            }
+        }
+        field
     }
 
     fn body(&self, by: Signature<'_>) -> String {

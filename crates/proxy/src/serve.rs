@@ -6,14 +6,17 @@ use std::{net::IpAddr, sync::Arc, time::Instant};
 use exeat_dns::ResolveError;
 use exeat_identity::Principal;
 use exeat_model::{Authority, Host};
-use exeat_policy::{Allowed, Denial, EgressRequest, Permit, Reason, Verdict, decide, permit, smallest_entry};
+use exeat_policy::{
+    Allowed, Denial, EgressRequest, Reason, Resolve, RuleId, Verdict, decide, permit, permit_via,
+    smallest_entry,
+};
 
 use crate::{
-    dial::{Dialled, dial},
     flows::{Beginning, FlowKind, Live},
     headers::names_instance,
     meter::Meter,
     respond::Refusal,
+    route::{self, Route},
     shared::{Current, Shared, Snapshot},
     trail::Trail,
 };
@@ -26,6 +29,8 @@ pub(crate) struct Admitted {
     pub(crate) principal: Arc<Principal>,
     target: Authority,
     allowed: Allowed,
+    /// The `Via` values of the client, joined (RFC 9110 §5.3).
+    via: Vec<u8>,
 }
 
 /// What a request says of itself, whatever its form.
@@ -67,7 +72,8 @@ pub(crate) async fn admit(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> R
     match verdict {
         Verdict::Allow(allowed) => {
             trail.note_allow(&snapshot.policy, allowed.rules().first().copied(), None);
-            Ok(Admitted { target: ask.target.clone(), principal, allowed, current })
+            let via = ask.via.join(&b", "[..]);
+            Ok(Admitted { target: ask.target.clone(), principal, allowed, via, current })
         }
         Verdict::Deny(denial) => Err(deny(snapshot, trail, &request, denial, &[])),
     }
@@ -100,33 +106,46 @@ pub(crate) async fn authenticate(
 }
 
 impl Admitted {
-    /// Resolves the name, or takes the literal, and returns the permit for its addresses.
+    /// Returns the way out that the policy permits: to the addresses of the target, or through a next hop.
     ///
     /// # Errors
     /// The refusal, which `trail` has noted too.
-    pub(crate) async fn permit(&self, shared: &Shared, trail: &mut Trail) -> Result<Permit, Refusal> {
-        let addrs: Arc<[IpAddr]> = match &self.target.host {
+    pub(crate) async fn permit(&self, shared: &Shared, trail: &mut Trail) -> Result<Route, Refusal> {
+        let request = EgressRequest { bound: &self.principal.bound, target: &self.target };
+        let snapshot = &self.current.snapshot;
+        let policy = &snapshot.policy;
+        let resolves_here = self.allowed.way().is_none_or(|way| way.resolve() == Resolve::Local);
+        let addrs = if resolves_here { self.addresses(shared, trail).await? } else { Arc::default() };
+        if self.allowed.way().is_none() {
+            let permit = permit(policy, &request, &self.allowed, &addrs)
+                .map_err(|denial| deny(snapshot, trail, &request, denial, &addrs))?;
+            self.note_permit(trail, permit.rule(), permit.would_deny());
+            return Ok(Route::Straight(permit));
+        }
+        let permit = permit_via(policy, &request, &self.allowed, &addrs)
+            .map_err(|denial| deny(snapshot, trail, &request, denial, &addrs))?;
+        self.note_permit(trail, permit.rule(), permit.would_deny());
+        let name = &permit.hop().name;
+        trail.via = Some(Arc::clone(name));
+        let hop = snapshot.hops.get(name);
+        route::through(shared, trail, policy, hop, permit, &self.via).await.map(Route::Via)
+    }
+
+    /// Resolves the name, or takes the literal.
+    async fn addresses(&self, shared: &Shared, trail: &mut Trail) -> Result<Arc<[IpAddr]>, Refusal> {
+        match &self.target.host {
             Host::Name(name) => {
                 let started = Instant::now();
                 let resolved = shared.resolver.resolve(name).await;
                 shared.metrics.note_resolved(&resolved, started.elapsed());
-                resolved.map_err(|error| self.unresolved(trail, &error))?.addrs
+                Ok(resolved.map_err(|error| self.unresolved(trail, &error))?.addrs)
             }
-            Host::Address(ip) => Arc::from([ip.get()]),
-        };
-        let request = EgressRequest { bound: &self.principal.bound, target: &self.target };
-        let policy = &self.current.snapshot.policy;
-        match permit(policy, &request, &self.allowed, &addrs) {
-            Ok(permit) => {
-                trail.note_allow(
-                    policy,
-                    Some(permit.rule()),
-                    permit.would_deny().map(|denial| denial.reason),
-                );
-                Ok(permit)
-            }
-            Err(denial) => Err(deny(&self.current.snapshot, trail, &request, denial, &addrs)),
+            Host::Address(ip) => Ok(Arc::from([ip.get()])),
         }
+    }
+
+    fn note_permit(&self, trail: &mut Trail, rule: RuleId, would_deny: Option<Denial>) {
+        trail.note_allow(&self.current.snapshot.policy, Some(rule), would_deny.map(|denial| denial.reason));
     }
 
     /// Returns the refusal of an admitted request for a reason that its form gives.
@@ -141,7 +160,7 @@ impl Admitted {
         &self,
         shared: &Shared,
         trail: &Trail,
-        permit: &Permit,
+        route: &Route,
         kind: FlowKind,
         meter: &Arc<Meter>,
     ) -> Live {
@@ -154,7 +173,7 @@ impl Admitted {
             meter: Arc::clone(meter),
             current: Arc::clone(&self.current),
             principal: Arc::clone(&self.principal),
-            permit: permit.clone(),
+            grant: route.grant(),
         };
         shared.flows.begin(beginning, || shared.current())
     }
@@ -170,39 +189,6 @@ impl Admitted {
             | ResolveError::ChainLoop
             | ResolveError::Server { .. }
             | ResolveError::Failed(_) => refusal,
-        }
-    }
-}
-
-/// Opens the connection that `permit` allows to `flow`.
-///
-/// # Errors
-/// The refusal, which `trail` has noted too.
-pub(crate) async fn connect(
-    shared: &Shared,
-    trail: &mut Trail,
-    target: &Authority,
-    permit: &Permit,
-    flow: &Live,
-) -> Result<Dialled, Refusal> {
-    let started = Instant::now();
-    let dialled = flow.meter().unless_ended(dial(permit, shared.limits.connect_timeout)).await;
-    shared.metrics.connect_time.observe(started.elapsed());
-    match dialled {
-        Err(reason) => Err(ended(trail, flow, reason, target)),
-        Ok(Ok(dialled)) => {
-            trail.address = Some(dialled.addr);
-            flow.note_dialled(dialled.addr);
-            Ok(dialled)
-        }
-        Ok(Err(error)) => {
-            tracing::debug!(
-                request_id = trail.request_id(),
-                error = &error as &dyn std::error::Error,
-                "dialing failed"
-            );
-            let refusal = refuse(trail, error.reason(), Some(target)).with_detail(error.to_string());
-            Err(Refusal { socks_reply: error.socks_reply(), ..refusal })
         }
     }
 }

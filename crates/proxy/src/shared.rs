@@ -16,6 +16,7 @@ use exeat_policy::PolicySet;
 
 use crate::{
     flows::{Flows, Swept},
+    hop::Hops,
     limits::Limits,
     metrics::{Metrics, Told},
     pool::Pool,
@@ -34,6 +35,8 @@ pub struct Snapshot {
     pub clients: Clients,
     /// Who asks when no credentials are sent; `None` answers 407.
     pub anonymous: Option<Arc<Principal>>,
+    /// How the next hops of `policy` are spoken to.
+    pub hops: Hops,
     /// Whether a refusal may tell the smallest entry that would allow the request.
     pub disclose: bool,
 }

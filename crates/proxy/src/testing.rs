@@ -50,6 +50,7 @@ pub(crate) fn permit_for(target: &str, addrs: &[IpAddr], expect: Option<Expect>,
         mode: Mode::Enforce,
         bind: None,
         metadata: Vec::new(),
+        next_hop: None,
     });
     let set = builder.finish(Revision(1)).unwrap();
     let bound = set.bind(&["test"], &Labels::default());

@@ -29,6 +29,8 @@ pub(crate) struct Trail {
     reason: Option<Reason>,
     rule: Option<RuleRecord>,
     would_deny: Option<Reason>,
+    /// The next hop that the request leaves through.
+    pub(crate) via: Option<Arc<str>>,
     /// The address that was dialled.
     pub(crate) address: Option<SocketAddr>,
     /// The status that the client is sent.
@@ -68,6 +70,7 @@ impl Trail {
             reason: None,
             rule: None,
             would_deny: None,
+            via: None,
             address: None,
             status: None,
         }
@@ -139,7 +142,7 @@ impl Trail {
             return;
         }
         self.note_principal(&standing.principal, policy);
-        self.would_deny = standing.permit.would_deny().map(|denial| denial.reason);
+        self.would_deny = standing.grant.would_deny().map(|denial| denial.reason);
         self.note_rule(policy, standing.rule());
         if standing.denial.is_some() {
             self.note_taken_back(Reason::PolicyChanged);
@@ -177,6 +180,7 @@ impl Trail {
         record.reason = self.reason;
         record.rule = self.rule.clone();
         record.would_deny = self.would_deny;
+        record.via = self.via.clone();
         record.address = self.address;
         record.status = self.status;
         if let Some(ending) = ending {

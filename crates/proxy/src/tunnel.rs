@@ -9,7 +9,6 @@ use std::{
 use bytes::BytesMut;
 use exeat_audit::Event;
 use exeat_model::Authority;
-use exeat_policy::Permit;
 
 use crate::{
     client_stream::{self, ClientStream},
@@ -23,6 +22,7 @@ use crate::{
     opening::{self, Opening, Speaks, read_opening, tls_alert},
     relay::{End, relay},
     respond::{After, Refusal, SocksStep},
+    route::{self, Purpose, Route},
     serve::{self, Ask, Credentials},
     shared::Shared,
     socks5_wire,
@@ -43,7 +43,7 @@ pub(crate) enum Form {
 
 /// A tunnel that may begin.
 pub(crate) struct Ready {
-    permit: Permit,
+    route: Route,
     dialled: Dialled,
     slot: TunnelSlot,
     flow: Live,
@@ -141,11 +141,11 @@ async fn prepare(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> Result<Rea
         .flows
         .open(&admitted.principal.name, &shared.limits)
         .map_err(|reason| serve::refuse(trail, reason, Some(target)))?;
-    let permit = admitted.permit(shared, trail).await?;
+    let route = admitted.permit(shared, trail).await?;
     let meter = Arc::new(Meter::new(&shared.limits).counting(&shared.metrics));
-    let flow = admitted.begin(shared, trail, &permit, FlowKind::Tunnel, &meter);
-    let dialled = serve::connect(shared, trail, target, &permit, &flow).await?;
-    Ok(Ready { permit, dialled, slot, flow })
+    let flow = admitted.begin(shared, trail, &route, FlowKind::Tunnel, &meter);
+    let dialled = route::connect(shared, trail, target, &route, Purpose::Tunnel, &flow).await?;
+    Ok(Ready { route, dialled, slot, flow })
 }
 
 /// Records the decision before the client learns of it.
@@ -216,10 +216,10 @@ pub(crate) async fn open(
     ready: Ready,
     mut trail: Trail,
 ) {
-    let Ready { permit, dialled, slot, flow } = ready;
+    let Ready { route, dialled, slot, flow } = ready;
     let limits = &shared.limits;
     let meter = flow.meter();
-    let reading = read_opening(&mut stream, early, permit.opening(), target, limits);
+    let reading = read_opening(&mut stream, early, route.opening(), target, limits);
     let end = match meter.unless_ended(reading).await {
         Ok(Opening::Agreed(early)) => {
             if early.is_empty() {

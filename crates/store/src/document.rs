@@ -15,6 +15,7 @@ use crate::files::Files;
 use crate::groups::{self, Group};
 use crate::keys::{self, Section};
 use crate::limits;
+use crate::next_hops::{self, NextHop};
 use crate::notes::Notes;
 use crate::policies::{self, Policy};
 use crate::problem::{Code, Finding, Severity, shown};
@@ -39,6 +40,7 @@ pub(crate) struct Document {
     pub(crate) groups: Vec<Group>,
     pub(crate) policies: Vec<Policy>,
     pub(crate) ceilings: Vec<Policy>,
+    pub(crate) next_hops: Vec<NextHop>,
     pub(crate) clients: Vec<Client>,
     /// Whether the text is broken, so that parts of it may be missing here.
     pub(crate) broken: bool,
@@ -115,6 +117,7 @@ fn read_sections(root: &DeTable<'_>, broken: bool, cx: &mut Cx<'_, '_>) -> Docum
         groups: each(root, &keys::GROUPS, cx, groups::read),
         policies: each(root, &keys::POLICY, cx, policies::read_policy),
         ceilings: each(root, &keys::CEILING, cx, policies::read_ceiling),
+        next_hops: each(root, &keys::NEXT_HOP, cx, next_hops::read),
         clients: each(root, &keys::CLIENT, cx, clients::read),
         broken,
     }

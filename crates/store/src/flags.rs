@@ -69,6 +69,7 @@ pub fn from_flags(flags: &Flags<'_>, options: &Options) -> Result<Loaded, Report
         mode: flags.mode,
         bind: None,
         metadata: Vec::new(),
+        next_hop: None,
     };
     let document = Document {
         proxy: Proxy { listen, ..default },
@@ -81,6 +82,7 @@ pub fn from_flags(flags: &Flags<'_>, options: &Options) -> Result<Loaded, Report
         groups: Vec::new(),
         policies: vec![policy],
         ceilings: Vec::new(),
+        next_hops: Vec::new(),
         clients: vec![Client {
             name: FLAGS_CLIENT.to_owned(),
             span: 0..0,

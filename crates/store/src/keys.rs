@@ -54,7 +54,19 @@ pub(crate) const GROUPS: Section = Section {
 pub(crate) const POLICY: Section = Section {
     name: "policy",
     named: true,
-    keys: &["allow", "deny", "mode", "bind", "ports", "addresses", "expect", "answers", "metadata"],
+    keys: &[
+        "allow",
+        "deny",
+        "mode",
+        "bind",
+        "ports",
+        "addresses",
+        "expect",
+        "answers",
+        "metadata",
+        "next_hop",
+        "resolve",
+    ],
 };
 
 /// `[ceiling.NAME]`.
@@ -64,13 +76,28 @@ pub(crate) const CEILING: Section = Section {
     keys: &["bind", "allow", "deny", "ports", "addresses", "expect", "answers", "metadata"],
 };
 
+/// `[next_hop.NAME]`.
+pub(crate) const NEXT_HOP: Section =
+    Section { name: "next_hop", named: true, keys: &["url", "username", "password_file"] };
+
 /// `[client.NAME]`.
 pub(crate) const CLIENT: Section =
     Section { name: "client", named: true, keys: &["passwords", "policies", "labels"] };
 
 /// Every section, in the order of the documentation.
-pub(crate) const SECTIONS: [&Section; 10] =
-    [&PROXY, &RESOLVER, &LIMITS_SECTION, &AUDIT, &STATE, &API, &GROUPS, &POLICY, &CEILING, &CLIENT];
+pub(crate) const SECTIONS: [&Section; 11] = [
+    &PROXY,
+    &RESOLVER,
+    &LIMITS_SECTION,
+    &AUDIT,
+    &STATE,
+    &API,
+    &GROUPS,
+    &POLICY,
+    &CEILING,
+    &NEXT_HOP,
+    &CLIENT,
+];
 
 /// Keys of an entry written as a table.
 pub(crate) const ENTRY: &[&str] =

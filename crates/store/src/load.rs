@@ -15,6 +15,7 @@ use crate::document::{self, Document};
 use crate::files::{Files, reason};
 use crate::floor::floor;
 use crate::names;
+use crate::next_hops;
 use crate::notes::Notes;
 use crate::policies::Policy;
 use crate::problem::{Code, Finding, Problem, shown};
@@ -83,6 +84,7 @@ fn load_source(
     let (mut notes, mut files) = (Notes::default(), Files::default());
     let document = document::read(&mut source, base_dir, &mut notes, &mut files);
     if !document.broken {
+        next_hops::check(&document, &options.listeners, &mut notes);
         references::check(&document, &mut Places { source: &source, notes: &mut notes, files: &mut files });
     }
     if metadata.is_some_and(|metadata| metadata.mode() & MODE_WORLD_READABLE != 0)
@@ -108,12 +110,25 @@ fn load_source(
 
 /// Puts the parts of a checked document together.
 pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, Finding> {
-    let Document { proxy, resolver, limits, audit, state, api, groups, policies, ceilings, clients, .. } =
-        document;
+    let Document {
+        proxy,
+        resolver,
+        limits,
+        audit,
+        state,
+        api,
+        groups,
+        policies,
+        ceilings,
+        next_hops,
+        clients,
+        ..
+    } = document;
     let mut builder = Builder::new();
     for group in groups {
         builder.group(&group.name, group.place, group.list);
     }
+    next_hops.iter().filter_map(next_hops::NextHop::spec).for_each(|hop| builder.hop(hop));
     policies.into_iter().for_each(|policy| builder.policy(policy_spec(policy)));
     ceilings.into_iter().for_each(|ceiling| builder.ceiling(ceiling_spec(ceiling)));
     let listeners = proxy.listen.iter().map(|listener| &listener.address);
@@ -132,6 +147,7 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
         clients: bind_clients(clients, &policy),
         anonymous: proxy.anonymous.as_deref().map(|name| anonymous(name, &policy)),
         policy,
+        hops: next_hops::hops(next_hops),
         settings: Settings {
             listen: proxy.listen,
             http2: proxy.http2,
@@ -148,8 +164,9 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
 }
 
 fn policy_spec(policy: Policy) -> PolicySpec {
-    let Policy { name, place, allow, deny, defaults, mode, bind, metadata, .. } = policy;
-    PolicySpec { name, place, allow, deny, defaults, mode, bind, metadata }
+    let Policy { name, place, allow, deny, defaults, mode, bind, metadata, next_hop, .. } = policy;
+    let next_hop = next_hop.map(|(next_hop, _)| next_hop);
+    PolicySpec { name, place, allow, deny, defaults, mode, bind, metadata, next_hop }
 }
 
 fn ceiling_spec(ceiling: Policy) -> CeilingSpec {

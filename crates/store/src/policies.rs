@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use exeat_model::{CanonicalIp, METADATA_ADDRESSES};
-use exeat_policy::{Defaults, Label, Labels, List, ListBuilder, Mode, Place, Side};
+use exeat_policy::{Defaults, Label, Labels, List, ListBuilder, Mode, NextHop, Place, Resolve, Side};
 use toml::de::DeValue;
 
 use crate::document::{Cx, Named};
@@ -30,6 +30,8 @@ pub(crate) struct Policy {
     pub(crate) mode: Mode,
     pub(crate) bind: Option<Labels>,
     pub(crate) metadata: Vec<(CanonicalIp, Place)>,
+    /// The way out, and where its name stands.
+    pub(crate) next_hop: Option<(NextHop, Range<usize>)>,
 }
 
 /// Reads a policy.
@@ -42,7 +44,9 @@ pub(crate) fn read_policy(named: &Named<'_, '_>, cx: &mut Cx<'_, '_>) -> Policy 
         );
     }
     let mode = named.fields.word("mode", &["enforce", "report"], Mode::parse, cx.notes).unwrap_or_default();
-    let policy = read(named, mode, cx);
+    let mut policy = read(named, mode, cx);
+    policy.next_hop = read_next_hop(named, cx.notes);
+    check_metadata_stays_here(named, &policy, cx.notes);
     if mode == Mode::Report {
         let span = named.fields.get("mode").map_or(named.span.clone(), toml::Spanned::span);
         let finding =
@@ -90,7 +94,30 @@ fn read(named: &Named<'_, '_>, mode: Mode, cx: &mut Cx<'_, '_>) -> Policy {
         mode,
         bind: read_bind(fields, cx.notes),
         metadata: read_metadata(named, cx),
+        next_hop: None,
         defaults,
+    }
+}
+
+fn read_next_hop(named: &Named<'_, '_>, notes: &mut Notes) -> Option<(NextHop, Range<usize>)> {
+    let fields = &named.fields;
+    let resolve = fields.word("resolve", &["local", "next_hop"], Resolve::parse, notes);
+    let Some(name) = fields.string("next_hop", notes) else {
+        if let Some(span) = fields.key_span("resolve").filter(|_| fields.get("next_hop").is_none()) {
+            let finding = Finding::error(Code::Conflict, "`resolve` has no meaning without `next_hop`");
+            notes.push(span, finding.help("remove it: without a next hop, names are resolved here"));
+        }
+        return None;
+    };
+    let span = fields.get("next_hop").map_or(named.span.clone(), toml::Spanned::span);
+    Some((NextHop { name: name.to_owned(), resolve: resolve.unwrap_or_default() }, span))
+}
+
+/// A metadata service is one of this machine: a next hop would be asked for its own.
+fn check_metadata_stays_here(named: &Named<'_, '_>, policy: &Policy, notes: &mut Notes) {
+    if let Some(span) = named.fields.key_span("metadata").filter(|_| policy.next_hop.is_some()) {
+        let finding = Finding::error(Code::Conflict, "`metadata` has no meaning behind a next hop");
+        notes.push(span, finding.help("open it in a policy without `next_hop`"));
     }
 }
 

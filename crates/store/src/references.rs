@@ -3,12 +3,15 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use exeat_policy::{EntryProblem, Labels, List, Place, Severity as EntrySeverity, Side};
+use exeat_policy::{
+    Destination, EntryProblem, Labels, List, Place, Resolve, Severity as EntrySeverity, Side,
+};
 
 use crate::clients::Client;
 use crate::document::Document;
 use crate::files::Files;
 use crate::groups::Group;
+use crate::next_hops;
 use crate::notes::Notes;
 use crate::policies::Policy;
 use crate::problem::{Code, Finding, shown};
@@ -60,10 +63,14 @@ pub(crate) fn check(document: &Document, places: &mut Places<'_, '_>) {
         check_entries(&group.list, Side::Allow, places);
     }
     check_policies(document, places.notes);
+    for policy in &document.policies {
+        graph.check_unresolved(policy, places);
+    }
     // Where something is wrong, what seems to be unused may be what was meant.
     if !places.notes.has_errors() && !places.files.has_errors() {
         warn_unused_groups(document, &used, places.notes);
         warn_unused_policies(document, places.notes);
+        next_hops::warn_unused(document, places.notes);
         warn_powerless(document, places.notes);
     }
 }
@@ -175,6 +182,37 @@ impl<'d> Graph<'d> {
             }
         }
         measured.into_iter().map(|(name, measure)| (name, measure.cost)).collect()
+    }
+
+    /// Reports rules about addresses in a policy whose names only its next hop resolves: they could never allow.
+    fn check_unresolved(&self, owner: &'d Policy, places: &mut Places<'_, '_>) {
+        if !owner.next_hop.as_ref().is_some_and(|(next, _)| next.resolve == Resolve::NextHop) {
+            return;
+        }
+        let help = "add resolve = \"local\" to the policy, or remove `addresses`";
+        let finding = || {
+            let message = format!(
+                "`addresses` cannot be checked: policy `{}` leaves names to its next hop",
+                shown(&owner.name)
+            );
+            Finding::error(Code::Conflict, message).help(help)
+        };
+        if owner.defaults.addresses.is_some() {
+            places.notes.push(owner.span.clone(), finding());
+            return;
+        }
+        let mut used = Used::default();
+        self.reach(&owner.allow, Side::Allow, &mut used);
+        let groups = used.allow.iter().filter_map(|name| self.groups.get(name));
+        for list in groups.map(|group| &group.list).chain([&owner.allow]) {
+            let by_default = list.defaults().addresses.is_some();
+            for (entry, place) in list.entries() {
+                let is_literal = matches!(entry.destination, Destination::Network(_));
+                if (by_default && !is_literal) || entry.settings.addresses.is_some() {
+                    places.push(&place, finding());
+                }
+            }
+        }
     }
 
     fn check_cost(&self, owner: &Policy, list: &List, costs: &Costs<'_>, notes: &mut Notes) {

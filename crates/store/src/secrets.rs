@@ -10,6 +10,9 @@ use crate::keys;
 /// The keys of a client whose values are not secret.
 const PUBLIC_CLIENT_KEYS: [&str; 2] = ["policies", "labels"];
 
+/// The keys of a next hop whose values are not secret. What stands before an `@` in a URL is.
+const PUBLIC_HOP_KEYS: [&str; 2] = ["url", "username"];
+
 /// Parts of key names that announce a secret.
 const SECRET_WORDS: [&str; 8] =
     ["passw", "pasw", "passphrase", "pwd", "secret", "hash", "credential", "token"];
@@ -25,7 +28,10 @@ pub(crate) fn find(text: &str, table: &DeTable<'_>, broken: bool) -> Vec<Range<u
     find_userinfo(text, &mut found);
     for (key, value) in table {
         if key.get_ref() == keys::CLIENT.name {
-            in_clients(value, &mut found);
+            in_named(value, &PUBLIC_CLIENT_KEYS, &mut found);
+        } else if key.get_ref() == keys::NEXT_HOP.name {
+            in_named(value, &PUBLIC_HOP_KEYS, &mut found);
+            before_at_signs(value, &mut found);
         } else {
             under_secret_keys(key.get_ref(), value, &mut found);
         }
@@ -36,19 +42,33 @@ pub(crate) fn find(text: &str, table: &DeTable<'_>, broken: bool) -> Vec<Range<u
     found
 }
 
-/// Every value of every client, but those known to be public.
-fn in_clients(clients: &Spanned<DeValue<'_>>, found: &mut Vec<Range<usize>>) {
-    let DeValue::Table(clients) = clients.get_ref() else { return strings(clients, found) };
-    for client in clients.values() {
-        let DeValue::Table(fields) = client.get_ref() else {
-            strings(client, found);
+/// Every value of every named table, but those known to be public.
+fn in_named(tables: &Spanned<DeValue<'_>>, public: &[&str], found: &mut Vec<Range<usize>>) {
+    let DeValue::Table(tables) = tables.get_ref() else { return strings(tables, found) };
+    for table in tables.values() {
+        let DeValue::Table(fields) = table.get_ref() else {
+            strings(table, found);
             continue;
         };
         for (key, value) in fields {
-            if !PUBLIC_CLIENT_KEYS.contains(&key.get_ref().as_ref()) {
+            if !public.contains(&key.get_ref().as_ref()) {
                 strings(value, found);
             }
         }
+    }
+}
+
+/// Whole strings that have an `@` somewhere: what is secret in a malformed URL, nobody knows.
+fn before_at_signs(value: &Spanned<DeValue<'_>>, found: &mut Vec<Range<usize>>) {
+    match value.get_ref() {
+        DeValue::String(text) if text.contains('@') => strings(value, found),
+        DeValue::Table(table) => table.values().for_each(|value| before_at_signs(value, found)),
+        DeValue::Array(list) => list.iter().for_each(|value| before_at_signs(value, found)),
+        DeValue::String(_)
+        | DeValue::Integer(_)
+        | DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_) => {}
     }
 }
 
@@ -124,18 +144,26 @@ fn find_userinfo(text: &str, found: &mut Vec<Range<usize>>) {
 /// Reads lines as a person would: a key that may hold a secret hides the rest of its line and the lines that
 /// continue it.
 fn find_in_lines(text: &str, found: &mut Vec<Range<usize>>) {
-    let (mut start, mut in_client, mut hiding) = (0, false, false);
+    let (mut start, mut public, mut hiding) = (0, None::<&[&str]>, false);
     for line in text.split_inclusive('\n') {
         let trimmed = line.trim();
         let end = start + line.trim_end().len();
         let indent = line.len() - line.trim_start().len();
         let key = line.split_once('=').map(|(key, _)| key.trim().trim_matches(['"', '\'']));
         if is_header(trimmed) {
-            in_client = trimmed.trim_start_matches('[').trim_start().starts_with(keys::CLIENT.name);
+            let title = trimmed.trim_start_matches('[').trim_start();
+            public = if title.starts_with(keys::CLIENT.name) {
+                Some(&PUBLIC_CLIENT_KEYS)
+            } else if title.starts_with(keys::NEXT_HOP.name) {
+                Some(&PUBLIC_HOP_KEYS)
+            } else {
+                None
+            };
             hiding = false;
         } else if let Some(key) = key.filter(|key| is_key(key)) {
             let name = key.rsplit('.').next().unwrap_or(key);
-            hiding = is_secret_word(line) || (in_client && !PUBLIC_CLIENT_KEYS.contains(&name));
+            let has_userinfo = name == "url" && line.contains('@');
+            hiding = is_secret_word(line) || has_userinfo || public.is_some_and(|keys| !keys.contains(&name));
             if hiding {
                 let after = line.find('=').map_or(0, |at| at + 1);
                 let value = line.get(after..).unwrap_or_default();
@@ -188,6 +216,17 @@ mod tests {
             ("no equals sign", "[client.a]\npasswords \"one\"".to_owned()),
             ("a hash in a comment", format!("# was {hash}")),
             ("a hash elsewhere", format!("[policy.a]\nallow = [\"{hash}\"]")),
+            ("the URL of a next hop", "[next_hop.a]\nurl = \"http://one:two@proxy.example:3128\"".to_owned()),
+            (
+                "a slash in its password",
+                "[next_hop.a]\nurl = \"http://one:/two@proxy.example:3128\"".to_owned(),
+            ),
+            ("a list of URLs", "[next_hop.a]\nurl = [\"http://one:/two@proxy.example:3128\"]".to_owned()),
+            (
+                "a broken URL",
+                "[next_hop.a]\nurl = \"http://one:/two@proxy.example:3128\nusername =".to_owned(),
+            ),
+            ("a foreign key of a next hop", "[next_hop.a]\nkey = \"one\"".to_owned()),
             ("userinfo", "[policy.a]\nallow = [\"https://one:two@api.example.com/\"]".to_owned()),
         ];
         for (name, text) in cases {
@@ -203,6 +242,7 @@ mod tests {
     fn what_is_not_secret_is_shown() {
         let texts = [
             "[client.a]\npolicies = [\"one\"]\nlabels = { app = \"two\" }",
+            "[next_hop.one]\nurl = \"http://two.example:1111\"\nusername = \"one\"",
             "[policy.one]\nallow = [\"two.example.com\"]",
             "[proxy]\nlisten = [\"127.0.0.1:1111\"",
         ];

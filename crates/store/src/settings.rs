@@ -8,7 +8,7 @@ use exeat_audit::Sink;
 use exeat_dns::ResolverConfig;
 use exeat_identity::{Clients, Principal};
 use exeat_policy::PolicySet;
-use exeat_proxy::{Limits, TlsFiles};
+use exeat_proxy::{Hops, Limits, TlsFiles};
 
 use crate::Report;
 
@@ -81,6 +81,8 @@ pub struct Loaded {
     pub settings: Settings,
     /// Every policy, group and ceiling, with the floor.
     pub policy: PolicySet,
+    /// How the next hops of `policy` are spoken to.
+    pub hops: Hops,
     /// The password principals.
     pub clients: Clients,
     /// Who a client without credentials is, if such clients are let in.

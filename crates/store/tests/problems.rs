@@ -45,14 +45,14 @@ fn sections_and_keys() {
             "section misspelled",
             "[prxoy]\n[policy.p]\nallow = [\"a.example.com\"]",
             &[
-                "e 1:2 unknown section `prxoy` | did you mean `proxy`? the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling` and `client`",
+                "e 1:2 unknown section `prxoy` | did you mean `proxy`? the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling`, `next_hop` and `client`",
             ],
         ),
         (
             "section of another version",
             "[issuer.x]\n[policy.p]\nallow = [\"a.example.com\"]",
             &[
-                "e 1:2 unknown section `issuer` | the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling` and `client`",
+                "e 1:2 unknown section `issuer` | the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling`, `next_hop` and `client`",
             ],
         ),
         (

@@ -46,7 +46,7 @@ fn addresses(
         return Ok(Some(args.address.clone()));
     }
     let Host::Name(name) = &request.target.host else { return Ok(None) };
-    if !args.resolve || explain(&loaded.policy, request, None).refused.is_some() {
+    if !args.resolve || !explain(&loaded.policy, request, None).lacks_addresses() {
         return Ok(None);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

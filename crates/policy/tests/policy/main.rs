@@ -5,6 +5,7 @@
 
 mod diff;
 mod explain;
+mod hops;
 mod reference;
 mod semantics;
 mod support;

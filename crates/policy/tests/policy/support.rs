@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use exeat_model::{Authority, Port};
 use exeat_policy::{
-    Bound, Builder, CeilingSpec, Defaults, EgressRequest, Entry, Floor, Label, Labels, List, ListBuilder,
-    Mode, Permit, Place, PolicySet, PolicySpec, Reason, Revision, Verdict, decide, permit,
+    Bound, Builder, CeilingSpec, Defaults, EgressRequest, Entry, Floor, HopSpec, Label, Labels, List,
+    ListBuilder, Mode, NextHop, Permit, Place, PolicySet, PolicySpec, Reason, Resolve, Revision, Verdict,
+    decide, permit,
 };
 
 /// One policy or ceiling under test.
@@ -17,6 +18,7 @@ pub(crate) struct Rules {
     pub(crate) defaults: Defaults,
     pub(crate) mode: Mode,
     pub(crate) metadata: Vec<&'static str>,
+    pub(crate) next_hop: Option<(&'static str, Resolve)>,
 }
 
 pub(crate) fn place(line: u32) -> Place {
@@ -65,6 +67,10 @@ pub(crate) fn world_with_floor(
     for (name, group) in groups {
         builder.group(name, place(1), copy(group));
     }
+    for (name, endpoint) in [("hop", "10.0.0.9:3128"), ("named", "proxy.example:3128")] {
+        let endpoint = Authority::parse(endpoint, None).unwrap();
+        builder.hop(HopSpec { name: name.into(), place: place(1), endpoint });
+    }
     for p in policies {
         builder.policy(PolicySpec {
             name: p.name.to_owned(),
@@ -75,6 +81,7 @@ pub(crate) fn world_with_floor(
             mode: p.mode,
             bind: None,
             metadata: metadata(p),
+            next_hop: p.next_hop.map(|(name, resolve)| NextHop { name: name.to_owned(), resolve }),
         });
     }
     for c in ceilings {

@@ -9,11 +9,11 @@ use std::{
 
 use exeat_identity::Principal;
 use exeat_model::{Authority, Host};
-use exeat_policy::{Denial, Mode, Permit, Reason, RuleId};
+use exeat_policy::{Denial, Mode, Reason, RuleId};
 use smallvec::SmallVec;
 
 use super::{FlowFilter, FlowId, FlowKind, FlowView, Flows, Spoken};
-use crate::{meter::Meter, shared::Current};
+use crate::{meter::Meter, route::Grant, shared::Current};
 
 /// A tunnel or a forwarded request in flight.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub(crate) struct Beginning {
     /// What allowed it.
     pub(crate) current: Arc<Current>,
     pub(crate) principal: Arc<Principal>,
-    pub(crate) permit: Permit,
+    pub(crate) grant: Grant,
 }
 
 /// How a flow stands with the policy.
@@ -51,7 +51,7 @@ pub(crate) struct Standing {
     /// Who asked, as `current` knows them.
     pub(crate) principal: Arc<Principal>,
     /// The permit that `current` gave. If it denied, the last one before that.
-    pub(crate) permit: Permit,
+    pub(crate) grant: Grant,
     /// Why `current` denied.
     pub(crate) denial: Option<Denial>,
     dialled: Option<SocketAddr>,
@@ -61,28 +61,30 @@ pub(crate) struct Standing {
 impl Standing {
     /// The rule that `current` cites.
     pub(crate) fn rule(&self) -> Option<RuleId> {
-        self.denial.map_or_else(|| Some(self.permit.rule()), |denial| denial.rule)
+        self.denial.map_or_else(|| Some(self.grant.rule()), |denial| denial.rule)
     }
 
-    /// The addresses that must be allowed: the dialled one, or all that may be dialled yet.
+    /// The addresses that must be allowed: the dialled one, or all that may be dialled yet. Behind a next hop, those
+    /// that the name was checked for; which one was dialled there is not known.
     pub(super) fn addresses(&self) -> SmallVec<[IpAddr; 4]> {
-        match self.dialled {
-            Some(address) => SmallVec::from_slice(&[address.ip()]),
-            None => self.permit.addrs().iter().map(SocketAddr::ip).collect(),
+        match (&self.grant, self.dialled) {
+            (Grant::Via(permit), _) => SmallVec::from_slice(permit.checked()),
+            (Grant::Straight(_), Some(address)) => SmallVec::from_slice(&[address.ip()]),
+            (Grant::Straight(permit), None) => permit.addrs().iter().map(SocketAddr::ip).collect(),
         }
     }
 
-    /// Whether what opened the flow, as far as it has been opened, is what `permit` wants.
-    pub(super) fn opens(&self, permit: &Permit, target: &Authority) -> bool {
-        self.spoken.as_ref().is_none_or(|spoken| spoken.satisfies(permit.opening(), target))
+    /// Whether what opened the flow, as far as it has been opened, is what `grant` wants.
+    pub(super) fn opens(&self, grant: &Grant, target: &Authority) -> bool {
+        self.spoken.as_ref().is_none_or(|spoken| spoken.satisfies(grant.opening(), target))
     }
 }
 
 impl Flow {
     pub(super) fn new(id: FlowId, beginning: Beginning) -> Self {
-        let Beginning { request_id, kind, method, target, source, meter, current, principal, permit } =
+        let Beginning { request_id, kind, method, target, source, meter, current, principal, grant } =
             beginning;
-        let standing = Standing { current, principal, permit, denial: None, dialled: None, spoken: None };
+        let standing = Standing { current, principal, grant, denial: None, dialled: None, spoken: None };
         let started = SystemTime::now();
         Self { id, request_id, kind, method, target, source, started, meter, standing: Mutex::new(standing) }
     }
@@ -106,8 +108,8 @@ impl Flow {
     pub(crate) fn note_spoken(&self, spoken: Spoken) {
         let mut standing = self.standing();
         standing.spoken = Some(spoken);
-        if standing.denial.is_none() && !standing.opens(&standing.permit, &self.target) {
-            let rule = Some(standing.permit.rule());
+        if standing.denial.is_none() && !standing.opens(&standing.grant, &self.target) {
+            let rule = Some(standing.grant.rule());
             self.end(&mut standing, Denial { reason: Reason::PolicyChanged, rule });
         }
     }
@@ -148,7 +150,7 @@ impl Flow {
             rule: standing.rule().and_then(|rule| policy.rule(rule)),
             revision: policy.revision(),
             mode: if policy.reports(&principal.bound) { Mode::Report } else { Mode::Enforce },
-            would_deny: standing.permit.would_deny().map(|denial| denial.reason),
+            would_deny: standing.grant.would_deny().map(|denial| denial.reason),
             started: self.started,
             age: self.meter.started().elapsed(),
             bytes_up: self.meter.taken(Side::Upstream),

@@ -5,7 +5,7 @@ use exeat_model::{DnsName, Host};
 use exeat_policy::{Bound, Builder, Expect, Labels, Revision};
 
 use super::*;
-use crate::{meter::Meter, shared::Snapshot, testing::permit_for};
+use crate::{meter::Meter, route::Grant, shared::Snapshot, testing::permit_for};
 
 /// What decides: nothing is allowed, and anonymous clients are let in or not.
 fn current(epoch: u64) -> Arc<Current> {
@@ -16,8 +16,13 @@ fn current(epoch: u64) -> Arc<Current> {
         labels: Labels::default(),
         bound: Bound::default(),
     };
-    let snapshot =
-        Snapshot { policy, clients: Clients::new(), anonymous: Some(Arc::new(principal)), disclose: true };
+    let snapshot = Snapshot {
+        policy,
+        clients: Clients::new(),
+        anonymous: Some(Arc::new(principal)),
+        disclose: true,
+        hops: crate::hop::Hops::new(),
+    };
     Arc::new(Current { epoch, snapshot: Arc::new(snapshot), quarantine: Arc::default() })
 }
 
@@ -31,7 +36,7 @@ fn beginning(current: &Arc<Current>) -> Beginning {
         meter: Arc::new(Meter::new(&Limits::default())),
         current: Arc::clone(current),
         principal: current.snapshot.anonymous.clone().unwrap(),
-        permit: permit_for("example.com:443", &[[93, 184, 216, 34].into()], None, &[]),
+        grant: Grant::Straight(permit_for("example.com:443", &[[93, 184, 216, 34].into()], None, &[])),
     }
 }
 

@@ -13,11 +13,12 @@ use std::{
 use exeat_audit::{AuditLog, AuditWriter, Sink};
 use exeat_dns::{Resolver, ResolverConfig, Upstream};
 use exeat_identity::{Authenticator, Clients, PasswordHash, Principal, Proof, hash_generated};
-use exeat_model::{IpBlock, PortSet};
+use exeat_model::{Authority, IpBlock, PortSet};
 use exeat_policy::{
-    Builder, Defaults, Entry, Expect, Labels, ListBuilder, Mode, Place, PolicySet, PolicySpec, Revision,
+    Builder, Defaults, Entry, Expect, Floor, HopSpec, Labels, ListBuilder, Mode, NextHop, Place, PolicySet,
+    PolicySpec, Resolve, Revision,
 };
-use exeat_proxy::{Limits, Parts, Proxy, Snapshot};
+use exeat_proxy::{Hop, HopCredentials, HopProtocol, Limits, Parts, Proxy, Snapshot};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
@@ -52,8 +53,22 @@ pub(crate) struct Setup {
     pub(crate) anonymous: bool,
     pub(crate) disclose: bool,
     pub(crate) mode: Mode,
+    /// The revision of the snapshot.
+    pub(crate) revision: u64,
+    /// The way out of the policy.
+    pub(crate) next_hop: Option<NextHopSetup>,
+    /// Addresses that no rule opens.
+    pub(crate) floor: Vec<SocketAddr>,
     /// Where required audit records go; not required, and to a file that can be read, if it is `None`.
     pub(crate) required_audit: Option<PathBuf>,
+}
+
+/// A next hop, named `corp`. With one, rules say nothing about addresses unless names are resolved here.
+pub(crate) struct NextHopSetup {
+    pub(crate) endpoint: String,
+    pub(crate) protocol: HopProtocol,
+    pub(crate) credentials: Option<HopCredentials>,
+    pub(crate) resolve: Resolve,
 }
 
 impl Default for Setup {
@@ -65,6 +80,9 @@ impl Default for Setup {
             anonymous: false,
             disclose: true,
             mode: Mode::Enforce,
+            revision: 7,
+            next_hop: None,
+            floor: Vec::new(),
             required_audit: None,
         }
     }
@@ -153,14 +171,20 @@ pub(crate) fn snapshot(setup: &Setup) -> Snapshot {
         assert!(clients.insert(name, principal(name, Proof::Password), vec![hash]));
     }
     let anonymous = setup.anonymous.then(|| principal("anonymous", Proof::Anonymous));
-    Snapshot { clients, anonymous, disclose: setup.disclose, policy }
+    let hop = |next: &NextHopSetup| Arc::new(Hop::new(next.protocol, next.credentials.clone()));
+    let hops = setup.next_hop.iter().map(|next| ("corp".into(), hop(next))).collect();
+    Snapshot { clients, anonymous, disclose: setup.disclose, policy, hops }
 }
 
 fn policy(setup: &Setup) -> PolicySet {
     let place = || Place { file: "test.toml".into(), line: 1, column: 1 };
     let loopback = Defaults {
         ports: Some(PortSet::parse("1-65535").unwrap()),
-        addresses: Some(vec![IpBlock::parse("127.0.0.0/8").unwrap()]),
+        addresses: setup
+            .next_hop
+            .as_ref()
+            .is_none_or(|next| next.resolve == Resolve::Local)
+            .then(|| vec![IpBlock::parse("127.0.0.0/8").unwrap()]),
         expect: Some(setup.expect),
         answers: None,
     };
@@ -170,8 +194,13 @@ fn policy(setup: &Setup) -> PolicySet {
     }
     let literal = Defaults { addresses: None, ..loopback };
     allow.push(Entry { settings: literal, ..Entry::parse("127.0.0.2/32").unwrap() }, 9, 1);
-    let deny = ListBuilder::new("test.toml", Defaults::default());
+    let mut deny = ListBuilder::new("test.toml", Defaults::default());
+    deny.push(Entry::parse("denied.example.org").unwrap(), 10, 1);
     let mut builder = Builder::new();
+    if let Some(next) = &setup.next_hop {
+        let endpoint = Authority::parse(&next.endpoint, None).unwrap();
+        builder.hop(HopSpec { name: "corp".into(), place: place(), endpoint });
+    }
     builder.policy(PolicySpec {
         name: "app".to_owned(),
         place: place(),
@@ -181,8 +210,13 @@ fn policy(setup: &Setup) -> PolicySet {
         mode: setup.mode,
         bind: None,
         metadata: Vec::new(),
+        next_hop: setup
+            .next_hop
+            .as_ref()
+            .map(|next| NextHop { name: "corp".to_owned(), resolve: next.resolve }),
     });
-    builder.finish(Revision(7)).unwrap()
+    builder.floor(Floor { listeners: setup.floor.clone() });
+    builder.finish(Revision(setup.revision)).unwrap()
 }
 
 /// Answers A queries with 127.0.0.1 and others with nothing, and counts the names asked for.

@@ -5,6 +5,7 @@ mod budget;
 mod common;
 mod connect;
 mod forward;
+mod hops;
 mod http2;
 mod live;
 mod rules;

@@ -8,7 +8,7 @@ use exeat_policy::{
     Builder, Defaults, Entry, Expect, Label, Labels, List, ListBuilder, Mode, Place, PolicySet, PolicySpec,
     Revision,
 };
-use exeat_proxy::Snapshot;
+use exeat_proxy::{Hops, Snapshot};
 
 /// What a snapshot says. Its clients may reach what `allow` lists, at `addresses` and `ports`.
 pub(crate) struct Rules {
@@ -63,7 +63,7 @@ impl Rules {
             assert!(clients.insert(name, principal(name, Proof::Password), hashes));
         }
         let anonymous = self.anonymous.then(|| principal("anonymous", Proof::Anonymous));
-        Snapshot { clients, anonymous, disclose: true, policy }
+        Snapshot { clients, anonymous, disclose: true, policy, hops: Hops::default() }
     }
 
     fn policy(&self) -> PolicySet {
@@ -77,6 +77,7 @@ impl Rules {
             mode: self.mode,
             bind,
             metadata: Vec::new(),
+            next_hop: None,
         };
         builder.policy(spec("app", &self.allow, &self.deny, None));
         if let Some((label, value, allow)) = &self.bound {

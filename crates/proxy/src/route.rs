@@ -1,0 +1,290 @@
+//! The way out of a permitted request: straight to its addresses, or through a next hop that is asked for it by name.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use exeat_model::{Authority, Host};
+use exeat_policy::{
+    Denial, HopPermit, InfraPermit, OpeningRule, Permit, PolicySet, Reason, RuleId, permit_hop,
+};
+
+use crate::{
+    dial::{Dialled, dial, dial_infra},
+    flows::Live,
+    hop::{Hop, HopProtocol},
+    hop_opening,
+    respond::{NextHop, Refusal},
+    serve::{ended, refuse},
+    shared::Shared,
+    trail::Trail,
+};
+
+/// What a request may open, and how.
+pub(crate) enum Route {
+    /// The addresses of the target.
+    Straight(Permit),
+    /// The addresses of a next hop.
+    Via(Via),
+}
+
+/// What a [`Route`] rests on: what is left to know once it has been taken.
+#[derive(Clone, Debug)]
+pub(crate) enum Grant {
+    /// The addresses of the target.
+    Straight(Permit),
+    /// The target, asked of a next hop.
+    Via(HopPermit),
+}
+
+/// A way through a next hop.
+pub(crate) struct Via {
+    permit: HopPermit,
+    infra: InfraPermit,
+    hop: Arc<Hop>,
+    /// What the hop is told of the proxies that the request has passed: with this instance, so that a loop is seen.
+    passed: String,
+}
+
+/// What a connection is opened for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Purpose {
+    /// Bytes of any kind.
+    Tunnel,
+    /// HTTP requests, which an HTTP hop takes in absolute-form.
+    Requests,
+}
+
+impl Grant {
+    /// The rule that it cites.
+    pub(crate) fn rule(&self) -> RuleId {
+        match self {
+            Self::Straight(permit) => permit.rule(),
+            Self::Via(permit) => permit.rule(),
+        }
+    }
+
+    /// What must open the connection.
+    pub(crate) fn opening(&self) -> &OpeningRule {
+        match self {
+            Self::Straight(permit) => permit.opening(),
+            Self::Via(permit) => permit.opening(),
+        }
+    }
+
+    /// Why report mode alone let it through, if so.
+    pub(crate) fn would_deny(&self) -> Option<Denial> {
+        match self {
+            Self::Straight(permit) => permit.would_deny(),
+            Self::Via(permit) => permit.would_deny(),
+        }
+    }
+}
+
+impl Route {
+    /// What it rests on.
+    pub(crate) fn grant(&self) -> Grant {
+        match self {
+            Self::Straight(permit) => Grant::Straight(permit.clone()),
+            Self::Via(via) => Grant::Via(via.permit.clone()),
+        }
+    }
+
+    /// What must open the connection.
+    pub(crate) fn opening(&self) -> &OpeningRule {
+        match self {
+            Self::Straight(permit) => permit.opening(),
+            Self::Via(via) => via.permit.opening(),
+        }
+    }
+
+    /// The addresses that may be dialled.
+    pub(crate) fn addrs(&self) -> &[SocketAddr] {
+        match self {
+            Self::Straight(permit) => permit.addrs(),
+            Self::Via(via) => via.infra.addrs(),
+        }
+    }
+
+    /// The name of the next hop.
+    pub(crate) fn hop_name(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Straight(_) => None,
+            Self::Via(via) => Some(&via.permit.hop().name),
+        }
+    }
+
+    /// The next hop, if requests are sent to it in absolute-form (RFC 9112 §3.2.2).
+    pub(crate) fn takes_absolute_form(&self) -> Option<&Hop> {
+        match self {
+            Self::Straight(_) => None,
+            Self::Via(via) => match via.hop.protocol {
+                HopProtocol::Http => Some(&via.hop),
+                HopProtocol::Socks5 => None,
+            },
+        }
+    }
+}
+
+/// Finds the addresses of the next hop that `permit` names.
+///
+/// # Errors
+/// The refusal, which `trail` has noted too.
+pub(crate) async fn through(
+    shared: &Shared,
+    trail: &mut Trail,
+    policy: &PolicySet,
+    hop: Option<&Arc<Hop>>,
+    permit: HopPermit,
+    client_via: &[u8],
+) -> Result<Via, Refusal> {
+    let Some(hop) = hop else {
+        return Err(refuse(trail, Reason::PolicyUnavailable, Some(permit.target())));
+    };
+    let addrs = match &permit.hop().endpoint.host {
+        Host::Address(_) => Arc::default(),
+        Host::Name(name) => match shared.resolver.resolve(name).await {
+            Ok(answer) => answer.addrs,
+            Err(error) => {
+                note_failure(hop, &permit, &error);
+                return Err(unavailable(trail, &permit, "its name could not be resolved"));
+            }
+        },
+    };
+    match permit_hop(policy, &permit, &addrs) {
+        Ok(infra) => {
+            let own = format!("1.1 {}", shared.instance);
+            let passed = match std::str::from_utf8(client_via) {
+                Ok(before) if !before.is_empty() => format!("{before}, {own}"),
+                Ok(_) | Err(_) => own,
+            };
+            Ok(Via { hop: Arc::clone(hop), infra, permit, passed })
+        }
+        Err(denial) if denial.reason == Reason::LoopDetected => {
+            tracing::error!(hop = &*permit.hop().name, "this next hop is one of our own listeners");
+            Err(refuse(trail, Reason::LoopDetected, Some(permit.target())))
+        }
+        Err(_) => Err(unavailable(trail, &permit, "its name has no usable address")),
+    }
+}
+
+/// Opens the connection of `route` for `purpose` of `flow`: what is returned leads to the target, or takes requests for it.
+///
+/// # Errors
+/// The refusal, which `trail` has noted too. There is no other way in place of one that fails.
+pub(crate) async fn connect(
+    shared: &Shared,
+    trail: &mut Trail,
+    target: &Authority,
+    route: &Route,
+    purpose: Purpose,
+    flow: &Live,
+) -> Result<Dialled, Refusal> {
+    let started = Instant::now();
+    let opened = flow.meter().unless_ended(open(shared, trail, target, route, purpose)).await;
+    shared.metrics.connect_time.observe(started.elapsed());
+    let dialled = opened.unwrap_or_else(|reason| Err(ended(trail, flow, reason, target)))?;
+    flow.note_dialled(dialled.addr);
+    Ok(dialled)
+}
+
+async fn open(
+    shared: &Shared,
+    trail: &mut Trail,
+    target: &Authority,
+    route: &Route,
+    purpose: Purpose,
+) -> Result<Dialled, Refusal> {
+    match route {
+        Route::Straight(permit) => straight(shared, trail, target, permit).await,
+        Route::Via(via) => {
+            let dialled = to_hop(shared, trail, via).await?;
+            trail.address = Some(dialled.addr);
+            match (via.hop.protocol, purpose) {
+                (HopProtocol::Http, Purpose::Requests) => Ok(dialled),
+                (HopProtocol::Http, Purpose::Tunnel) | (HopProtocol::Socks5, _) => {
+                    ask_hop(shared, trail, via, dialled).await
+                }
+            }
+        }
+    }
+}
+
+async fn straight(
+    shared: &Shared,
+    trail: &mut Trail,
+    target: &Authority,
+    permit: &Permit,
+) -> Result<Dialled, Refusal> {
+    match dial(permit, shared.limits.connect_timeout).await {
+        Ok(dialled) => {
+            trail.address = Some(dialled.addr);
+            Ok(dialled)
+        }
+        Err(error) => {
+            tracing::debug!(
+                request_id = trail.request_id(),
+                error = &error as &dyn std::error::Error,
+                "dialing failed"
+            );
+            let refusal = refuse(trail, error.reason(), Some(target)).with_detail(error.to_string());
+            Err(Refusal { socks_reply: error.socks_reply(), ..refusal })
+        }
+    }
+}
+
+async fn to_hop(shared: &Shared, trail: &mut Trail, via: &Via) -> Result<Dialled, Refusal> {
+    let Via { hop, permit, infra, .. } = via;
+    if !hop.health.admits(Instant::now()) {
+        return Err(unavailable(trail, permit, "it did not answer before and is left alone for a while"));
+    }
+    match dial_infra(infra, shared.limits.connect_timeout).await {
+        Ok(dialled) => {
+            if hop.health.succeeded() {
+                tracing::info!(hop = &*permit.hop().name, "the next hop answers again");
+            }
+            Ok(dialled)
+        }
+        Err(error) => {
+            note_failure(hop, permit, &error);
+            Err(unavailable(trail, permit, "it cannot be connected to"))
+        }
+    }
+}
+
+async fn ask_hop(
+    shared: &Shared,
+    trail: &mut Trail,
+    via: &Via,
+    mut dialled: Dialled,
+) -> Result<Dialled, Refusal> {
+    let target = via.permit.target();
+    let asked = hop_opening::open(&mut dialled.stream, &via.hop, target, &via.passed, &shared.limits).await;
+    let Err(error) = asked else { return Ok(dialled) };
+    let hop = &*via.permit.hop().name;
+    if let hop_opening::OpeningError::Credentials = error {
+        // Every request fails until the operator does something about it.
+        tracing::warn!(hop, "the next hop does not accept the credentials");
+    } else {
+        let error = &error as &dyn std::error::Error;
+        tracing::debug!(request_id = trail.request_id(), hop, error, "the next hop gives no connection");
+    }
+    let next_hop = NextHop { name: Arc::clone(&via.permit.hop().name), status: error.received_status() };
+    let refusal = refuse(trail, error.reason(), Some(target)).with_detail(error.to_string());
+    Err(Refusal { next_hop: Some(next_hop), ..refusal })
+}
+
+fn note_failure(hop: &Hop, permit: &HopPermit, error: &(dyn std::error::Error + 'static)) {
+    let name = &*permit.hop().name;
+    if hop.health.failed(Instant::now()) {
+        tracing::warn!(hop = name, error, "the next hop is down: it is left alone, and tried again later");
+    } else {
+        tracing::debug!(hop = name, error, "the next hop cannot be reached");
+    }
+}
+
+/// Returns the refusal for a hop that cannot be reached.
+fn unavailable(trail: &mut Trail, permit: &HopPermit, why: &str) -> Refusal {
+    let name = &permit.hop().name;
+    let refusal = refuse(trail, Reason::EgressGatewayUnavailable, Some(permit.target()));
+    let next_hop = NextHop { name: Arc::clone(name), status: None };
+    Refusal { next_hop: Some(next_hop), ..refusal.with_detail(format!("next hop {name}: {why}")) }
+}
