@@ -251,7 +251,7 @@ fn refusals_have_one_writer() -> Result<()> {
     only_in(&statuses, &["StatusCode::FORBIDDEN", "StatusCode::BAD_REQUEST"])?;
     only_in(&["proxy/src/respond.rs"], &["HTTP/1.1 4", "HTTP/1.1 5"])?;
     // The dialler knows more exactly than its reason what a SOCKS client should be told.
-    let socks = ["policy/src/reason.rs", "proxy/src/dial.rs", "proxy/src/respond.rs", "proxy/src/serve.rs"];
+    let socks = ["policy/src/reason.rs", "proxy/src/dial.rs", "proxy/src/respond.rs", "proxy/src/route.rs"];
     only_in(&socks, &["socks_reply("])
 }
 

@@ -8,10 +8,26 @@ use exeat_model::{Authority, CanonicalIp, Host, IpBlock, Port, PortRange, PortSe
 use super::View;
 use super::classes::block_edges;
 use crate::decide::{Denial, EgressRequest, Verdict, decide, denied_address, each_match, owners};
-use crate::permit::{Permit, permit};
+use crate::permit::{OpeningRule, permit, permit_via};
 use crate::reason::Reason;
 use crate::rule::{ListSide, RuleId};
 use crate::set::{ListRef, Mode};
+
+/// What a permit says, whichever way out it is for.
+pub(super) struct Permitted {
+    rule: RuleId,
+    opening: OpeningRule,
+}
+
+impl Permitted {
+    pub(super) const fn rule(&self) -> RuleId {
+        self.rule
+    }
+
+    pub(super) const fn opening(&self) -> &OpeningRule {
+        &self.opening
+    }
+}
 
 impl<'a> View<'a> {
     fn request<'b>(&'b self, target: &'b Authority) -> EgressRequest<'b> {
@@ -33,11 +49,18 @@ impl<'a> View<'a> {
     }
 
     /// The whole answer, for a target that stands for these addresses.
-    pub(super) fn permit(&self, target: &Authority, addrs: &[IpAddr]) -> Result<Permit, Denial> {
+    pub(super) fn permit(&self, target: &Authority, addrs: &[IpAddr]) -> Result<Permitted, Denial> {
         let request = self.request(target);
         match decide(self.set, &request) {
             Verdict::Deny(denial) => Err(denial),
-            Verdict::Allow(allowed) => permit(self.set, &request, &allowed, addrs),
+            Verdict::Allow(allowed) if allowed.way().is_some() => {
+                let permit = permit_via(self.set, &request, &allowed, addrs)?;
+                Ok(Permitted { rule: permit.rule(), opening: permit.opening().clone() })
+            }
+            Verdict::Allow(allowed) => {
+                let permit = permit(self.set, &request, &allowed, addrs)?;
+                Ok(Permitted { rule: permit.rule(), opening: permit.opening().clone() })
+            }
         }
     }
 
