@@ -71,7 +71,7 @@ fn sections_and_keys() {
             "key of a policy misspelled",
             "[policy.p]\nalow = [\"a.example.com\"]\nallow = [\"b.example.com\"]",
             &[
-                "e 2:1 unknown key `alow` in [policy.p] | did you mean `allow`? [policy.p] takes `allow`, `deny`, `mode`, `bind`, `ports`, `addresses`, `expect`, `answers` and `metadata`",
+                "e 2:1 unknown key `alow` in [policy.p] | did you mean `allow`? [policy.p] takes `allow`, `deny`, `mode`, `bind`, `ports`, `addresses`, `expect`, `answers`, `metadata`, `next_hop` and `resolve`",
             ],
         ),
         (

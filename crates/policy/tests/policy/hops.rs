@@ -73,7 +73,8 @@ fn what_cannot_be_checked_covers_nothing() {
     };
     let ceiling = Rules { allow: vec![at("*.example.com", "10.0.0.0/8")], ..rules("c", &[], &[]) };
     let wide = || rules("a", &["db.example.com"], &[]);
-    let cases: [(&str, Rules, Vec<Rules>, Resolve, Result<(), Reason>); 6] = [
+    type Case = (&'static str, Rules, Vec<Rules>, Resolve, Result<(), Reason>);
+    let cases: [Case; 6] = [
         ("a rule", with_addresses.clone(), vec![], Resolve::NextHop, Err(Reason::AddressNotAllowed)),
         ("a default", by_default, vec![], Resolve::NextHop, Err(Reason::AddressNotAllowed)),
         ("a ceiling", wide(), vec![ceiling.clone()], Resolve::NextHop, Err(Reason::AddressNotAllowed)),
