@@ -22,7 +22,7 @@ pub(crate) fn raise_limit() -> Option<usize> {
 pub(crate) fn fit(limits: Limits, descriptors: usize) -> Limits {
     let most = (descriptors.saturating_sub(RESERVED) / PER_CONNECTION).max(1);
     if most < limits.connections {
-        tracing::warn!(
+        tracing::info!(
             descriptors,
             connections = most,
             configured = limits.connections,
