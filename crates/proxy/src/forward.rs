@@ -1,10 +1,12 @@
 //! Absolute-form requests: decide, find or open a connection to the upstream, pass the request on, stream the response.
 //!
 //! Interim responses (1xx) are counted and end here: the client gets its 100 from this proxy when its body is first
-//! asked for, after the allow. Redirects are responses like any other.
+//! asked for, after the allow. Redirects are responses like any other. A WebSocket that the upstream agrees to becomes
+//! a tunnel ([`websocket`]).
 
 use std::sync::Arc;
 
+use exeat_audit::Event;
 use exeat_identity::Principal;
 use exeat_model::Authority;
 use exeat_policy::{Expect, Reason};
@@ -17,8 +19,9 @@ use hyper::{
 
 use crate::{
     body::{ClientBody, DownBody, Streamed, Streaming, UpBody},
-    flows::{FlowKind, Live, Spoken},
+    flows::{FlowKind, Live, Spoken, TunnelSlot},
     headers,
+    hop::Hop,
     listen::Client,
     meter::Meter,
     pool::Key,
@@ -30,6 +33,7 @@ use crate::{
     target::{self, Forward, Scheme},
     trail::{Target, Trail},
     upstream::{self, Failure, Lost},
+    websocket::{self, Agreed, Handover, Switched},
 };
 
 /// Answers one request of `client`.
@@ -38,6 +42,7 @@ pub(crate) async fn answer(
     client: Client,
     request: Request<ClientBody>,
     streaming: &Streaming,
+    handover: &Handover,
 ) -> Response<DownBody> {
     streaming.ends();
     // Where a chunked body ends only hyper knows, so the guard cannot find the head after it: no further request.
@@ -50,8 +55,12 @@ pub(crate) async fn answer(
         Err(refusal) => Err(refusal),
     };
     match exchanged {
-        Ok(response) => {
+        Ok(Exchanged { response, websocket }) => {
             report.trail.status = Some(response.status().as_u16());
+            if let Some((upstream, slot)) = websocket {
+                handover.set(Agreed::new(upstream, slot, report));
+                return response.map(|_| DownBody::Whole(Full::default()));
+            }
             streaming.begins(&report.meter);
             let idle_timeout = shared.limits.idle_timeout;
             let mut response =
@@ -68,6 +77,12 @@ pub(crate) async fn answer(
             response.map(|body| DownBody::Whole(Full::new(body)))
         }
     }
+}
+
+/// A response for the client, and the upstream's connection if it is to become a WebSocket.
+struct Exchanged {
+    response: Response<Incoming>,
+    websocket: Option<(Switched, TunnelSlot)>,
 }
 
 /// Reads the target once more, from what hyper made of it. The guard has let nothing else through than what passes
@@ -97,21 +112,69 @@ async fn exchange(
     report: &mut Report,
     forward: &Forward,
     request: Request<ClientBody>,
-) -> Result<Response<Incoming>, Refusal> {
+) -> Result<Exchanged, Refusal> {
     let Report { trail, meter, flow, .. } = report;
+    let (authority, asks_websocket) = (&forward.authority, websocket::is_asked(&request));
     let (admitted, route) = allow(shared, trail, forward, request.headers()).await?;
-    let outgoing = Outgoing::new(shared, forward, request, meter, &route)
-        .ok_or_else(|| serve::refuse(trail, Reason::RequestMalformed, Some(&forward.authority)))?;
-    let flow = flow.insert(admitted.begin(shared, trail, &route, FlowKind::Request, meter));
-    // The request that goes upstream is for this authority, whatever the client's Host was.
-    flow.note_spoken(Spoken::Http(forward.authority.host.clone()));
-    let sending = send(shared, trail, flow, &admitted.principal, &route, &forward.authority, outgoing);
-    let response = match meter.unless_ended(sending).await {
-        Ok(sent) => sent?,
-        Err(reason) => return Err(ended(trail, flow, reason, &forward.authority)),
+    let slot = match asks_websocket {
+        true => Some(
+            shared
+                .flows
+                .open(&admitted.principal.name, &shared.limits)
+                .map_err(|reason| serve::refuse(trail, reason, Some(authority)))?,
+        ),
+        false => None,
     };
-    check_hop(trail, &route, &response, &forward.authority)?;
-    Ok(fit_for_client(shared, response))
+    // A WebSocket is asked for through a tunnel (RFC 6455 §4.1): few proxies pass an upgrade on.
+    let hop = if asks_websocket { None } else { route.takes_absolute_form() };
+    let outgoing = Outgoing::new(shared, forward, request, meter, hop)
+        .ok_or_else(|| serve::refuse(trail, Reason::RequestMalformed, Some(authority)))?;
+    let kind = if asks_websocket { FlowKind::Tunnel } else { FlowKind::Request };
+    let flow = flow.insert(admitted.begin(shared, trail, &route, kind, meter));
+    // The request that goes upstream is for this authority, whatever the client's Host was.
+    flow.note_spoken(Spoken::Http(authority.host.clone()));
+    let sending = async {
+        if let Some(slot) = slot {
+            return ask_websocket(shared, trail, flow, &route, authority, outgoing, slot).await;
+        }
+        let response = send(shared, trail, flow, &admitted.principal, &route, authority, outgoing).await?;
+        check_hop(trail, &route, &response, authority)?;
+        Ok(Exchanged { response: fit_for_client(shared, response), websocket: None })
+    };
+    match meter.unless_ended(sending).await {
+        Ok(sent) => sent,
+        Err(reason) => Err(ended(trail, flow, reason, authority)),
+    }
+}
+
+/// Sends a request for a WebSocket, always over a new connection.
+async fn ask_websocket(
+    shared: &Shared,
+    trail: &mut Trail,
+    flow: &Live,
+    route: &Route,
+    authority: &Authority,
+    outgoing: Outgoing,
+    slot: TunnelSlot,
+) -> Result<Exchanged, Refusal> {
+    let mut request = outgoing.request;
+    websocket::write_fields(request.headers_mut());
+    let dialled = route::connect(shared, trail, authority, route, Purpose::Tunnel, flow).await?;
+    let (response, switched) = upstream::switch(shared, dialled.stream, request)
+        .await
+        .map_err(|failure| failed(trail, failure, authority))?;
+    let mut response = fit_for_client(shared, response);
+    if switched.is_some() {
+        websocket::write_fields(response.headers_mut());
+        // As for every tunnel: the newest word on it, before the client learns of it.
+        trail.note_flow(flow);
+        if let Some(reason) = flow.meter().reason() {
+            return Err(ended(trail, flow, reason, authority));
+        }
+        trail.status = Some(response.status().as_u16());
+        shared.record(trail.record(Event::Decision, None)).map_err(|_| serve::unaudited(trail, authority))?;
+    }
+    Ok(Exchanged { response, websocket: switched.map(|upstream| (upstream, slot)) })
 }
 
 async fn allow(
@@ -146,13 +209,13 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    /// Returns `None` if the path is not one that can be sent.
+    /// `hop` is the next hop that it is sent to in absolute-form. Returns `None` if the path is not one that can be sent.
     fn new(
         shared: &Shared,
         forward: &Forward,
         request: Request<ClientBody>,
         meter: &Arc<Meter>,
-        route: &Route,
+        hop: Option<&Hop>,
     ) -> Option<Self> {
         let (mut parts, body) = request.into_parts();
         // A stream of HTTP/2 needs neither to have a body.
@@ -164,7 +227,7 @@ impl Outgoing {
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         let path = PathAndQuery::try_from(forward.path.as_str()).ok()?;
-        parts.uri = match route.takes_absolute_form() {
+        parts.uri = match hop {
             None => Uri::from(path),
             Some(hop) => {
                 headers::for_hop(&mut parts.headers, hop.credentials.as_ref())?;

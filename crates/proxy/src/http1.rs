@@ -22,7 +22,7 @@ use crate::{
     shared::Shared,
     target,
     trail::{Target, Trail},
-    tunnel,
+    tunnel, websocket,
 };
 
 /// Serves `client` until one side has had enough. `reader` may have the beginning of its first request.
@@ -56,6 +56,10 @@ pub(crate) async fn serve(
                 target::Target::Forward(_) => {
                     let ended = session::run(shared, client, stream, reader, head.framing, bytes).await;
                     (stream, reader) = (ended.stream, ended.reader);
+                    if let Some((agreed, last)) = ended.websocket {
+                        let early = reader.buffered().split();
+                        return websocket::run(shared, stream, &last, early, agreed).await;
+                    }
                     if ended.is_cut {
                         return stream.reset();
                     }

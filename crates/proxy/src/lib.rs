@@ -44,6 +44,7 @@ mod tls;
 mod trail;
 mod tunnel;
 mod upstream;
+mod websocket;
 
 pub use client_hello::{HELLO_BYTES_MAX, Hello, client_hello};
 pub use flows::{FlowFilter, FlowId, FlowKind, FlowView};

@@ -56,9 +56,29 @@ impl End {
 /// - `idle_timeout` without a byte delivered in either direction cuts both sides. Keepalive is not a byte.
 /// - A side that does not read holds the other back: at most one chunk of 64 KiB per direction is in the relay.
 pub(crate) async fn relay(
+    client: ClientStream,
+    upstream: TcpStream,
+    early: &[u8],
+    idle_timeout: Duration,
+    meter: &Meter,
+    opened: &Opened<'_>,
+) -> End {
+    let early = Early { from_client: early, from_upstream: &[] };
+    relay_both(client, upstream, early, idle_timeout, meter, opened).await
+}
+
+/// What the sides have already said.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Early<'a> {
+    pub(crate) from_client: &'a [u8],
+    pub(crate) from_upstream: &'a [u8],
+}
+
+/// [`relay`], where upstream may have said something too.
+pub(crate) async fn relay_both(
     mut client: ClientStream,
     mut upstream: TcpStream,
-    early: &[u8],
+    early: Early<'_>,
     idle_timeout: Duration,
     meter: &Meter,
     opened: &Opened<'_>,
@@ -85,7 +105,7 @@ async fn both(
     traffic: &Traffic<'_>,
     client: &mut ClientStream,
     upstream: &mut TcpStream,
-    early: &[u8],
+    early: Early<'_>,
     opened: &Opened<'_>,
 ) -> End {
     let upstream = upstream.split();
@@ -101,7 +121,7 @@ async fn run<CR, CW, UR, UW>(
     traffic: &Traffic<'_>,
     client: (CR, CW),
     upstream: (UR, UW),
-    early: &[u8],
+    early: Early<'_>,
     opened: &Opened<'_>,
 ) -> End
 where
@@ -112,7 +132,7 @@ where
 {
     let up = Lane { traffic, sender: Side::Client, from: client.0, to: upstream.1, first: Some(opened) };
     let down = Lane { traffic, sender: Side::Upstream, from: upstream.0, to: client.1, first: None };
-    match tokio::try_join!(up.run(early), down.run(&[])) {
+    match tokio::try_join!(up.run(early.from_client), down.run(early.from_upstream)) {
         Ok((LaneEnd::Finished, LaneEnd::Finished)) => End::Finished,
         Ok((LaneEnd::ReceiverBroke(source), _)) => End::Broken { side: Side::Upstream, source },
         Ok((LaneEnd::Finished, LaneEnd::ReceiverBroke(source))) => End::Broken { side: Side::Client, source },

@@ -1,4 +1,4 @@
-//! The one record of a forwarded request, made whatever way the request ends.
+//! The one record of a forwarded request, or the last one of a WebSocket, made whatever way the request ends.
 
 use std::sync::Arc;
 
@@ -15,6 +15,8 @@ pub(crate) struct Report {
     pub(crate) meter: Arc<Meter>,
     /// Its place in the table of flows, once it is allowed.
     pub(crate) flow: Option<Live>,
+    /// What the record is of: the whole request, unless its decision has a record already.
+    pub(crate) event: Event,
     /// Why it ended, once that is known.
     pub(crate) end: Option<&'static str>,
 }
@@ -24,7 +26,7 @@ impl Report {
     pub(crate) fn new(shared: Arc<Shared>, trail: Trail) -> Self {
         shared.metrics.requests.begin();
         let meter = Arc::new(Meter::new(&shared.limits).counting(&shared.metrics));
-        Self { shared, trail, meter, flow: None, end: None }
+        Self { shared, trail, meter, flow: None, event: Event::Request, end: None }
     }
 
     /// Notes the refusal that the client is sent.
@@ -48,7 +50,7 @@ impl Drop for Report {
             self.trail.note_flow(flow);
         }
         // The request has ended whether or not that can be recorded.
-        self.shared.note(self.trail.record(Event::Request, Some(ending)));
+        self.shared.note(self.trail.record(self.event, Some(ending)));
         self.shared.metrics.requests.end();
     }
 }

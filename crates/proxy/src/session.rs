@@ -35,6 +35,7 @@ use crate::{
     shared::Shared,
     stall::Stall,
     target::Target,
+    websocket::{Agreed, Handover},
 };
 
 /// Bytes moved in one read of a body.
@@ -50,6 +51,8 @@ pub(crate) struct Ended {
     pub(crate) has_unread: bool,
     /// A response was cut off, and the client must not take what it got for the whole.
     pub(crate) is_cut: bool,
+    /// A WebSocket, and what the client is to be sent before it begins.
+    pub(crate) websocket: Option<(Agreed, Vec<u8>)>,
 }
 
 /// Runs a session that begins with the checked head `bytes`.
@@ -62,12 +65,14 @@ pub(crate) async fn run(
     bytes: Bytes,
 ) -> Ended {
     let streaming = Arc::new(Streaming::default());
-    let io =
+    let handover = Arc::new(Handover::default());
+    let mut io =
         GuardedIo::new(stream, reader, framing, bytes, shared.limits.idle_timeout, Arc::clone(&streaming));
+    io.handover = Arc::clone(&handover);
     let service = service_fn(|request: Request<Incoming>| {
-        let streaming = &streaming;
+        let (streaming, handover) = (&streaming, &handover);
         let request = request.map(ClientBody::Http1);
-        async move { Ok::<_, Infallible>(forward::answer(shared, client, request, streaming).await) }
+        async move { Ok::<_, Infallible>(forward::answer(shared, client, request, streaming, handover).await) }
     });
     let mut connection = Builder::new()
         // A client may end its side after its last request and still read the response (RFC 9112 §9.6).
@@ -95,13 +100,22 @@ pub(crate) async fn run(
             _ = poll_fn(|cx| Pin::new(&mut connection).poll(cx)) => {}
         }
     }
-    let mut io = connection.into_parts().io;
+    let parts = connection.into_parts();
+    let mut io = parts.io;
+    let websocket = handover.take().map(|agreed| (agreed, std::mem::take(&mut io.last)));
+    if websocket.is_some() && !parts.read_buf.is_empty() {
+        // hyper does not read on while it answers, so this is nothing; if it ever did, no byte may be lost.
+        let since = io.reader.buffered().split();
+        io.reader.buffered().extend_from_slice(&parts.read_buf);
+        io.reader.buffered().unsplit(since);
+    }
     Ended {
         has_unread: io.has_unread(),
         is_cut: streaming.is_cut(),
         stream: io.stream,
         reader: io.reader,
         next: io.next,
+        websocket,
     }
 }
 
@@ -116,6 +130,10 @@ struct GuardedIo {
     read_stall: Stall,
     write_stall: Stall,
     streaming: Arc<Streaming>,
+    handover: Arc<Handover>,
+    /// hyper's last bytes, when a WebSocket follows. hyper is done when it has handed them over, not when the client
+    /// has taken them, so they are written after it: at most its buffer and one response head.
+    last: Vec<u8>,
 }
 
 /// What hyper's next read gets.
@@ -150,6 +168,8 @@ impl GuardedIo {
             read_stall: Stall::default(),
             write_stall: Stall::default(),
             streaming,
+            handover: Arc::default(),
+            last: Vec::new(),
         }
     }
 
@@ -255,6 +275,10 @@ impl Read for GuardedIo {
 impl Write for GuardedIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        if this.handover.is_set() {
+            this.last.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let polled = Pin::new(&mut this.stream).poll_write(cx, bytes);
         this.watch_write(cx, polled)
     }
@@ -269,6 +293,11 @@ impl Write for GuardedIo {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        if this.handover.is_set() {
+            let before = this.last.len();
+            this.last.extend(slices.iter().flat_map(|slice| slice.iter()));
+            return Poll::Ready(Ok(this.last.len() - before));
+        }
         let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
         this.watch_write(cx, polled)
     }

@@ -20,6 +20,7 @@ use crate::{
     meter::Side,
     pool::{Key, Upstream},
     shared::Shared,
+    websocket::{self, Switched},
 };
 
 /// Why an upstream gave no response.
@@ -34,7 +35,7 @@ pub(crate) enum Failure {
     /// It sent interim responses without end.
     #[error("the upstream sent too many interim responses")]
     TooManyInterim,
-    /// It switched protocols without being asked to (RFC 9110 §15.2.2).
+    /// It switched protocols without being asked to, or to another one (RFC 9110 §15.2.2).
     #[error("the upstream switched protocols")]
     Upgrade,
     /// It took the request and said nothing.
@@ -51,13 +52,8 @@ pub(crate) struct Lost {
 
 /// Makes `stream` ready for requests.
 pub(crate) async fn open(shared: &Shared, stream: TcpStream) -> Result<Upstream, Failure> {
-    let (sender, connection) = Builder::new()
-        .max_headers(shared.limits.header_count)
-        .max_header_size(shared.limits.response_head_bytes)
-        .max_buf_size(shared.limits.response_head_bytes)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| classify(&error))?;
+    let (sender, connection) =
+        builder(shared).handshake(TokioIo::new(stream)).await.map_err(|error| classify(&error))?;
     // Ends with the sender, or when the upstream closes. Its error reaches whoever waits for the response.
     tokio::spawn(async move {
         let _ = connection.await;
@@ -84,6 +80,42 @@ pub(crate) async fn exchange(
         }
     });
     Ok(response)
+}
+
+/// Sends a `request` that asks for a WebSocket over a connection of its own, which never goes to the pool. Returns the
+/// head of the final response, and the connection if that is a 101 which agrees.
+pub(crate) async fn switch(
+    shared: &Shared,
+    stream: TcpStream,
+    request: Request<UpBody>,
+) -> Result<(Response<Incoming>, Option<Switched>), Failure> {
+    let (mut sender, connection) = builder(shared)
+        .handshake::<_, UpBody>(TokioIo::new(stream))
+        .await
+        .map_err(|error| classify(&error))?;
+    let connection = tokio::spawn(connection.without_shutdown());
+    let response = response_head(&mut sender, request, &shared.limits).await.map_err(|lost| lost.failure)?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok((response, None));
+    }
+    if !websocket::is_agreed(response.headers()) {
+        return Err(Failure::Upgrade);
+    }
+    match connection.await {
+        Ok(Ok(parts)) => {
+            Ok((response, Some(Switched { stream: parts.io.into_inner(), early: parts.read_buf })))
+        }
+        Ok(Err(_)) | Err(_) => Err(Failure::Closed),
+    }
+}
+
+fn builder(shared: &Shared) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .max_headers(shared.limits.header_count)
+        .max_header_size(shared.limits.response_head_bytes)
+        .max_buf_size(shared.limits.response_head_bytes);
+    builder
 }
 
 async fn response_head(

@@ -6,14 +6,15 @@
 
 mod through;
 
-use std::process::ExitCode;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use exeat_tests::client::tool;
 use exeat_tests::content::{GIT_HOST, NODE_REGISTRY, PACKAGE, PYTHON_INDEX, REPOSITORY, REPOSITORY_TEXT};
 use exeat_tests::{harness, scenarios};
 
-use through::{BY_ADDRESS, PLAIN, REFUSED, Through};
+use through::{BY_ADDRESS, PLAIN, REFUSED, SOCKET, SOCKET_ADDRESS, SOCKET_PORT, Through};
 
 fn main() -> ExitCode {
     harness::main(scenarios![
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         python_requests,
         node_connect,
         node_undici,
+        node_websocket,
     ])
 }
 
@@ -376,5 +378,47 @@ fn node_undici() -> Result<()> {
     // It keeps the reason to itself, so the audit log is where to look.
     ensure!(done.code == 1 && done.err.contains("fetch failed"), "{done:?}");
     t.refused(443)?;
+    t.end()
+}
+
+/// `ws` with `http-proxy-agent` asks in absolute-form, as no browser does.
+fn node_websocket() -> Result<()> {
+    let server = r"
+        const { WebSocketServer } = require('ws');
+        const server = new WebSocketServer({ host: process.argv[1], port: process.argv[2] }, () => console.log('ready'));
+        server.on('connection', socket => {
+          socket.send('welcome');
+          socket.on('message', text => socket.send('you said ' + text));
+        });
+    ";
+    let client = r"
+        const WebSocket = require('ws');
+        const { HttpProxyAgent } = require('http-proxy-agent');
+        const socket = new WebSocket(process.argv[1], { agent: new HttpProxyAgent(process.env.http_proxy) });
+        socket.on('open', () => socket.send('hello'));
+        socket.on('message', text => { console.log(String(text)); if (text != 'welcome') socket.close(); });
+        socket.on('error', error => { console.error(error.message); process.exitCode = 1; });
+    ";
+    let mut t = Through::start()?;
+    let modules = tool("node/node_modules")?;
+    let mut serving = Command::new("node")
+        .env("NODE_PATH", &modules)
+        .args(["-e", server, SOCKET_ADDRESS, &SOCKET_PORT.to_string()])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut line = String::new();
+    BufReader::new(serving.stdout.take().context("the server's output")?).read_line(&mut line)?;
+    ensure!(line == "ready\n", "{line}");
+    let talk =
+        |t: &Through, url: &str| t.client("node").env("NODE_PATH", &modules).args(["-e", client, url]).run();
+    let done = talk(&t, &format!("ws://{SOCKET}:{SOCKET_PORT}/chat"));
+    let refused = talk(&t, &format!("ws://{REFUSED}/chat"));
+    serving.kill()?;
+    serving.wait()?;
+    let (done, refused) = (done?, refused?);
+    ensure!(done.code == 0 && done.out == "welcome\nyou said hello\n", "{done:?}");
+    t.passed_a_websocket()?;
+    ensure!(refused.code == 1 && refused.err.contains("Unexpected server response: 403"), "{refused:?}");
+    t.refused(80)?;
     t.end()
 }

@@ -23,6 +23,11 @@ pub(crate) const BY_ADDRESS: &str = "by-address.example.net";
 /// The address.
 const LISTED: &str = "93.184.216.98";
 
+/// A host that is allowed on [`SOCKET_PORT`], where a test may listen.
+pub(crate) const SOCKET: &str = "socket.example.com";
+pub(crate) const SOCKET_ADDRESS: &str = "93.184.216.97";
+pub(crate) const SOCKET_PORT: u16 = 8090;
+
 /// The world, and the product in it.
 pub(crate) struct Through {
     pub(crate) world: World,
@@ -42,10 +47,12 @@ impl Through {
         let world = World::serving(Arc::new(move |request| content.answer(request)))?;
         world.dns.set(REFUSED, Entry::addresses(&["93.184.216.99"]));
         world.dns.set(BY_ADDRESS, Entry::addresses(&[LISTED]));
+        world.dns.set(SOCKET, Entry::addresses(&[SOCKET_ADDRESS]));
         // Whoever asks for an address still says a name inside, which cannot be compared with anything.
         let listed = format!("{{ network = \"{LISTED}\", expect = \"any\" }}");
         let names = [PLAIN, PYTHON_INDEX, NODE_REGISTRY, GIT_HOST].map(|name| format!("\"{name}\""));
-        let allow = format!("allow = [{}, {listed}]", names.join(", "));
+        let socket = format!("{{ host = \"{SOCKET}\", ports = [{SOCKET_PORT}], expect = \"http\" }}");
+        let allow = format!("allow = [{}, {listed}, {socket}]", names.join(", "));
         let config = configuration(&allow, "");
         let exeat = Exeat::serve(world.directory(), &config, PROXY)?;
         Ok(Self { world, exeat, _content: directory, accepts: 0, denials: 0 })
@@ -73,6 +80,19 @@ impl Through {
         let accepts = self.world.accepts();
         ensure!(accepts > self.accepts, "no origin was reached");
         self.accepts = accepts;
+        Ok(())
+    }
+
+    /// A WebSocket was opened to [`SOCKET`], and has ended with bytes both ways.
+    pub(crate) fn passed_a_websocket(&mut self) -> Result<()> {
+        for event in ["decision", "end"] {
+            let (_, record) =
+                self.exeat.audit_record(event, |(_, r)| r["name"] == SOCKET && r["event"] == event)?;
+            ensure!(record["method"] == "GET" && record["verdict"] == "allow", "{record}");
+            ensure!(record["status"] == 101 && record["principal"]["name"] == CLIENT, "{record}");
+            let moved = |field: &str| record[field].as_u64().is_some_and(|bytes| bytes > 0);
+            ensure!(event == "decision" || (moved("bytes_up") && moved("bytes_down")), "{record}");
+        }
         Ok(())
     }
 

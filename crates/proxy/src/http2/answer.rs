@@ -30,6 +30,7 @@ use crate::{
     target,
     trail::{Target, Trail},
     tunnel::{self, Form},
+    websocket::Handover,
 };
 
 /// Fields of HTTP/1 connections, which no message of HTTP/2 may have (RFC 9113 §8.2.2).
@@ -157,8 +158,10 @@ async fn forward(
     let body = ClientBody::Http2(Http2Body::new(body, shared.limits.idle_timeout, sender));
     let mut stop = shared.flows.stop();
     let streaming = Streaming::default();
+    // Nothing is ever left there: an upgrade is of HTTP/1.1 alone, and RFC 8441 was not offered.
+    let handover = Handover::default();
     let request = Request::from_parts(parts, body);
-    let mut answered = std::pin::pin!(forward::answer(shared, client, request, &streaming));
+    let mut answered = std::pin::pin!(forward::answer(shared, client, request, &streaming, &handover));
     let response = loop {
         tokio::select! {
             biased;

@@ -11,3 +11,4 @@ mod live;
 mod rules;
 mod socks;
 mod tls;
+mod websocket;
