@@ -85,6 +85,7 @@ async fn serve(
         limits: descriptors::raise_limit()
             .map_or(settings.limits, |most| descriptors::fit(settings.limits, most)),
         http2: settings.http2,
+        pac: settings.pac,
         snapshot: snapshot(loaded),
     })
     .context("cannot set up the proxy")?;
@@ -258,6 +259,7 @@ impl Reloader {
         let fixed = [
             ("proxy.listen", old.listen != new.listen),
             ("proxy.http2", old.http2 != new.http2),
+            ("proxy.pac", old.pac != new.pac),
             ("limits", old.limits != new.limits),
             ("resolver", old.resolver != new.resolver),
             ("audit", old.audit != new.audit),

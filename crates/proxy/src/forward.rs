@@ -24,6 +24,7 @@ use crate::{
     hop::Hop,
     listen::Client,
     meter::Meter,
+    metrics::LimitHit,
     pool::Key,
     report::Report,
     respond::{After, NextHop, Refusal},
@@ -117,12 +118,10 @@ async fn exchange(
     let (authority, asks_websocket) = (&forward.authority, websocket::is_asked(&request));
     let (admitted, route) = allow(shared, trail, forward, request.headers()).await?;
     let slot = match asks_websocket {
-        true => Some(
-            shared
-                .flows
-                .open(&admitted.principal.name, &shared.limits)
-                .map_err(|reason| serve::refuse(trail, reason, Some(authority)))?,
-        ),
+        true => Some(shared.flows.open(&admitted.principal.name, &shared.limits).map_err(|reason| {
+            shared.metrics.limits.count(LimitHit::TunnelsPerClient);
+            serve::refuse(trail, reason, Some(authority))
+        })?),
         false => None,
     };
     // A WebSocket is asked for through a tunnel (RFC 6455 §4.1): few proxies pass an upgrade on.

@@ -13,10 +13,10 @@ use crate::{
     client_stream::ClientStream,
     guard::HeadError,
     head::{HeadReader, Next},
-    health,
     http2::{self, Rewound},
     linger,
     listen::Client,
+    resources,
     respond::{After, Refusal},
     session,
     shared::Shared,
@@ -40,10 +40,13 @@ pub(crate) async fn serve(
                 let stream = Rewound::new(reader.buffered().split().freeze(), stream);
                 return http2::serve(shared, client, stream).await;
             }
-            Next::Refused(error, bytes) if health::is_asked(&error, &bytes) => {
-                return linger::say_and_close(stream, health::OK, &shared.limits).await;
+            Next::Refused(error, bytes) => {
+                let is_tls = matches!(stream, ClientStream::Tls(_));
+                if let Some(answer) = resources::answer(shared.resources, client, is_tls, &error, &bytes) {
+                    return linger::say_and_close(stream, &answer, &shared.limits).await;
+                }
+                return refuse(shared, client, stream, &error, &bytes).await;
             }
-            Next::Refused(error, bytes) => return refuse(shared, client, stream, &error, &bytes).await,
             Next::Head(head, bytes) => match &head.target {
                 target::Target::Tunnel(authority) => {
                     match tunnel::run(shared, client, stream, &mut reader, &head, authority).await {

@@ -16,7 +16,7 @@ pub(crate) struct Report {
     /// Its place in the table of flows, once it is allowed.
     pub(crate) flow: Option<Live>,
     /// What the record is of: the whole request, unless its decision has a record already.
-    pub(crate) event: Event,
+    event: Event,
     /// Why it ended, once that is known.
     pub(crate) end: Option<&'static str>,
 }
@@ -27,6 +27,12 @@ impl Report {
         shared.metrics.requests.begin();
         let meter = Arc::new(Meter::new(&shared.limits).counting(&shared.metrics));
         Self { shared, trail, meter, flow: None, event: Event::Request, end: None }
+    }
+
+    /// The request has become a tunnel, whose decision has been recorded: what is left is the record of its end.
+    pub(crate) fn becomes_tunnel(&mut self) {
+        self.event = Event::End;
+        self.shared.metrics.requests.end();
     }
 
     /// Notes the refusal that the client is sent.
@@ -51,6 +57,8 @@ impl Drop for Report {
         }
         // The request has ended whether or not that can be recorded.
         self.shared.note(self.trail.record(self.event, Some(ending)));
-        self.shared.metrics.requests.end();
+        if self.event == Event::Request {
+            self.shared.metrics.requests.end();
+        }
     }
 }

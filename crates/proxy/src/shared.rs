@@ -21,6 +21,7 @@ use crate::{
     metrics::{Metrics, Told},
     pool::Pool,
     quarantine::Kept,
+    resources::Resources,
     respond::{Refusal, Signature},
     selector::Selector,
     trail::{Ending, Trail},
@@ -83,6 +84,8 @@ pub struct Parts {
     pub limits: Limits,
     /// Whether clients may speak HTTP/2.
     pub http2: bool,
+    /// Whether `/proxy.pac` is served.
+    pub pac: bool,
 }
 
 /// What all connections share.
@@ -96,6 +99,7 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     /// Whether clients may speak HTTP/2.
     pub(crate) http2: bool,
+    pub(crate) resources: Resources,
     /// This instance's name in `Via` and `Proxy-Status`: random, so that a loop through it is told from a chain of
     /// instances.
     pub(crate) instance: String,
@@ -118,6 +122,7 @@ impl Shared {
             audit: parts.audit,
             limits: parts.limits,
             http2: parts.http2,
+            resources: Resources { pac: parts.pac },
             instance: format!("exeat-{:08x}", getrandom::u32()?),
             requests: AtomicU64::new(0),
             flows: Arc::new(Flows::new()),

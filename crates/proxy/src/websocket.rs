@@ -9,7 +9,6 @@ use std::sync::{
 };
 
 use bytes::{Bytes, BytesMut};
-use exeat_audit::Event;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
 use hyper::body::Body;
 use tokio::net::TcpStream;
@@ -125,7 +124,7 @@ pub(crate) async fn run(
 impl Agreed {
     /// Returns the WebSocket that `report` tells of, from its decision on: the rest is the record of its end.
     pub(crate) fn new(upstream: Switched, slot: TunnelSlot, mut report: Report) -> Self {
-        report.event = Event::End;
+        report.becomes_tunnel();
         Self { upstream, slot, report }
     }
 }

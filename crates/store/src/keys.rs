@@ -21,7 +21,7 @@ impl Section {
 
 /// `[proxy]`.
 pub(crate) const PROXY: Section =
-    Section { name: "proxy", named: false, keys: &["listen", "http2", "anonymous", "disclose"] };
+    Section { name: "proxy", named: false, keys: &["listen", "http2", "anonymous", "disclose", "pac"] };
 
 /// `[resolver]`.
 pub(crate) const RESOLVER: Section = Section {

@@ -153,6 +153,7 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
             http2: proxy.http2,
             anonymous: proxy.anonymous,
             disclose: proxy.disclose,
+            pac: proxy.pac,
             limits,
             resolver,
             audit,

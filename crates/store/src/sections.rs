@@ -36,11 +36,18 @@ pub(crate) struct Proxy {
     pub(crate) http2: bool,
     pub(crate) anonymous: Option<String>,
     pub(crate) disclose: bool,
+    pub(crate) pac: bool,
 }
 
 impl Default for Proxy {
     fn default() -> Self {
-        Self { listen: vec![Listener::plain(LISTEN_DEFAULT)], http2: true, anonymous: None, disclose: true }
+        Self {
+            listen: vec![Listener::plain(LISTEN_DEFAULT)],
+            http2: true,
+            anonymous: None,
+            disclose: true,
+            pac: true,
+        }
     }
 }
 
@@ -53,6 +60,7 @@ pub(crate) fn read_proxy(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut N
         http2: fields.boolean("http2", notes).unwrap_or(default.http2),
         anonymous: anonymous.map(str::to_owned),
         disclose: fields.boolean("disclose", notes).unwrap_or(default.disclose),
+        pac: fields.boolean("pac", notes).unwrap_or(default.pac),
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Settings {
     pub anonymous: Option<String>,
     /// Whether a refusal carries the smallest entry that would allow the request.
     pub disclose: bool,
+    /// Whether `/proxy.pac` is served.
+    pub pac: bool,
     /// Every limit of the proxy.
     pub limits: Limits,
     /// How names are resolved.

@@ -62,7 +62,7 @@ fn the_example_of_the_documentation_loads_and_means_what_it_says() {
 
     let settings = &loaded.settings;
     assert_eq!(settings.listen, [Listener::plain(LISTEN_DEFAULT)]);
-    assert_eq!((settings.anonymous.as_deref(), settings.disclose), (None, true));
+    assert_eq!((settings.anonymous.as_deref(), settings.disclose, settings.pac), (None, true, true));
     assert_eq!(settings.audit.sink, Sink::File(folder.join("audit.jsonl")));
     assert!(!settings.audit.required && loaded.anonymous.is_none());
     assert_eq!(settings.limits, Limits::default());
@@ -97,7 +97,7 @@ fn the_file_to_start_from_loads_clean() {
 #[test]
 fn every_setting_arrives() {
     let loaded = text(&format!(
-        "[proxy]\nlisten = [\"127.0.0.1:1\", \"[::1]:2\"]\nanonymous = \"p\"\ndisclose = false\n\
+        "[proxy]\nlisten = [\"127.0.0.1:1\", \"[::1]:2\"]\nanonymous = \"p\"\ndisclose = false\npac = false\n\
          [resolver]\nservers = [\"192.0.2.1\", \"[2001:db8::1]:54\", \"system\"]\ntimeout = \"500ms\"\nattempts = 3\n\
          hosts_file = true\ncache_entries = 5\n\
          [limits]\nconnections = 1_000\nhead_bytes = 0x4000\nidle_timeout = \"1h\"\n\
@@ -107,7 +107,7 @@ fn every_setting_arrives() {
     let settings = &loaded.settings;
     let listen: Vec<String> = settings.listen.iter().map(|listener| listener.address.to_string()).collect();
     assert_eq!(listen, ["127.0.0.1:1", "[::1]:2"]);
-    assert_eq!((settings.anonymous.as_deref(), settings.disclose), (Some("p"), false));
+    assert_eq!((settings.anonymous.as_deref(), settings.disclose, settings.pac), (Some("p"), false, false));
     let want = ResolverConfig {
         servers: vec![
             Upstream::Address("192.0.2.1:53".parse().unwrap()),

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         node_connect,
         node_undici,
         node_websocket,
+        a_pac_file_leads_to_the_proxy,
     ])
 }
 
@@ -420,5 +421,22 @@ fn node_websocket() -> Result<()> {
     t.passed_a_websocket()?;
     ensure!(refused.code == 1 && refused.err.contains("Unexpected server response: 403"), "{refused:?}");
     t.refused(80)?;
+    t.end()
+}
+
+/// curl fetches the file without credentials, and Node runs it as a browser would.
+fn a_pac_file_leads_to_the_proxy() -> Result<()> {
+    let t = Through::start()?;
+    let here = exeat_tests::namespace::PROXY;
+    let file =
+        t.client("curl").args(["-sS", "-f", "--noproxy", "*", &format!("http://{here}/proxy.pac")]).run()?;
+    ensure!(file.code == 0, "{file:?}");
+    let program =
+        "console.log(eval(process.argv[1] + '; FindProxyForURL(\"https://example.com/\", \"example.com\")'))";
+    let done = t.client("node").args(["-e", program, &file.out]).run()?;
+    ensure!(done.code == 0 && done.out == format!("PROXY {here}\n"), "{done:?}");
+    let other =
+        t.client("curl").args(["-sS", "-f", "--noproxy", "*", &format!("http://{here}/other")]).run()?;
+    ensure!(other.code == 22 && other.err.contains("400"), "{other:?}");
     t.end()
 }

@@ -61,6 +61,7 @@ pub(crate) struct Setup {
     pub(crate) floor: Vec<SocketAddr>,
     /// Where required audit records go; not required, and to a file that can be read, if it is `None`.
     pub(crate) required_audit: Option<PathBuf>,
+    pub(crate) pac: bool,
 }
 
 /// A next hop, named `corp`. With one, rules say nothing about addresses unless names are resolved here.
@@ -84,6 +85,7 @@ impl Default for Setup {
             next_hop: None,
             floor: Vec::new(),
             required_audit: None,
+            pac: true,
         }
     }
 }
@@ -110,6 +112,7 @@ impl World {
             audit: audit.clone(),
             limits: setup.limits,
             http2: setup.http2,
+            pac: setup.pac,
         })
         .unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

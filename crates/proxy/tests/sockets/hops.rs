@@ -409,3 +409,30 @@ async fn an_open_tunnel_lives_as_long_as_its_way_out() {
         assert!(records.last().unwrap().contains(r#""end":"policy_changed""#), "{records:?}");
     }
 }
+
+#[tokio::test]
+async fn a_websocket_leaves_through_a_tunnel_of_the_hop() {
+    let hop = Origin::http(|_, head| match head.starts_with("CONNECT ") {
+        true => b"HTTP/1.1 200 OK\r\n\r\n".to_vec(),
+        false => b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nserver first\r\n\r\n".to_vec(),
+    })
+    .await;
+    let world = world_at(&hop).await;
+    let ask = |host: &str| {
+        format!(
+            "GET http://{host}/chat HTTP/1.1\r\nHost: {host}\r\n{AUTH}Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        )
+    };
+    assert_refused(&world.talk(ask("example.net")).await, 403, "host_not_allowed");
+    assert_eq!(hop.accepts(), 0);
+    let mut stream = world.connect().await;
+    stream.write_all(ask("example.com").as_bytes()).await.unwrap();
+    assert!(read_head(&mut stream).await.unwrap().starts_with("HTTP/1.1 101 "));
+    assert_eq!(read_head(&mut stream).await.unwrap(), "server first\r\n\r\n");
+    let heads = hop.heads();
+    assert!(heads[0].starts_with("connect example.com:80 http/1.1\r\n"), "{heads:?}");
+    assert!(heads[0].contains("\r\nproxy-authorization: "), "{heads:?}");
+    assert!(heads[1].starts_with("get /chat http/1.1\r\n"), "{heads:?}");
+    assert!(!heads[1].contains("proxy-authorization"), "the hop's are for the hop: {heads:?}");
+    assert_eq!((world.queries(), hop.accepts()), (0, 1));
+}

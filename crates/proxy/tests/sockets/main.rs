@@ -8,6 +8,7 @@ mod forward;
 mod hops;
 mod http2;
 mod live;
+mod resources;
 mod rules;
 mod socks;
 mod tls;
