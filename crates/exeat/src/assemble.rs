@@ -86,6 +86,7 @@ async fn serve(
             .map_or(settings.limits, |most| descriptors::fit(settings.limits, most)),
         http2: settings.http2,
         pac: settings.pac,
+        proxy_protocol_from: settings.proxy_protocol_from.clone(),
         snapshot: snapshot(loaded),
     })
     .context("cannot set up the proxy")?;
@@ -260,6 +261,7 @@ impl Reloader {
             ("proxy.listen", old.listen != new.listen),
             ("proxy.http2", old.http2 != new.http2),
             ("proxy.pac", old.pac != new.pac),
+            ("proxy.proxy_protocol_from", old.proxy_protocol_from != new.proxy_protocol_from),
             ("limits", old.limits != new.limits),
             ("resolver", old.resolver != new.resolver),
             ("audit", old.audit != new.audit),

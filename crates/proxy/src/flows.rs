@@ -59,6 +59,14 @@ impl Flows {
         self.budget.admit(source, limits)
     }
 
+    /// Counts a connection whose source is to be told by who sent it.
+    ///
+    /// # Errors
+    /// `connection_limit` if the proxy holds as many as it may.
+    pub(crate) fn admit_unknown(&self, limits: &Limits) -> Result<ConnectionSlot, Reason> {
+        self.budget.admit_unknown(limits)
+    }
+
     /// Counts a tunnel of `principal`.
     ///
     /// # Errors

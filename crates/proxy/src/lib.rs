@@ -24,6 +24,7 @@ pub mod metrics;
 mod opening;
 mod pace;
 mod pool;
+mod proxy_protocol;
 mod quarantine;
 mod relay;
 mod report;

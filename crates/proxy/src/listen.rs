@@ -18,7 +18,7 @@ use crate::{
     head::HeadReader,
     http1, http2, linger,
     metrics::{LimitHit, Metrics},
-    opening,
+    opening, proxy_protocol,
     respond::{After, Refusal},
     shared::{Parts, Shared, Snapshot},
     socks5,
@@ -187,25 +187,62 @@ impl Proxy {
 
     fn take(&self, stream: TcpStream, client: Client, tls: Option<&Tls>) {
         let shared = Arc::clone(&self.shared);
-        match shared.flows.admit(client.peer.ip().to_canonical(), &shared.limits) {
+        let ip = client.peer.ip().to_canonical();
+        let is_sender = shared.is_sender(ip);
+        let admitted = if is_sender {
+            shared.flows.admit_unknown(&shared.limits)
+        } else {
+            shared.flows.admit(ip, &shared.limits)
+        };
+        match admitted {
             Ok(slot) => {
                 shared.metrics.connections.add(1);
-                tokio::spawn(serve_client(shared, client, stream, tls.cloned(), slot));
-            }
-            Err(reason) => {
-                let is_of_source = reason == Reason::RateLimited;
-                shared.metrics.limits.count(if is_of_source {
-                    LimitHit::ConnectionsPerSource
+                let tls = tls.cloned();
+                if is_sender {
+                    tokio::spawn(self.clone().serve_sent(client, stream, tls, slot));
                 } else {
-                    LimitHit::Connections
-                });
-                self.turn_away(stream, client, reason, tls.is_some());
+                    tokio::spawn(serve_client(shared, client, stream, tls, slot));
+                }
             }
+            Err(reason) => self.turn_away(stream, client, reason, tls.is_some()),
+        }
+    }
+
+    /// Serves the client that the PROXY header of a connection from `sender` tells of. The header comes before TLS.
+    async fn serve_sent(
+        self,
+        sender: Client,
+        mut stream: TcpStream,
+        tls: Option<Tls>,
+        mut slot: ConnectionSlot,
+    ) {
+        let shared = Arc::clone(&self.shared);
+        let mut draining = shared.flows.draining();
+        let read = tokio::select! {
+            biased;
+            read = proxy_protocol::read(&mut stream, sender, &shared.limits) => read,
+            _ = draining.wait_for(|is_draining| *is_draining) => return,
+        };
+        let client = match read {
+            Ok(client) => client,
+            Err(proxy_protocol::Error::Closed) => return,
+            Err(proxy_protocol::Error::Malformed) => {
+                return self.turn_away(stream, sender, Reason::RequestMalformed, tls.is_some());
+            }
+        };
+        match slot.count_source(client.peer.ip(), &shared.limits) {
+            Ok(()) => serve_client(shared, client, stream, tls, slot).await,
+            Err(reason) => self.turn_away(stream, client, reason, tls.is_some()),
         }
     }
 
     /// Says why, if there is room to say it, and closes. Never waits: this is the accept loop.
     fn turn_away(&self, stream: TcpStream, client: Client, reason: Reason, is_tls: bool) {
+        if reason == Reason::RateLimited {
+            self.shared.metrics.limits.count(LimitHit::ConnectionsPerSource);
+        } else if reason == Reason::ConnectionLimit {
+            self.shared.metrics.limits.count(LimitHit::Connections);
+        }
         let Ok(room) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -12,6 +13,7 @@ use arc_swap::ArcSwap;
 use exeat_audit::{AuditLog, AuditUnavailable, Event, Record};
 use exeat_dns::Resolver;
 use exeat_identity::{Authenticator, Clients, Principal, Proof};
+use exeat_model::{CanonicalIp, IpBlock};
 use exeat_policy::PolicySet;
 
 use crate::{
@@ -86,6 +88,8 @@ pub struct Parts {
     pub http2: bool,
     /// Whether `/proxy.pac` is served.
     pub pac: bool,
+    /// The load balancers that begin each connection with a PROXY header (version 2), and say in it who the client is.
+    pub proxy_protocol_from: Vec<IpBlock>,
 }
 
 /// What all connections share.
@@ -100,6 +104,7 @@ pub(crate) struct Shared {
     /// Whether clients may speak HTTP/2.
     pub(crate) http2: bool,
     pub(crate) resources: Resources,
+    proxy_protocol_from: Vec<IpBlock>,
     /// This instance's name in `Via` and `Proxy-Status`: random, so that a loop through it is told from a chain of
     /// instances.
     pub(crate) instance: String,
@@ -123,6 +128,7 @@ impl Shared {
             limits: parts.limits,
             http2: parts.http2,
             resources: Resources { pac: parts.pac },
+            proxy_protocol_from: parts.proxy_protocol_from,
             instance: format!("exeat-{:08x}", getrandom::u32()?),
             requests: AtomicU64::new(0),
             flows: Arc::new(Flows::new()),
@@ -160,6 +166,12 @@ impl Shared {
     pub(crate) fn sweep(&self, now: &Arc<Current>) {
         let Swept { kept, ended } = self.flows.sweep(now);
         tracing::info!(revision = %now.snapshot.policy.revision(), kept, ended, "open flows decided on again");
+    }
+
+    /// Whether connections from `ip` begin with a PROXY header.
+    pub(crate) fn is_sender(&self, ip: IpAddr) -> bool {
+        let ip = CanonicalIp::from(ip);
+        self.proxy_protocol_from.iter().any(|block| block.contains(ip))
     }
 
     /// Returns an id that no other request of this instance has.

@@ -186,10 +186,16 @@ fn read_port(value: &Value<'_>, notes: &mut Notes) -> Option<PortRange> {
 
 /// Reads `addresses = ["10.20.0.0/16"]`.
 fn read_addresses(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<Vec<IpBlock>> {
-    let list = fields.list("addresses", "networks", notes)?;
-    if list.is_empty() {
+    let blocks = read_networks(fields, "addresses", notes);
+    if fields.list("addresses", "networks", &mut Notes::default()).is_some_and(<[_]>::is_empty) {
         push_empty(fields, "addresses", "no address", notes);
     }
+    blocks
+}
+
+/// Reads a list of networks.
+pub(crate) fn read_networks(fields: &Fields<'_, '_>, key: &str, notes: &mut Notes) -> Option<Vec<IpBlock>> {
+    let list = fields.list(key, "networks", notes)?;
     let read = |value: &Value<'_>| {
         let text = reader::string(value, What::Element("a network"), notes)?;
         match IpBlock::parse(text) {

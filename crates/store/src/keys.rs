@@ -20,8 +20,11 @@ impl Section {
 }
 
 /// `[proxy]`.
-pub(crate) const PROXY: Section =
-    Section { name: "proxy", named: false, keys: &["listen", "http2", "anonymous", "disclose", "pac"] };
+pub(crate) const PROXY: Section = Section {
+    name: "proxy",
+    named: false,
+    keys: &["listen", "http2", "anonymous", "disclose", "pac", "proxy_protocol_from"],
+};
 
 /// `[resolver]`.
 pub(crate) const RESOLVER: Section = Section {

@@ -154,6 +154,7 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
             anonymous: proxy.anonymous,
             disclose: proxy.disclose,
             pac: proxy.pac,
+            proxy_protocol_from: proxy.proxy_protocol_from,
             limits,
             resolver,
             audit,

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use exeat_audit::Sink;
 use exeat_dns::{ResolverConfig, Upstream};
+use exeat_model::IpBlock;
 
+use crate::entry;
 use crate::listeners;
 use crate::names;
 use crate::notes::Notes;
@@ -37,6 +39,7 @@ pub(crate) struct Proxy {
     pub(crate) anonymous: Option<String>,
     pub(crate) disclose: bool,
     pub(crate) pac: bool,
+    pub(crate) proxy_protocol_from: Vec<IpBlock>,
 }
 
 impl Default for Proxy {
@@ -47,6 +50,7 @@ impl Default for Proxy {
             anonymous: None,
             disclose: true,
             pac: true,
+            proxy_protocol_from: Vec::new(),
         }
     }
 }
@@ -61,6 +65,7 @@ pub(crate) fn read_proxy(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut N
         anonymous: anonymous.map(str::to_owned),
         disclose: fields.boolean("disclose", notes).unwrap_or(default.disclose),
         pac: fields.boolean("pac", notes).unwrap_or(default.pac),
+        proxy_protocol_from: entry::read_networks(fields, "proxy_protocol_from", notes).unwrap_or_default(),
     }
 }
 

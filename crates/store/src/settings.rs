@@ -7,6 +7,7 @@ use std::sync::Arc;
 use exeat_audit::Sink;
 use exeat_dns::ResolverConfig;
 use exeat_identity::{Clients, Principal};
+use exeat_model::IpBlock;
 use exeat_policy::PolicySet;
 use exeat_proxy::{Hops, Limits, TlsFiles};
 
@@ -28,6 +29,8 @@ pub struct Settings {
     pub disclose: bool,
     /// Whether `/proxy.pac` is served.
     pub pac: bool,
+    /// The load balancers whose connections begin with a PROXY header.
+    pub proxy_protocol_from: Vec<IpBlock>,
     /// Every limit of the proxy.
     pub limits: Limits,
     /// How names are resolved.

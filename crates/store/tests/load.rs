@@ -97,7 +97,7 @@ fn the_file_to_start_from_loads_clean() {
 #[test]
 fn every_setting_arrives() {
     let loaded = text(&format!(
-        "[proxy]\nlisten = [\"127.0.0.1:1\", \"[::1]:2\"]\nanonymous = \"p\"\ndisclose = false\npac = false\n\
+        "[proxy]\nlisten = [\"127.0.0.1:1\", \"[::1]:2\"]\nanonymous = \"p\"\ndisclose = false\npac = false\nproxy_protocol_from = [\"10.0.0.0/8\"]\n\
          [resolver]\nservers = [\"192.0.2.1\", \"[2001:db8::1]:54\", \"system\"]\ntimeout = \"500ms\"\nattempts = 3\n\
          hosts_file = true\ncache_entries = 5\n\
          [limits]\nconnections = 1_000\nhead_bytes = 0x4000\nidle_timeout = \"1h\"\n\
@@ -108,6 +108,7 @@ fn every_setting_arrives() {
     let listen: Vec<String> = settings.listen.iter().map(|listener| listener.address.to_string()).collect();
     assert_eq!(listen, ["127.0.0.1:1", "[::1]:2"]);
     assert_eq!((settings.anonymous.as_deref(), settings.disclose, settings.pac), (Some("p"), false, false));
+    assert_eq!(settings.proxy_protocol_from, [exeat_model::IpBlock::parse("10.0.0.0/8").unwrap()]);
     let want = ResolverConfig {
         servers: vec![
             Upstream::Address("192.0.2.1:53".parse().unwrap()),

@@ -135,7 +135,7 @@ fn syntax_errors_are_told_with_everything_else() {
             &[
                 "e 2:24 unclosed array | expected `]`",
                 "e 3:12 string values must be quoted | put the text in double quotes",
-                "e 4:1 unknown key `anonymus` in [proxy] | did you mean `anonymous`? [proxy] takes `listen`, `http2`, `anonymous`, `disclose` and `pac`",
+                "e 4:1 unknown key `anonymus` in [proxy] | did you mean `anonymous`? [proxy] takes `listen`, `http2`, `anonymous`, `disclose`, `pac` and `proxy_protocol_from`",
                 "e 6:10 string values must be quoted | put the text in double quotes",
             ],
         ),

@@ -28,7 +28,8 @@ struct Counts {
 #[derive(Debug)]
 pub(crate) struct ConnectionSlot {
     budget: Arc<Budget>,
-    source: IpAddr,
+    /// `None` while only the sender of its PROXY header is known.
+    source: Option<IpAddr>,
 }
 
 /// A tunnel's place in its principal's budget; given back when dropped.
@@ -44,17 +45,22 @@ impl Budget {
     /// # Errors
     /// `connection_limit` if the proxy holds as many as it may, `rate_limited` if the source does.
     pub(crate) fn admit(self: &Arc<Self>, source: IpAddr, limits: &Limits) -> Result<ConnectionSlot, Reason> {
-        let mut counts = self.counts();
+        let mut slot = self.admit_unknown(limits)?;
+        slot.count_source(source, limits)?;
+        Ok(slot)
+    }
+
+    /// Counts a connection whose source is to be told by who sent it.
+    ///
+    /// # Errors
+    /// `connection_limit` if the proxy holds as many as it may.
+    pub(crate) fn admit_unknown(self: &Arc<Self>, limits: &Limits) -> Result<ConnectionSlot, Reason> {
+        let _one_at_a_time = self.counts();
         if *self.connections.borrow() >= limits.connections {
             return Err(Reason::ConnectionLimit);
         }
-        let from_source = counts.by_source.entry(source).or_default();
-        if *from_source >= limits.connections_per_source {
-            return Err(Reason::RateLimited);
-        }
-        *from_source += 1;
         self.connections.send_modify(|count| *count += 1);
-        Ok(ConnectionSlot { budget: Arc::clone(self), source })
+        Ok(ConnectionSlot { budget: Arc::clone(self), source: None })
     }
 
     /// Counts a tunnel of `principal`.
@@ -86,10 +92,30 @@ impl Budget {
     }
 }
 
+impl ConnectionSlot {
+    /// Counts the connection for its `source`, once that is known.
+    ///
+    /// # Errors
+    /// `rate_limited` if the source holds as many as it may.
+    pub(crate) fn count_source(&mut self, source: IpAddr, limits: &Limits) -> Result<(), Reason> {
+        let mut counts = self.budget.counts();
+        let from_source = counts.by_source.entry(source).or_default();
+        if *from_source >= limits.connections_per_source {
+            return Err(Reason::RateLimited);
+        }
+        *from_source += 1;
+        drop(counts);
+        self.source = Some(source);
+        Ok(())
+    }
+}
+
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut counts = self.budget.counts();
-        release(&mut counts.by_source, &self.source);
+        if let Some(source) = &self.source {
+            release(&mut counts.by_source, source);
+        }
         self.budget.connections.send_modify(|count| *count = count.saturating_sub(1));
     }
 }

@@ -62,6 +62,7 @@ pub(crate) struct Setup {
     /// Where required audit records go; not required, and to a file that can be read, if it is `None`.
     pub(crate) required_audit: Option<PathBuf>,
     pub(crate) pac: bool,
+    pub(crate) proxy_protocol_from: Vec<IpBlock>,
 }
 
 /// A next hop, named `corp`. With one, rules say nothing about addresses unless names are resolved here.
@@ -86,6 +87,7 @@ impl Default for Setup {
             floor: Vec::new(),
             required_audit: None,
             pac: true,
+            proxy_protocol_from: Vec::new(),
         }
     }
 }
@@ -113,6 +115,7 @@ impl World {
             limits: setup.limits,
             http2: setup.http2,
             pac: setup.pac,
+            proxy_protocol_from: setup.proxy_protocol_from.clone(),
         })
         .unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

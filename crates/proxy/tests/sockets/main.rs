@@ -8,6 +8,7 @@ mod forward;
 mod hops;
 mod http2;
 mod live;
+mod proxy_protocol;
 mod resources;
 mod rules;
 mod socks;
