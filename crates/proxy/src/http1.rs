@@ -69,7 +69,10 @@ pub(crate) async fn serve(
                     match ended.next {
                         Some(found) => next = found,
                         None if ended.has_unread => return linger::close(stream, &shared.limits).await,
-                        None => return,
+                        None => {
+                            linger::end(&mut stream, &shared.limits).await;
+                            return;
+                        }
                     }
                 }
             },

@@ -33,10 +33,15 @@ pub(crate) async fn say(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8], li
 
 /// Ends the writing side and throws away what the client still sends, within `linger_bytes` and `linger_timeout`.
 pub(crate) async fn close(mut stream: impl AsyncRead + AsyncWrite + Unpin, limits: &Limits) {
-    // A shutdown may have to write what TLS still holds.
-    if matches!(timeout(limits.linger_timeout, stream.shutdown()).await, Ok(Ok(()))) {
+    if end(&mut stream, limits).await {
         let _ = timeout(limits.linger_timeout, discard(&mut stream, limits.linger_bytes)).await;
     }
+}
+
+/// Ends the writing side. Through TLS that writes what is still held and a `close_notify`, without which a client
+/// could not tell the end of a response that ends with its connection from a broken one (RFC 8446 §6.1).
+pub(crate) async fn end(stream: &mut (impl AsyncWrite + Unpin), limits: &Limits) -> bool {
+    matches!(timeout(limits.linger_timeout, stream.shutdown()).await, Ok(Ok(())))
 }
 
 async fn discard(stream: &mut (impl AsyncRead + Unpin), mut room: usize) {

@@ -8,7 +8,7 @@ use exeat_identity::Authenticator;
 use exeat_policy::Reason;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
 
@@ -53,6 +53,24 @@ pub struct Client {
 pub struct Proxy {
     pub(crate) shared: Arc<Shared>,
     refusals: Arc<Semaphore>,
+    /// The listeners being served.
+    listeners: Arc<watch::Sender<usize>>,
+}
+
+/// A listener being served; it is no more when this is dropped.
+struct Serving(Arc<watch::Sender<usize>>);
+
+impl Serving {
+    fn begin(listeners: &Arc<watch::Sender<usize>>) -> Self {
+        listeners.send_modify(|count| *count += 1);
+        Self(Arc::clone(listeners))
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count = count.saturating_sub(1));
+    }
 }
 
 impl Proxy {
@@ -64,6 +82,7 @@ impl Proxy {
         Ok(Self {
             shared: Arc::new(Shared::new(parts)?),
             refusals: Arc::new(Semaphore::new(REFUSALS_AT_A_TIME)),
+            listeners: Arc::new(watch::Sender::new(0)),
         })
     }
 
@@ -127,6 +146,7 @@ impl Proxy {
     /// Serves the clients of `listener`, through TLS if it is given, until a drain begins. The connections it
     /// accepted, or the kernel for it, go on after that.
     pub async fn serve(&self, listener: TcpListener, tls: Option<Tls>) {
+        let _serving = Serving::begin(&self.listeners);
         let mut draining = self.shared.flows.draining();
         let mut is_starved = false;
         loop {
@@ -156,10 +176,14 @@ impl Proxy {
     /// way until `drain_timeout`. Returns how many connections were cut then.
     pub async fn drain(&self) -> usize {
         let flows = &self.shared.flows;
-        let mut connections = flows.connections();
+        let (mut connections, mut listeners) = (flows.connections(), self.listeners.subscribe());
         flows.begin_drain();
-        if timeout(self.shared.limits.drain_timeout, connections.wait_for(|count| *count == 0)).await.is_ok()
-        {
+        let ended = timeout(self.shared.limits.drain_timeout, async {
+            // First the listeners: until they have emptied their backlogs, no connection is not yet the last one.
+            let _ = listeners.wait_for(|count| *count == 0).await;
+            let _ = connections.wait_for(|count| *count == 0).await;
+        });
+        if ended.await.is_ok() {
             return 0;
         }
         let left = *connections.borrow();
