@@ -79,7 +79,7 @@ shutdown_lifetime 0 seconds
         let file = folder.join("squid.conf");
         fs::write(&file, configuration)?;
         let child = Command::new("squid")
-            .args(["-N", "-f"])
+            .args(["-N", "-n", &service(), "-f"])
             .arg(&file)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -132,7 +132,16 @@ impl Drop for Squid {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Killed, it leaves its segments behind.
+        for segment in ["metadata", "queues", "readers"] {
+            let _ = fs::remove_file(format!("/dev/shm/{}-cf__{segment}.shm", service()));
+        }
     }
+}
+
+/// A service name of this process's own: Squids of one name share memory segments, and scenarios run side by side.
+fn service() -> String {
+    format!("exeat{}", std::process::id())
 }
 
 /// The product, whose one policy leaves through Squid.
