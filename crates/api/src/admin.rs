@@ -13,6 +13,7 @@ use tokio::{net::UnixListener, sync::mpsc};
 
 use crate::{
     error::Failure, explain, flows, policy, quarantine, reload, reload::ReloadOrder, server, status::Status,
+    traffic,
 };
 
 /// Bytes of a request body: an explanation with a few hundred addresses fits.
@@ -36,13 +37,14 @@ struct Route {
     handler: fn() -> MethodRouter<Admin>,
 }
 
-const ROUTES: [Route; 9] = [
+const ROUTES: [Route; 10] = [
     Route { method: Method::GET, path: "/v1/policy", handler: || get(policy::get) },
     Route { method: Method::POST, path: "/v1/reload", handler: || post(reload::post) },
     Route { method: Method::POST, path: "/v1/explain", handler: || post(explain::post) },
     Route { method: Method::GET, path: "/v1/flows", handler: || get(flows::list) },
     Route { method: Method::DELETE, path: "/v1/flows", handler: || delete(flows::cut) },
     Route { method: Method::DELETE, path: "/v1/flows/{id}", handler: || delete(flows::cut_one) },
+    Route { method: Method::GET, path: "/v1/traffic", handler: || get(traffic::get) },
     Route { method: Method::GET, path: "/v1/quarantine", handler: || get(quarantine::list) },
     Route { method: Method::POST, path: "/v1/quarantine", handler: || post(quarantine::add) },
     Route { method: Method::DELETE, path: "/v1/quarantine", handler: || delete(quarantine::release) },

@@ -17,6 +17,7 @@ mod server;
 mod socket;
 mod status;
 mod target;
+mod traffic;
 
 pub use admin::{Admin, serve as serve_admin};
 pub use health::serve as serve_health;

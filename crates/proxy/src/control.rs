@@ -4,6 +4,7 @@
 use std::{
     path::Path,
     sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use exeat_policy::Reason;
@@ -12,7 +13,9 @@ use crate::{
     flows::{FlowFilter, FlowView},
     listen::Proxy,
     quarantine::{self, Kept, StateError},
+    refused::RefusedView,
     selector::Selector,
+    traffic::TrafficView,
 };
 
 impl Proxy {
@@ -20,6 +23,25 @@ impl Proxy {
     #[must_use]
     pub fn flows(&self) -> Vec<FlowView> {
         self.shared.flows.views()
+    }
+
+    /// Returns who moves how much to where. From now on, and until nobody has asked for a minute, flows that end are
+    /// added up for the next time.
+    #[must_use]
+    pub fn traffic(&self) -> TrafficView {
+        self.shared.traffic.look(self.shared.flows.moved())
+    }
+
+    /// Returns what was refused to whom, the newest first: the rows that there is room for.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<RefusedView> {
+        self.shared.refusals.rows()
+    }
+
+    /// How long the proxy has been there.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.shared.traffic.uptime()
     }
 
     /// Ends the flows that `which` means, within a second, with `reason`. Returns how many they are.

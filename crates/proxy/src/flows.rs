@@ -22,7 +22,7 @@ pub(crate) use {
     spoken::Spoken,
 };
 
-use crate::{limits::Limits, route::Grant, shared::Current};
+use crate::{limits::Limits, route::Grant, shared::Current, traffic::OpenFlow};
 
 /// The live connections and flows of one proxy.
 #[derive(Debug)]
@@ -133,6 +133,13 @@ impl Flows {
         self.table.each(|flow| views.push(flow.view()));
         views.sort_unstable_by_key(|view| view.id);
         views
+    }
+
+    /// Returns what every flow adds to the traffic of its principal.
+    pub(crate) fn moved(&self) -> Vec<OpenFlow> {
+        let mut open = Vec::new();
+        self.table.each(|flow| open.push(flow.moved()));
+        open
     }
 
     /// Whether a drain has begun, to wait on.

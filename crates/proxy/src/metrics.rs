@@ -145,6 +145,14 @@ impl Told {
         }
     }
 
+    /// Why a request was denied, or an allowed one came to nothing, if that is what the record tells.
+    pub(crate) fn refused(&self) -> Option<Reason> {
+        match (self.event, self.verdict) {
+            (Event::Decision | Event::Request, _) | (Event::End, Some(Outcome::Deny)) => self.reason,
+            (Event::End, Some(Outcome::Allow) | None) | (Event::Lost, _) => None,
+        }
+    }
+
     /// Whether the record announces a tunnel: one that cannot be recorded does not begin.
     pub(crate) fn is_promise(&self) -> bool {
         self.event == Event::Decision && self.verdict == Some(Outcome::Allow)

@@ -23,9 +23,11 @@ use crate::{
     metrics::{Metrics, Told},
     pool::Pool,
     quarantine::Kept,
+    refused::{Refusals, Refused},
     resources::Resources,
     respond::{Refusal, Signature},
     selector::Selector,
+    traffic::{Moved, Traffic},
     trail::{Ending, Trail},
 };
 
@@ -111,6 +113,8 @@ pub(crate) struct Shared {
     requests: AtomicU64,
     pub(crate) flows: Arc<Flows>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) refusals: Refusals,
+    pub(crate) traffic: Traffic,
     pub(crate) pool: Arc<Pool>,
 }
 
@@ -133,6 +137,8 @@ impl Shared {
             requests: AtomicU64::new(0),
             flows: Arc::new(Flows::new()),
             metrics: Arc::default(),
+            refusals: Refusals::default(),
+            traffic: Traffic::default(),
             pool: Arc::new(Pool::new(&parts.limits)),
         })
     }
@@ -188,7 +194,7 @@ impl Shared {
 
     /// Hands over the record of what has happened, whether or not it can be kept, and counts what it says.
     pub(crate) fn note(&self, record: Record) {
-        self.metrics.note(&Told::of(&record));
+        self.count(Counted::of(&record, &self.traffic));
         self.audit.note(record);
     }
 
@@ -197,12 +203,22 @@ impl Shared {
     /// # Errors
     /// If no record can be kept at present and nothing is allowed without.
     pub(crate) fn record(&self, record: Record) -> Result<(), AuditUnavailable> {
-        let told = Told::of(&record);
+        let counted = Counted::of(&record, &self.traffic);
         let taken = self.audit.record(record);
-        if taken.is_ok() || !told.is_promise() {
-            self.metrics.note(&told);
+        if taken.is_ok() || !counted.told.is_promise() {
+            self.count(counted);
         }
         taken
+    }
+
+    fn count(&self, Counted { told, refused, moved }: Counted) {
+        self.metrics.note(&told);
+        if let Some(refused) = refused {
+            self.refusals.note(refused);
+        }
+        if let Some(moved) = moved {
+            self.traffic.add(moved);
+        }
     }
 
     /// Looks ahead, for a request whose one record is made at its end.
@@ -221,5 +237,18 @@ impl Shared {
             Event::Decision | Event::End | Event::Lost => None,
         };
         self.note(trail.record(event, ending));
+    }
+}
+
+/// What is counted of a record, taken from it before it is handed on.
+struct Counted {
+    told: Told,
+    refused: Option<Refused>,
+    moved: Option<Moved>,
+}
+
+impl Counted {
+    fn of(record: &Record, traffic: &Traffic) -> Self {
+        Self { told: Told::of(record), refused: Refused::of(record), moved: traffic.moved(record) }
     }
 }

@@ -13,7 +13,12 @@ use exeat_policy::{Denial, Mode, Reason, RuleId};
 use smallvec::SmallVec;
 
 use super::{FlowFilter, FlowId, FlowKind, FlowView, Flows, Spoken};
-use crate::{meter::Meter, route::Grant, shared::Current};
+use crate::{
+    meter::{Meter, Side},
+    route::Grant,
+    shared::Current,
+    traffic::OpenFlow,
+};
 
 /// A tunnel or a forwarded request in flight.
 #[derive(Debug)]
@@ -130,9 +135,19 @@ impl Flow {
             && selector.as_ref().is_none_or(|selector| selector.selects(&self.standing().principal))
     }
 
+    /// What it adds to the traffic of its principal.
+    pub(super) fn moved(&self) -> OpenFlow {
+        OpenFlow {
+            principal: Arc::clone(&self.standing().principal.name),
+            target: self.target.to_string().into(),
+            age: self.meter.started().elapsed(),
+            bytes_up: self.meter.taken(Side::Upstream),
+            bytes_down: self.meter.taken(Side::Client),
+        }
+    }
+
     /// How it looks from outside.
     pub(super) fn view(&self) -> FlowView {
-        use crate::meter::Side;
         let standing = self.standing();
         let policy = &standing.current.snapshot.policy;
         let principal = &standing.principal;
