@@ -364,6 +364,8 @@ fn requests_that_are_not_understood_say_what_to_do() -> Result<()> {
         ("GET /v1/flows?source=here", "", 400, "not an address"),
         ("DELETE /v1/flows?client=a&label=space%3Db", "", 400, "exclude each other"),
         ("DELETE /v1/flows/x", "", 400, "is a number"),
+        ("GET /v1/traffic?limit=few", "", 400, "limit"),
+        ("GET /v1/traffic?client=app", "", 400, "client"),
         ("DELETE /v1/flows/99999", "", 404, "it may have ended"),
         ("POST /v1/explain", "", 400, "openapi.json"),
         ("POST /v1/explain", "{\"client\":\"app\"}", 400, "target"),
@@ -398,7 +400,7 @@ fn commands_without_a_proxy_say_so() -> Result<()> {
     let path = socket(&world);
     let found = Client::new(binary()?, world.directory()).env("EXEAT_SOCKET", &path).args(["flows"]).run()?;
     ensure!(found.code == 0 && found.out.is_empty(), "{found:?}");
-    for help in ["reload", "flows", "quarantine"] {
+    for help in ["reload", "flows", "top", "quarantine"] {
         let shown = run(&[help, "--help"])?;
         ensure!(shown.code == 0 && shown.out.contains("Examples:"), "{shown:?}");
     }
@@ -411,10 +413,12 @@ fn answers_are_as_the_document_describes_them() -> Result<()> {
     let exeat = serve(&world)?;
     let document: Value = serde_json::from_str(&fs::read_to_string(root()?.join("docs/openapi.json"))?)?;
     let _tunnel = tunnel_of_app("mail.example.org")?;
+    ensure!(get("evil.test/")?.0 == 403);
     let question = json!({ "client": "app", "target": "https://example.net/" }).to_string();
     for (line, body, schema) in [
         ("GET /v1/policy", "", "Policy"),
         ("GET /v1/flows", "", "Flows"),
+        ("GET /v1/traffic", "", "Traffic"),
         ("POST /v1/explain", question.as_str(), "Explanation"),
         ("POST /v1/explain", "{}", "Failure"),
         ("POST /v1/reload", "", "Reloaded"),

@@ -1,17 +1,15 @@
 //! What `/metrics` counts, to the last one, and what health says.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use exeat_tests::exeat::Exeat;
 use exeat_tests::fixture::{CLIENT, PASSWORD, ask, auth, configuration, request, request_with};
-use exeat_tests::http::Reply;
 use exeat_tests::namespace::PROXY;
 use exeat_tests::origin::PATIENCE;
 use exeat_tests::raw::{Raw, authorization};
+use exeat_tests::scrape::{API, Scrape, fetch, scrape};
 use exeat_tests::world::{GREETING, World};
 use exeat_tests::{harness, scenarios, socks};
 use nix::sys::signal::Signal;
@@ -33,37 +31,12 @@ fn main() -> ExitCode {
     ])
 }
 
-/// Where health and metrics are.
-const API: &str = "127.0.0.1:9128";
 /// What a request for `http://example.com/` brings.
 const PAGE: &str = "hello from example.com\n";
 
 fn serve(world: &World, policy: &str, extra: &str) -> Result<Exeat> {
     let extra = format!("[api]\nlisten = \"{API}\"\n{extra}");
     Exeat::serve(world.directory(), &configuration(policy, &extra), PROXY)
-}
-
-fn fetch(line: &str) -> Result<Reply> {
-    let address: SocketAddr = API.parse()?;
-    Raw::connect(address)?.ask(format!("{line} HTTP/1.1\r\nHost: {API}\r\nConnection: close\r\n\r\n"))
-}
-
-/// Every number of a scrape, by its name and labels as written.
-type Scrape = BTreeMap<String, f64>;
-
-fn scrape() -> Result<Scrape> {
-    let reply = fetch("GET /metrics")?;
-    ensure!(reply.status == 200, "{reply:?}");
-    numbers(&String::from_utf8(reply.body)?)
-}
-
-fn numbers(text: &str) -> Result<Scrape> {
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    let parse = |line: &str| {
-        let (name, value) = line.rsplit_once(' ').with_context(|| format!("no value: {line}"))?;
-        Ok((name.to_owned(), value.parse().with_context(|| format!("no number: {line}"))?))
-    };
-    lines.map(parse).collect()
 }
 
 /// What has changed between two scrapes, leaving out gauges that move on their own, and durations.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -43,6 +44,8 @@ pub enum Command {
     Reload(ReloadArgs),
     /// List what is open through the running proxy, and end it
     Flows(FlowsArgs),
+    /// Watch who talks to what through the running proxy, and what is refused
+    Top(TopArgs),
     /// Refuse everything to a client, or to all with a label, and end their flows
     Quarantine(QuarantineArgs),
     /// Say what two configurations allow differently, client by client
@@ -211,6 +214,36 @@ pub struct CutArgs {
     /// Where to ask
     #[command(flatten)]
     pub output: Output,
+}
+
+/// Arguments of `top`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "A row is one client and one target: bytes and requests for each second, open flows, the age\n\
+                        of the oldest. Below are refusals by reason, and who was refused what. `?` shows the keys.\n\
+                        Not on a terminal, it prints what is there once and ends.\n\n\
+                        Examples:\n  \
+                        exeat top\n  \
+                        exeat top --interval 5\n  \
+                        exeat top --once\n  \
+                        exeat top --json | jq '.per_second'"
+)]
+pub struct TopArgs {
+    /// Print what is there as text and end
+    #[arg(long)]
+    pub once: bool,
+    /// How long to wait from one look to the next: 0.1 to 30
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_interval)]
+    pub interval: Duration,
+    /// Where to ask; JSON is printed once, too
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Shorter is more than a person reads; longer, and the proxy may take it that nobody looks any more.
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.1..=30.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "write a number of seconds from 0.1 to 30".to_owned())
 }
 
 /// Arguments of `quarantine`.
@@ -403,6 +436,9 @@ mod tests {
             &["exeat", "serve", "--deny", "example.com"],
             &["exeat", "serve", "--listen", "example.com:80", "--allow", "x.example"],
             &["exeat", "client", "add", "x", "--label", "space"],
+            &["exeat", "top", "--interval", "0"],
+            &["exeat", "top", "--interval", "NaN"],
+            &["exeat", "top", "--interval", "31"],
             &["exeat", "quarantine", "payments"],
             &["exeat", "quarantine", "client="],
             &["exeat", "quarantine", "spice=x"],

@@ -40,6 +40,7 @@ pub fn run() -> Next {
         Command::Explain(args) => exit(commands::explain::run(&args)),
         Command::Reload(args) => exit(commands::reload::run(&args)),
         Command::Flows(args) => exit(commands::flows::run(&args)),
+        Command::Top(args) => exit(commands::top::run(&args)),
         Command::Quarantine(args) => exit(commands::quarantine::run(&args)),
         Command::Diff(args) => exit(commands::diff::run(&args)),
         Command::Client(command) => exit(commands::client::run(command)),

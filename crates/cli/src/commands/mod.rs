@@ -9,3 +9,4 @@ pub(crate) mod flows;
 pub(crate) mod quarantine;
 pub(crate) mod reload;
 pub(crate) mod serve;
+pub(crate) mod top;
