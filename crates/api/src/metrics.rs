@@ -235,6 +235,13 @@ const FAMILIES: &[Family] = &[
         read: |view| gauge(flag(view.proxy.audit().is_failing())),
     },
     Family {
+        name: "log_lines_lost",
+        kind: Kind::Counter,
+        labels: "",
+        help: "Log lines that nobody took from standard error in time",
+        read: |view| counter(view.status.lost_lines()),
+    },
+    Family {
         name: "config_last_reload_successful",
         kind: Kind::Gauge,
         labels: "",

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -14,6 +14,7 @@ pub struct Status {
     source: String,
     succeeded: AtomicU64,
     failed: AtomicU64,
+    lost_lines: Arc<AtomicU64>,
     last: Mutex<Last>,
 }
 
@@ -43,7 +44,24 @@ impl Status {
     /// A first load that has just succeeded. `source` is how the configuration is called in messages.
     pub fn new(source: String) -> Self {
         let last = Last { has_failed: false, loaded: Instant::now(), loaded_at: SystemTime::now() };
-        Self { source, succeeded: AtomicU64::new(0), failed: AtomicU64::new(0), last: Mutex::new(last) }
+        Self {
+            source,
+            succeeded: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            lost_lines: Arc::default(),
+            last: Mutex::new(last),
+        }
+    }
+
+    /// Tells from now on of the log lines that are counted in `lost_lines`.
+    pub fn with_lost_lines(mut self, lost_lines: Arc<AtomicU64>) -> Self {
+        self.lost_lines = lost_lines;
+        self
+    }
+
+    /// Log lines that were not written.
+    pub fn lost_lines(&self) -> u64 {
+        self.lost_lines.load(Ordering::Relaxed)
     }
 
     /// Notes a reload.

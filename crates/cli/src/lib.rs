@@ -15,7 +15,7 @@ use clap::Parser;
 
 pub use args::{Cli, Command, ServeArgs};
 pub use commands::serve::{Source, announce};
-pub use output::{Exit, print_error, print_report};
+pub use output::{Exit, error_text, print_error, print_report, report_text};
 
 /// What the binary does next.
 #[derive(Debug)]

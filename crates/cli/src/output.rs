@@ -34,18 +34,34 @@ impl From<Exit> for ExitCode {
 
 /// Prints the problems of a load on standard error.
 pub fn print_report(report: &Report) {
-    let colour = if std::io::stderr().is_terminal() { Colour::Ansi } else { Colour::Plain };
-    to_stderr(&report.render(colour));
+    to_stderr(&report_text(report));
+}
+
+/// Returns the problems of a load as they are printed on standard error.
+#[must_use]
+pub fn report_text(report: &Report) -> String {
+    report.render(if std::io::stderr().is_terminal() { Colour::Ansi } else { Colour::Plain })
 }
 
 /// Prints an error with its causes on standard error.
 pub fn print_error(error: &anyhow::Error) {
+    to_stderr(&error_text(error));
+}
+
+/// Returns an error with its causes as it is printed on standard error.
+#[must_use]
+pub fn error_text(error: &anyhow::Error) -> String {
     let style = anstyle::Style::new().bold().fg_color(Some(anstyle::AnsiColor::Red.into()));
     let mut text = format!("{style}error:{style:#} {error}\n");
     for cause in error.chain().skip(1) {
         text.push_str(&format!("  because: {cause}\n"));
     }
-    to_stderr(&text);
+    match anstream::AutoStream::choice(&std::io::stderr()) {
+        anstream::ColorChoice::Never => anstream::adapter::strip_str(&text).to_string(),
+        anstream::ColorChoice::Auto | anstream::ColorChoice::AlwaysAnsi | anstream::ColorChoice::Always => {
+            text
+        }
+    }
 }
 
 /// Prints an error and returns the exit code for it.

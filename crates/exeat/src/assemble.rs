@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::descriptors;
 use crate::inherited::Inherited;
+use crate::log::Log;
 use crate::notify;
 use crate::signals::{Signal, Signals};
 
@@ -37,7 +38,7 @@ const BACKLOG: i32 = 4096;
 ///
 /// # Errors
 /// If a listener, the audit sink, the resolver or the runtime cannot be had.
-pub(crate) fn run(source: Source, loaded: Loaded) -> anyhow::Result<()> {
+pub(crate) fn run(source: Source, loaded: Loaded, stderr: &Log) -> anyhow::Result<()> {
     // Before there is a second thread, since it changes the environment.
     let inherited = Inherited::from_env()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -47,7 +48,7 @@ pub(crate) fn run(source: Source, loaded: Loaded) -> anyhow::Result<()> {
             Sink::File(path) => format!("cannot open the audit log `{}`", path.display()),
             Sink::Stdout => "cannot start the audit log".to_owned(),
         })?;
-    let result = runtime.block_on(serve(source, loaded, log, inherited));
+    let result = runtime.block_on(serve(source, loaded, log, inherited, stderr));
     runtime.shutdown_timeout(Duration::ZERO);
     flush(writer);
     result
@@ -58,6 +59,7 @@ async fn serve(
     mut loaded: Loaded,
     audit: AuditLog,
     mut inherited: Inherited,
+    stderr: &Log,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let asked: Vec<SocketAddr> = loaded.settings.listen.iter().map(|listener| listener.address).collect();
@@ -102,7 +104,7 @@ async fn serve(
         }
         tokio::spawn(async move { proxy.serve(listener, tls).await });
     }
-    let status = Arc::new(Status::new(source.describe()));
+    let status = Arc::new(Status::new(source.describe()).with_lost_lines(stderr.lost()));
     let (reloads, mut orders) = mpsc::channel(RELOADS_WAITING);
     let admin = Admin { proxy: proxy.clone(), status: Arc::clone(&status), reloads };
     let _socket = socket.map(|socket| serve_admin(socket, admin));
@@ -122,6 +124,7 @@ async fn serve(
         revision: Revision(1),
         proxy: proxy.clone(),
         audit,
+        stderr: stderr.clone(),
     };
     loop {
         tokio::select! {
@@ -219,6 +222,7 @@ struct Reloader {
     revision: Revision,
     proxy: Proxy,
     audit: AuditLog,
+    stderr: Log,
 }
 
 impl Reloader {
@@ -239,12 +243,12 @@ impl Reloader {
             Ok(loaded) => loaded,
             Err(report) => {
                 self.status.note_reload(false);
-                exeat_cli::print_report(&report);
+                self.stderr.say(&exeat_cli::report_text(&report));
                 tracing::error!(revision = %self.revision, "reload refused: the configuration has errors; the old one stays");
                 return Err(report);
             }
         };
-        exeat_cli::print_report(&loaded.warnings);
+        self.stderr.say(&exeat_cli::report_text(&loaded.warnings));
         self.warn_of_fixed_settings(&loaded.settings);
         let warnings = loaded.warnings.clone();
         self.proxy.replace(snapshot(loaded));

@@ -4,19 +4,26 @@
 mod assemble;
 mod descriptors;
 mod inherited;
+mod log;
 mod notify;
 mod signals;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use exeat_cli::{Exit, Next, Source};
 use exeat_policy::Revision;
 use exeat_store::Options;
 use tracing_subscriber::EnvFilter;
 
+use crate::log::Log;
+
 /// The log shows what an operator has to know unless `RUST_LOG` says otherwise.
 const LOG_FILTER_DEFAULT: &str = "info";
+
+/// How long the last log lines may take to be read when the program ends.
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     match exeat_cli::run() {
@@ -26,10 +33,17 @@ fn main() -> ExitCode {
 }
 
 fn serve(source: Source) -> ExitCode {
+    let log = match Log::start() {
+        Ok(log) => log,
+        Err(error) => {
+            exeat_cli::print_error(&anyhow::Error::new(error).context("cannot start the log"));
+            return Exit::Failure.into();
+        }
+    };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_FILTER_DEFAULT));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(log.clone())
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         // It would report a log that cannot be written in the log, and panic when that cannot be written.
@@ -43,11 +57,14 @@ fn serve(source: Source) -> ExitCode {
         }
     };
     exeat_cli::print_report(&loaded.warnings);
-    match assemble::run(source, loaded) {
+    log.take_panics();
+    let code = match assemble::run(source, loaded, &log) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            exeat_cli::print_error(&error);
+            log.say(&exeat_cli::error_text(&error));
             Exit::Failure.into()
         }
-    }
+    };
+    log.finish(LOG_FLUSH_TIMEOUT);
+    code
 }

@@ -1,15 +1,19 @@
 //! Where the records go is full, stuck or gone.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::mpsc::channel;
+use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use exeat_tests::exeat::Exeat;
 use exeat_tests::fixture::{ask, get, request};
 use exeat_tests::namespace::PROXY;
+use exeat_tests::origin::PATIENCE;
 use exeat_tests::raw::Raw;
+use exeat_tests::scrape::{API, scrape};
 use exeat_tests::world::World;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
@@ -226,5 +230,57 @@ pub(crate) fn closed_outputs_stop_nothing() -> Result<()> {
         }
         exeat.stop().context(name)?;
     }
+    Ok(())
+}
+
+/// Whoever should read its standard error is there and does not: a stuck log shipper.
+pub(crate) fn an_unread_standard_error_stops_nothing() -> Result<()> {
+    /// Problems of one bad reload, as many as are told at once: more bytes than a pipe holds.
+    const PROBLEMS: usize = 100;
+    let world = World::new()?;
+    let good = config(ALLOW, &format!("[api]\nlisten = \"{API}\"\nsocket = \"s\"\n"));
+    let bad =
+        format!("{good}{}", (0..PROBLEMS).map(|n| format!("[nonsense-{n:0100}]\n")).collect::<String>());
+    Exeat::write_config(world.directory(), &good)?;
+    let (reader, writer) = std::io::pipe()?;
+    let args = ["serve", "--config", "exeat.toml"];
+    let mut exeat = Exeat::spawn_as(world.directory(), &[], &args, |command| {
+        command.stderr(Stdio::from(writer));
+    })?;
+    exeat.wait_until_listening(PROXY.parse()?)?;
+    let mut echo_tunnel = tunnel()?;
+    let lost =
+        || -> Result<f64> { scrape()?.get("exeat_log_lines_lost_total").copied().context("the metric") };
+    ensure!(lost()? == 0.0);
+    Exeat::write_config(world.directory(), &bad)?;
+    exeat.until("lines to be lost", |exeat| {
+        exeat.signal(Signal::SIGHUP)?;
+        // Each of these is decided while the log is stuck.
+        ensure!(status("example.com")? == 200 && status("example.org")? == 403);
+        Ok((lost()? > 0.0).then_some(()))
+    })?;
+    echo(&mut echo_tunnel, b"are you there")?;
+    Exeat::write_config(world.directory(), &good.replace(ALLOW, r#""example.org""#))?;
+    exeat.signal(Signal::SIGHUP)?;
+    exeat.until("the new policy", |_| Ok((status("example.org")? == 200).then_some(())))?;
+    ensure!(status("example.com")? == 403);
+    // The reader comes back, and is told what it has missed.
+    let (tell, is_told) = channel();
+    let rest = thread::spawn(move || -> Result<String> {
+        let mut reader = BufReader::new(reader);
+        let mut line = String::new();
+        while !line.contains("log lines were lost") {
+            line.clear();
+            ensure!(reader.read_line(&mut line)? > 0, "nothing was said of what was lost");
+        }
+        tell.send(())?;
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest)?;
+        Ok(rest)
+    });
+    is_told.recv_timeout(PATIENCE).context("it never said what was lost")?;
+    exeat.stop()?;
+    let rest = rest.join().map_err(|_| anyhow!("the reader panicked"))??;
+    ensure!(rest.contains("drained"), "the last lines are missing: {rest}");
     Ok(())
 }

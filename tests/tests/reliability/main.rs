@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         a_stuck_sink_loses_records_and_says_how_many,
         a_stuck_sink_stops_every_decision_that_must_be_recorded,
         closed_outputs_stop_nothing,
+        an_unread_standard_error_stops_nothing,
         name_servers_that_fail_are_survived,
         half_of_the_addresses_are_lost,
         a_crowd_of_silent_clients_holds_up_nobody,
