@@ -35,7 +35,7 @@ impl Client {
         let mut command = Command::new("timeout");
         command.args(["-k", "5", LIMIT]).arg(program);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.env("HOME", home).env("LC_ALL", "C.UTF-8").current_dir(home);
+        command.env("HOME", home).env("TMPDIR", home).env("LC_ALL", "C.UTF-8").current_dir(home);
         Self { command, shown }
     }
 

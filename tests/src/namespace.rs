@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -49,7 +49,7 @@ route add local default dev lo table main
 ";
 
 /// Moves this process into a new network and mount namespace, and a user namespace where it is not root, and configures
-/// them. Threads and processes started later are inside; the process must have one thread when it calls this.
+/// them; [`scratch`] is empty then. Threads and processes started later are inside; the process must have one thread when it calls this.
 ///
 /// # Errors
 /// When the kernel refuses, or `ip` is missing or fails.
@@ -67,6 +67,8 @@ pub fn enter() -> Result<()> {
     }
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("make mounts private")?;
+    fs::create_dir_all(scratch()).context("a folder for scratch files")?;
+    mount(Some("tmpfs"), &scratch(), Some("tmpfs"), MsFlags::empty(), none).context("mount a tmpfs")?;
     replace(
         "/etc/resolv.conf",
         &format!("nameserver 10.99.0.53\nsearch {SEARCH_LIST}\noptions ndots:5 timeout:2 attempts:1\n"),
@@ -76,9 +78,16 @@ pub fn enter() -> Result<()> {
     ip(&["-6", "-batch", "-"], IPV6)
 }
 
+/// A folder for what a scenario writes. It is a file system of the namespace's own, which goes with the last process in it,
+/// however that ends; what is left outside is an empty folder.
+#[must_use]
+pub fn scratch() -> PathBuf {
+    std::env::temp_dir().join("exeat-tests")
+}
+
 /// Shows `text` in place of the file at `path` in this mount namespace.
 fn replace(path: &str, text: &str) -> Result<()> {
-    let mut file = tempfile::NamedTempFile::new()?;
+    let mut file = tempfile::NamedTempFile::new_in(scratch())?;
     file.write_all(text.as_bytes())?;
     fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     let none: Option<&str> = None;

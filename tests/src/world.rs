@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::dns::{Dns, Entry};
 use crate::http::{self, Handler, Reply, Request};
-use crate::namespace::NAME_SERVER;
+use crate::namespace::{NAME_SERVER, scratch};
 use crate::origin::{Origin, greet_and_echo};
 use crate::tls::Authority;
 
@@ -67,7 +67,7 @@ impl World {
         for port in GREETING_PORTS {
             others.push(Origin::start(everywhere(port), greet_and_echo(GREETING))?);
         }
-        let directory = TempDir::new()?;
+        let directory = TempDir::new_in(scratch())?;
         authority.write(&directory.path().join("ca.pem"))?;
         Ok(Self {
             directory,

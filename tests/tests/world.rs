@@ -10,6 +10,7 @@ use anyhow::{Result, ensure};
 use exeat_tests::client::{Client, tool};
 use exeat_tests::content::{Content, GIT_HOST, NODE_REGISTRY, PACKAGE, PYTHON_INDEX, REPOSITORY};
 use exeat_tests::dns::Entry;
+use exeat_tests::namespace::scratch;
 use exeat_tests::world::{GREETING, World};
 use exeat_tests::{harness, namespace, scenarios};
 
@@ -105,7 +106,7 @@ fn long_answers_come_over_tcp() -> Result<()> {
 
 /// What makes a refusal by the product worth something: without it, the same clients succeed.
 fn content_can_be_fetched_without_a_proxy() -> Result<()> {
-    let directory = tempfile::TempDir::new()?;
+    let directory = tempfile::TempDir::new_in(scratch())?;
     let content = Content::make(directory.path())?;
     let world = World::serving(Arc::new(move |request| content.answer(request)))?;
     let home = world.directory();

@@ -179,10 +179,8 @@ mod tests {
 
     #[test]
     fn what_was_written_is_there_for_the_next() {
-        let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap();
-        let name = format!("exeat-quarantine-{}-{:x}", std::process::id(), now.as_nanos());
-        let directory = std::env::temp_dir().join(name);
-        fs::create_dir_all(&directory).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().to_owned();
         let mut kept = Kept::default();
         let one = with(&BTreeSet::new(), "client app".parse().unwrap()).unwrap();
         assert!(kept.write(&one).is_ok(), "without a directory");

@@ -9,7 +9,7 @@ use exeat_tests::content::{Content, GIT_HOST, NODE_REGISTRY, PYTHON_INDEX};
 use exeat_tests::dns::Entry;
 use exeat_tests::exeat::Exeat;
 use exeat_tests::fixture::{CLIENT, PASSWORD, configuration, password_entry};
-use exeat_tests::namespace::PROXY;
+use exeat_tests::namespace::{PROXY, scratch};
 use exeat_tests::world::World;
 use tempfile::TempDir;
 
@@ -42,7 +42,7 @@ pub(crate) struct Through {
 impl Through {
     /// Starts everything.
     pub(crate) fn start() -> Result<Self> {
-        let directory = TempDir::new()?;
+        let directory = TempDir::new_in(scratch())?;
         let content = Content::make(directory.path())?;
         let world = World::serving(Arc::new(move |request| content.answer(request)))?;
         world.dns.set(REFUSED, Entry::addresses(&["93.184.216.99"]));

@@ -1,13 +1,15 @@
 //! A proxy on loopback, with origins that count what they accept and a DNS server that counts what it is asked.
 
 use std::{
+    fs::File,
+    io::Read as _,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use exeat_audit::{AuditLog, AuditWriter, Sink};
@@ -41,7 +43,8 @@ pub(crate) struct World {
     pub(crate) address: SocketAddr,
     pub(crate) dns_queries: Arc<AtomicUsize>,
     audit: AuditLog,
-    audit_file: PathBuf,
+    /// What was written; without a name in any directory, so that nothing is left behind, however the process ends.
+    audit_file: Option<File>,
     writer: Option<AuditWriter>,
 }
 
@@ -100,8 +103,10 @@ impl World {
     pub(crate) async fn with(setup: Setup) -> Self {
         let (dns, dns_queries) = dns_server().await;
         let is_required = setup.required_audit.is_some();
-        let audit_file = setup.required_audit.clone().unwrap_or_else(scratch_file);
-        let (audit, writer) = AuditLog::start(Sink::File(audit_file.clone()), is_required).unwrap();
+        let named = setup.required_audit.is_none().then(|| tempfile::NamedTempFile::new().unwrap());
+        let path = setup.required_audit.clone().or(named.as_ref().map(|file| file.path().to_owned()));
+        let (audit, writer) = AuditLog::start(Sink::File(path.unwrap()), is_required).unwrap();
+        let audit_file = named.map(tempfile::NamedTempFile::into_file);
         let resolver = Resolver::new(ResolverConfig {
             servers: vec![Upstream::Address(dns)],
             hosts_file: false,
@@ -147,18 +152,10 @@ impl World {
         if let Some(writer) = self.writer.take() {
             assert!(writer.shutdown(LONG));
         }
-        let text = std::fs::read_to_string(&self.audit_file).unwrap();
-        std::fs::remove_file(&self.audit_file).unwrap();
+        let mut text = String::new();
+        self.audit_file.as_mut().unwrap().read_to_string(&mut text).unwrap();
         text.lines().map(str::to_owned).collect()
     }
-}
-
-/// A path that nothing else has, not even what was left behind by a process that had the same number.
-pub(crate) fn scratch_file() -> PathBuf {
-    static COUNT: AtomicUsize = AtomicUsize::new(0);
-    let number = COUNT.fetch_add(1, Ordering::SeqCst);
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
-    std::env::temp_dir().join(format!("exeat-proxy-{}-{now:x}-{number}", std::process::id()))
 }
 
 pub(crate) fn snapshot(setup: &Setup) -> Snapshot {

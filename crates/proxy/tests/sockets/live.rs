@@ -13,8 +13,7 @@ use tokio::{
 
 use crate::{
     common::{
-        AUTH, LONG, Origin, Setup, World, assert_refused, page, read_all, read_head, read_response,
-        scratch_file, settle,
+        AUTH, LONG, Origin, Setup, World, assert_refused, page, read_all, read_head, read_response, settle,
     },
     rules::Rules,
 };
@@ -639,7 +638,8 @@ async fn a_quarantine_ends_everything_of_a_principal_until_it_is_released() {
 
 #[tokio::test]
 async fn a_quarantine_survives_a_restart() {
-    let directory = scratch_directory();
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().to_owned();
     let selector = Selector::client("app").unwrap();
     let (world, origin) = (World::start().await, Origin::echo().await);
     assert_eq!(world.proxy.keep_state(&directory).unwrap(), 0);
@@ -661,12 +661,6 @@ async fn a_quarantine_survives_a_restart() {
     assert_refused(&last.talk(&connect).await, 403, "policy_changed");
     assert!(last.proxy.release(&selector).is_err());
     assert_refused(&last.talk(&connect).await, 403, "policy_changed");
-}
-
-fn scratch_directory() -> std::path::PathBuf {
-    let path = scratch_file();
-    std::fs::create_dir_all(&path).unwrap();
-    path
 }
 
 #[tokio::test]
