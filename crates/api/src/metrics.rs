@@ -7,7 +7,7 @@
 use std::time::UNIX_EPOCH;
 
 use crate::status::Status;
-use exeat_policy::Reason;
+use exeat_policy::{Mode, Reason};
 use exeat_proxy::{
     Proxy,
     metrics::{Counters, Distribution, Ends, Key, Metrics},
@@ -284,6 +284,17 @@ const FAMILIES: &[Family] = &[
         labels: "",
         help: "How long the policy has been in use",
         read: |view| gauge(view.status.reloading().age.as_secs_f64()),
+    },
+    Family {
+        name: "policies_reporting",
+        kind: Kind::Gauge,
+        labels: "",
+        help: "Policies in report mode: what they hold for is refused nothing that is public",
+        read: |view| {
+            gauge(count(
+                view.proxy.snapshot().policy.owners().filter(|owner| owner.mode == Mode::Report).count(),
+            ))
+        },
     },
     Family {
         name: "draining",

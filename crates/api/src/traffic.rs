@@ -4,7 +4,7 @@ use axum::{
     Json,
     extract::{Query, State, rejection::QueryRejection},
 };
-use exeat_policy::Reason;
+use exeat_policy::{Mode, Reason};
 use exeat_proxy::{PairView, RefusedView, metrics::Key};
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,8 @@ pub(crate) struct Traffic {
     /// Whether the policy in use is the one of the last reload.
     is_current: bool,
     is_draining: bool,
+    /// Policies in report mode.
+    reporting: usize,
     is_audit_failing: bool,
     /// Selectors in quarantine.
     quarantined: usize,
@@ -104,6 +106,7 @@ pub(crate) async fn get(
     let limit = limit.unwrap_or(PAIRS_DEFAULT).min(PAIRS_MAX);
     let proxy = &admin.proxy;
     let metrics = proxy.metrics();
+    let snapshot = proxy.snapshot();
     // The pairs first: what is in them is then in the sums, too.
     let mut view = proxy.traffic();
     // What is cut off has moved least, or is at least not open.
@@ -114,9 +117,10 @@ pub(crate) async fn get(
     let pairs_left_out = view.pairs.len().saturating_sub(limit);
     Ok(Json(Traffic {
         uptime_seconds: proxy.uptime().as_secs_f64(),
-        revision: proxy.snapshot().policy.revision().0,
+        revision: snapshot.policy.revision().0,
         is_current: admin.status.reloading().is_successful,
         is_draining: proxy.is_draining(),
+        reporting: snapshot.policy.owners().filter(|owner| owner.mode == Mode::Report).count(),
         is_audit_failing: proxy.audit().is_failing(),
         quarantined: proxy.quarantined().len(),
         connections: proxy.connections(),

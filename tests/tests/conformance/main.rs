@@ -7,6 +7,7 @@ mod dns;
 mod host;
 mod http;
 mod http2;
+mod operations;
 mod socks;
 mod stage;
 mod tls;
@@ -26,11 +27,19 @@ const LIST: &str = include_str!("../../conformance/bypass-cases.jsonl");
 const SKIPPED: &str = include_str!("../../conformance/skip.toml");
 
 /// What the product lacks: the only grounds on which `skip.toml` may leave a case out. Remove a line when it is built.
-const MISSING: [&str; 6] =
-    ["dns firewall", "interception", "kernel enforcement", "path rules", "tokens", "transparent redirection"];
+const MISSING: [&str; 7] = [
+    "credential injection",
+    "dns firewall",
+    "interception",
+    "kernel enforcement",
+    "path rules",
+    "tokens",
+    "transparent redirection",
+];
 
 /// Layers of which every case must be run or be listed by itself.
-const DELIVERED_LAYERS: [&str; 8] = ["address", "dns", "host", "http", "http2", "socks", "tls", "tunnel"];
+const DELIVERED_LAYERS: [&str; 9] =
+    ["address", "dns", "host", "http", "http2", "operations", "socks", "tls", "tunnel"];
 
 fn tables() -> impl Iterator<Item = &'static Case> {
     [
@@ -40,6 +49,7 @@ fn tables() -> impl Iterator<Item = &'static Case> {
         host::CASES,
         http::CASES,
         http2::CASES,
+        operations::CASES,
         socks::CASES,
         tls::CASES,
         tunnel::CASES,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use exeat_tests::exeat::Exeat;
 use exeat_tests::fixture::configuration;
+use exeat_tests::namespace::PROXY;
 use exeat_tests::origin::{Origin, Service};
 use exeat_tests::world::GREETING;
 use nix::sys::signal::Signal;
@@ -29,6 +30,7 @@ pub(crate) const CASES: &[Case] = &[
     case("TUN-07", half_close).policy(OPEN),
     case("TUN-09", slow_tunnel).policy(OPEN).with("[limits]\nidle_timeout = \"2s\"\nconnect_timeout = \"500ms\"\nopening_timeout = \"500ms\"\nhead_timeout = \"500ms\"\n"),
     case("TUN-10", reload_keeps_tunnels).policy(OPEN),
+    case("TUN-10-stop", a_stop_drains_tunnels).policy(OPEN).with("[limits]\ndrain_timeout = \"2s\"\n"),
 ];
 
 /// The client has said all it will say; the server goes on for 64 MiB more.
@@ -85,5 +87,25 @@ fn reload_keeps_tunnels(stage: &mut Stage) -> Result<()> {
     tunnel.send("and here")?;
     ensure!(tunnel.exactly(8)? == b"and here");
     ensure!(!POLICY.contains("added"));
+    Ok(())
+}
+
+/// After SIGTERM nothing new is accepted, and what is open goes on until it ends or `drain_timeout` does.
+fn a_stop_drains_tunnels(stage: &mut Stage) -> Result<()> {
+    let mut one = stage.opens("mail.example.org:25")?;
+    let mut other = stage.opens("mail.example.org:25")?;
+    one.exactly(GREETING.len())?;
+    other.exactly(GREETING.len())?;
+    stage.exeat.signal(Signal::SIGTERM)?;
+    stage.exeat.wait_until_closed(PROXY.parse()?)?;
+    for tunnel in [&mut one, &mut other] {
+        tunnel.send("still here")?;
+        ensure!(tunnel.exactly(10)? == b"still here");
+    }
+    one.finish()?;
+    one.closed()?;
+    stage.record("the first end", |r| r["event"] == "end" && r["end"] == "finished")?;
+    other.closed()?;
+    stage.record("the second end", |r| r["event"] == "end" && r["end"] == "draining")?;
     Ok(())
 }

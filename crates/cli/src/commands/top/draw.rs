@@ -139,6 +139,9 @@ fn flags(now: &Sample, is_paused: bool) -> Vec<String> {
     .filter(|(is_set, _)| *is_set)
     .map(|(_, word)| word.to_owned())
     .collect();
+    if now.reporting > 0 {
+        flags.push(format!("REPORT MODE {}", now.reporting));
+    }
     if now.quarantined > 0 {
         flags.push(format!("QUARANTINE {}", now.quarantined));
     }

@@ -9,6 +9,7 @@ pub(super) struct Sample {
     pub(super) revision: u64,
     pub(super) is_current: bool,
     pub(super) is_draining: bool,
+    pub(super) reporting: u64,
     pub(super) is_audit_failing: bool,
     pub(super) quarantined: u64,
     pub(super) connections: u64,
