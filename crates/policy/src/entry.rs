@@ -8,6 +8,8 @@ use exeat_model::{
     suffix_kind,
 };
 
+use crate::announce::Announce;
+
 /// What an entry speaks of.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Destination {
@@ -88,6 +90,8 @@ pub struct Defaults {
     pub expect: Option<Expect>,
     /// What to do with mixed answers.
     pub answers: Option<Answers>,
+    /// What the upstream is told of the client, where it is dialled from here.
+    pub announce: Option<Announce>,
 }
 
 impl Defaults {
@@ -99,6 +103,7 @@ impl Defaults {
             addresses: self.addresses.clone().or_else(|| outer.addresses.clone()),
             expect: self.expect.or(outer.expect),
             answers: self.answers.or(outer.answers),
+            announce: self.announce.or(outer.announce),
         }
     }
 }
@@ -342,7 +347,8 @@ impl fmt::Display for Destination {
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = &self.settings;
-        let short = s.addresses.is_none() && s.expect.is_none() && s.answers.is_none();
+        let short =
+            s.addresses.is_none() && s.expect.is_none() && s.answers.is_none() && s.announce.is_none();
         if short && self.sni.is_empty() && !self.suffix {
             return self.fmt_short(f);
         }
@@ -384,6 +390,9 @@ impl Entry {
         }
         if let Some(answers) = s.answers {
             write!(f, ", answers = \"{}\"", answers.word())?;
+        }
+        if let Some(announce) = s.announce {
+            write!(f, ", proxy_protocol = \"{}\"", announce.word())?;
         }
         if !self.sni.is_empty() {
             let names: Vec<String> = self.sni.iter().map(|n| format!("\"{n}\"")).collect();

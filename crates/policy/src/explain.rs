@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use exeat_model::{AddressClass, CanonicalIp, Host, IpBlock, NamePattern, Port, PortRange, PortSet};
 
+use crate::announce::Announce;
 use crate::decide::{Allowed, Denial, EgressRequest, Verdict, decide, denied, matching};
 use crate::entry::{Destination, Entry, Expect};
 use crate::hop::Resolve;
@@ -31,7 +32,7 @@ pub enum Outcome {
 /// One stage of a decision.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Stage {
-    /// What is looked at: `deny`, `allow`, `ceiling NAME`, `addresses` or `opening`.
+    /// What is looked at: `deny`, `allow`, `ceiling NAME`, `addresses`, `opening` or `PROXY header`.
     pub name: String,
     /// How it ended.
     pub outcome: Outcome,
@@ -102,11 +103,12 @@ impl Explanation {
     }
 
     fn add_permit(&mut self, set: &PolicySet, permitted: Option<Result<Permitted, Denial>>) {
-        let (outcome, detail, rule, opening) = match permitted {
+        let (outcome, detail, rule, later) = match permitted {
             None => (Outcome::Open, "not resolved".to_owned(), None, None),
             Some(Ok(permit)) => {
                 self.would_deny = permit.would_deny.map(|d| d.reason);
-                (Outcome::Pass, permit.addresses, set.rule(permit.rule), Some(permit.opening))
+                let later = (permit.opening, permit.announce);
+                (Outcome::Pass, permit.addresses, set.rule(permit.rule), Some(later))
             }
             Some(Err(denial)) => {
                 self.refused = Some(denial.reason);
@@ -115,27 +117,23 @@ impl Explanation {
             }
         };
         self.stages.push(Stage { name: ADDRESSES.to_owned(), outcome, detail, rule });
-        if let Some(opening) = opening {
-            let detail = opening_detail(&opening);
-            self.stages.push(Stage {
-                name: "opening".to_owned(),
-                outcome: Outcome::Open,
-                detail,
-                rule: None,
-            });
+        if let Some((opening, announce)) = later {
+            self.add_later("opening", opening_detail(&opening));
+            if let Some(detail) = announce_detail(announce) {
+                self.add_later("PROXY header", detail.to_owned());
+            }
         }
+    }
+
+    /// Adds what only the connection will show.
+    fn add_later(&mut self, name: &str, detail: String) {
+        self.stages.push(Stage { name: name.to_owned(), outcome: Outcome::Open, detail, rule: None });
     }
 
     fn add_way(&mut self, allowed: &Allowed) {
         if let (None, Some(way)) = (self.refused, allowed.way()) {
             let hop = way.hop();
-            let detail = format!("leaves through {} at {}", hop.name, hop.endpoint);
-            self.stages.push(Stage {
-                name: "next hop".to_owned(),
-                outcome: Outcome::Open,
-                detail,
-                rule: None,
-            });
+            self.add_later("next hop", format!("leaves through {} at {}", hop.name, hop.endpoint));
         }
     }
 }
@@ -145,6 +143,7 @@ struct Permitted {
     addresses: String,
     rule: RuleId,
     opening: OpeningRule,
+    announce: Announce,
     would_deny: Option<Denial>,
 }
 
@@ -162,6 +161,7 @@ fn permitted(
             addresses: shown(permit.addrs().iter().map(ToString::to_string).collect()),
             rule: permit.rule(),
             opening: permit.opening().clone(),
+            announce: permit.announce(),
             would_deny: permit.would_deny(),
         }));
     };
@@ -177,6 +177,8 @@ fn permitted(
         },
         rule: permit.rule(),
         opening: permit.opening().clone(),
+        // That is for the next hop, which the configuration says apart.
+        announce: Announce::Nothing,
         would_deny: permit.would_deny(),
     }))
 }
@@ -236,6 +238,14 @@ fn opening_detail(opening: &OpeningRule) -> String {
         (Expect::Tls, true) => "the connection must open with TLS".to_owned(),
         (Expect::Http, _) => "the connection must open with HTTP/1 for the asked host".to_owned(),
         (Expect::Any, _) => "the connection may open with anything".to_owned(),
+    }
+}
+
+fn announce_detail(announce: Announce) -> Option<&'static str> {
+    match announce {
+        Announce::Nothing => None,
+        Announce::Client => Some("the upstream is told the client's address"),
+        Announce::ClientAndPrincipal => Some("the upstream is told the client's address and its principal"),
     }
 }
 

@@ -5,6 +5,7 @@
 //! the same verdict.
 #![forbid(unsafe_code)]
 
+mod announce;
 mod decide;
 mod diff;
 mod entry;
@@ -18,6 +19,7 @@ mod reason;
 mod rule;
 mod set;
 
+pub use announce::Announce;
 pub use decide::{Allowed, Denial, EgressRequest, Verdict, decide};
 pub use diff::{Change, Direction, Hosts, Opening, View, What, Witness, diff};
 pub use entry::{Answers, Defaults, Destination, Entry, EntryError, Expect, Side};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use exeat_model::{AddressClass, Authority, CanonicalIp, DnsName, Host, Never};
 use smallvec::SmallVec;
 
+use crate::announce::Announce;
 use crate::decide::{Allowed, Candidates, Denial, EgressRequest, default_expect, denied_address};
 use crate::entry::{Answers, Expect};
 use crate::hop::{HopSpec, Resolve};
@@ -22,6 +23,7 @@ pub struct Permit {
     addrs: SmallVec<[SocketAddr; 4]>,
     rule: RuleId,
     opening: OpeningRule,
+    announce: Announce,
     would_deny: Option<Denial>,
     revision: Revision,
 }
@@ -43,6 +45,12 @@ impl Permit {
     #[must_use]
     pub fn opening(&self) -> &OpeningRule {
         &self.opening
+    }
+
+    /// Returns what the upstream is told of the client: what the rule says.
+    #[must_use]
+    pub fn announce(&self) -> Announce {
+        self.announce
     }
 
     /// Returns why the request would have been refused, if only report mode let it through.
@@ -200,6 +208,7 @@ pub fn permit(
         addrs: found.covered.iter().map(|ip| SocketAddr::new(ip.get(), port)).collect(),
         rule: found.rule,
         opening: opening(set, request, allowed, found.rule, &found.covered)?,
+        announce: announce(set, found.rule),
         would_deny: found.would_deny,
         revision: set.revision(),
     })
@@ -424,6 +433,15 @@ fn opening(
     };
     let further = (!sni_of(rule).is_empty()).then(|| further.into());
     Ok(OpeningRule { expect, asked, further })
+}
+
+/// What the upstream is told of the client. Only an entry can ask for it: report mode opens connections that nobody
+/// listed, and a metadata service has its own protocol.
+fn announce(set: &PolicySet, rule: RuleId) -> Announce {
+    match rule.at {
+        At::Entry { .. } => set.terms(rule).map_or(Announce::Nothing, |terms| terms.announce),
+        At::Metadata(_) | At::Report => Announce::Nothing,
+    }
 }
 
 /// What satisfies both expectations, if anything does.

@@ -2,6 +2,7 @@
 
 use exeat_model::{IpBlock, PortSet};
 
+use crate::announce::Announce;
 use crate::entry::{Answers, Defaults, Expect, Side};
 use crate::list::Settings;
 use crate::place::Place;
@@ -60,6 +61,7 @@ pub(crate) struct Terms<'a> {
     pub(crate) addresses: Option<&'a [IpBlock]>,
     pub(crate) expect: Option<Expect>,
     pub(crate) answers: Answers,
+    pub(crate) announce: Announce,
     pub(crate) settings: Option<&'a Settings>,
 }
 
@@ -72,6 +74,7 @@ impl<'a> Terms<'a> {
             addresses: own.and_then(|o| o.addresses.as_deref()).or(outer.addresses.as_deref()),
             expect: own.and_then(|o| o.expect).or(outer.expect),
             answers: own.and_then(|o| o.answers).or(outer.answers).unwrap_or_default(),
+            announce: own.and_then(|o| o.announce).or(outer.announce).unwrap_or_default(),
             settings,
         }
     }

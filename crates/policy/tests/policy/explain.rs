@@ -1,6 +1,6 @@
 //! Explanations: what each stage said, and an entry that really helps.
 
-use exeat_policy::{Entry, Explanation, Outcome, explain};
+use exeat_policy::{Announce, Entry, Explanation, Outcome, explain};
 
 use crate::support::*;
 
@@ -113,5 +113,25 @@ fn the_entry_goes_where_it_is_missing() {
         ("example.com:443", "93.184.216.34", vec!["p", "ceiling c"]),
     ] {
         assert_eq!(explained(&world, text, Some(&[addrs])).entry_goes_to, want, "{text} at {addrs}");
+    }
+}
+
+#[test]
+fn what_an_upstream_is_told_is_a_stage() {
+    for (announce, want) in [
+        (None, None),
+        (Some(Announce::Nothing), None),
+        (Some(Announce::Client), Some("the upstream is told the client's address")),
+        (
+            Some(Announce::ClientAndPrincipal),
+            Some("the upstream is told the client's address and its principal"),
+        ),
+    ] {
+        let mut entry = entry("lb.example.com");
+        entry.settings.announce = announce;
+        let world = world(&[], &[Rules { allow: vec![entry], ..rules("p", &[], &[]) }], &[]);
+        let explained = explained(&world, "lb.example.com:443", Some(&["93.184.216.34"]));
+        let stage = explained.stages.iter().find(|stage| stage.name == "PROXY header");
+        assert_eq!(stage.map(|stage| stage.detail.as_str()), want, "{announce:?}");
     }
 }

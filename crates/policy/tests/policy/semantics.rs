@@ -1,7 +1,7 @@
 //! The settled semantics, as tables of (what, policy, target, addresses, answer).
 
 use crate::support::*;
-use exeat_policy::{Answers, Defaults, Entry, Expect, Floor, Mode};
+use exeat_policy::{Announce, Answers, Defaults, Entry, Expect, Floor, Mode};
 
 const PUBLIC: &[&str] = &["93.184.216.34"];
 
@@ -399,4 +399,66 @@ fn the_most_specific_rule_is_cited_whatever_the_order() {
 
 fn entry_blocks(texts: &[&str]) -> Option<Vec<exeat_model::IpBlock>> {
     Some(texts.iter().map(|t| exeat_model::IpBlock::parse(t).unwrap()).collect())
+}
+
+#[test]
+fn an_upstream_is_told_of_the_client_only_where_the_cited_rule_says_so() {
+    let announcing = |text: &str, announce| {
+        let mut entry = entry(text);
+        entry.settings.announce = announce;
+        entry
+    };
+    let (client, principal) = (Some(Announce::Client), Some(Announce::ClientAndPrincipal));
+    let by_default =
+        Rules { defaults: Defaults { announce: client, ..Defaults::default() }, ..rules("a", &[], &[]) };
+    let one = |entry| Rules { allow: vec![entry], ..rules("a", &[], &[]) };
+    let two = |policy: Rules, entry| Rules { allow: vec![entry], ..policy };
+    let metadata = "169.254.169.254";
+    let report = Rules { mode: Mode::Report, metadata: vec![metadata], ..by_default.clone() };
+    let (name, address) = ("lb.example.com:443", "93.184.216.34");
+    for (case, policies, ceiling, asked, want) in [
+        ("nobody said so", vec![rules("a", &["lb.example.com"], &[])], None, name, Announce::Nothing),
+        ("the entry", vec![one(announcing("lb.example.com", principal))], None, name, Announce::ClientAndPrincipal),
+        (
+            "the policy",
+            vec![two(by_default.clone(), entry("lb.example.com"))],
+            None,
+            name,
+            Announce::Client,
+        ),
+        (
+            "the entry takes it back",
+            vec![two(by_default.clone(), announcing("lb.example.com", Some(Announce::Nothing)))],
+            None,
+            name,
+            Announce::Nothing,
+        ),
+        (
+            "a rule that is not cited",
+            vec![
+                rules("a", &["lb.example.com"], &[]),
+                Rules { allow: vec![announcing("*.example.com", client)], ..rules("b", &[], &[]) },
+            ],
+            None,
+            name,
+            Announce::Nothing,
+        ),
+        (
+            "a ceiling",
+            vec![rules("a", &["lb.example.com"], &[])],
+            Some(announcing("*.example.com", client)),
+            name,
+            Announce::Nothing,
+        ),
+        ("report mode", vec![report.clone()], None, name, Announce::Nothing),
+        ("a metadata service", vec![report], None, "169.254.169.254:80", Announce::Nothing),
+    ] {
+        let ceilings: Vec<Rules> =
+            ceiling.map(|entry| Rules { allow: vec![entry], ..rules("c", &[], &[]) }).into_iter().collect();
+        let world = world(&[], &policies, &ceilings);
+        let permit = world.run(&target(asked), &ips(&[address])).unwrap_or_else(|r| panic!("{case}: {r}"));
+        assert_eq!(permit.announce(), want, "{case}");
+    }
+    let shown = announcing("lb.example.com:443", client).to_string();
+    assert_eq!(shown, "{ host = \"lb.example.com\", ports = [443], proxy_protocol = \"v2\" }");
 }
