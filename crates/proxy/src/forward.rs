@@ -97,11 +97,11 @@ fn parse(
     match target::Target::parse(method, &uri) {
         Ok(target::Target::Forward(forward)) => {
             let asked = Target::Authority(&forward.authority, forward.scheme.prefix());
-            let trail = Trail::new(id, client.peer, method, asked);
+            let trail = Trail::new(id, client, method, asked);
             (Ok(forward), trail)
         }
         Ok(target::Target::Tunnel(_)) | Err(_) => {
-            let mut trail = Trail::new(id, client.peer, method, Target::Bytes(uri.as_bytes()));
+            let mut trail = Trail::new(id, client, method, Target::Bytes(uri.as_bytes()));
             (Err(serve::refuse(&mut trail, Reason::RequestMalformed, None)), trail)
         }
     }
@@ -267,8 +267,9 @@ async fn send(
     outgoing: Outgoing,
 ) -> Result<Response<Incoming>, Refusal> {
     let Outgoing { mut request, again } = outgoing;
+    let bond = route.bond(trail);
     let idle = route.addrs().iter().find_map(|addr| {
-        let key = Key::new(principal, route.hop_name(), *addr, authority);
+        let key = Key::new(principal, bond, *addr, authority);
         shared.pool.take(&key).map(|upstream| (key, upstream))
     });
     if let Some((key, upstream)) = idle {
@@ -286,7 +287,7 @@ async fn send(
         }
     }
     let dialled = route::connect(shared, trail, authority, route, Purpose::Requests, flow).await?;
-    let key = Key::new(principal, route.hop_name(), dialled.addr, authority);
+    let key = Key::new(principal, bond, dialled.addr, authority);
     let sent = match upstream::open(shared, dialled.stream).await {
         Ok(upstream) => upstream::exchange(shared, key, upstream, request).await.map_err(|lost| lost.failure),
         Err(failure) => Err(failure),

@@ -3,11 +3,17 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use exeat_policy::Announce;
+
+use crate::tls::HopTls;
 
 /// Consecutive failures to connect after which a hop is left alone for a while: one or two can be a lost packet.
 const FAILURES_MAX: u32 = 3;
@@ -63,11 +69,20 @@ impl fmt::Debug for HopCredentials {
     }
 }
 
+/// Tells one [`Hop`] from every other of this process, those of the same name in other snapshots too.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct HopId(u64);
+
 /// One next hop. Where it is, is part of the policy: [`exeat_policy::HopSpec`].
 #[derive(Debug)]
 pub struct Hop {
+    pub(crate) id: HopId,
     pub(crate) protocol: HopProtocol,
+    /// What its protocol is spoken through, if not TCP alone.
+    pub(crate) tls: Option<HopTls>,
     pub(crate) credentials: Option<HopCredentials>,
+    /// What it is told of the client before anything else.
+    pub(crate) announce: Announce,
     pub(crate) health: Health,
 }
 
@@ -75,7 +90,27 @@ impl Hop {
     /// Returns a hop of which nothing bad is known yet.
     #[must_use]
     pub fn new(protocol: HopProtocol, credentials: Option<HopCredentials>) -> Self {
-        Self { protocol, credentials, health: Health::default() }
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self {
+            id: HopId(NEXT.fetch_add(1, Ordering::Relaxed)),
+            protocol,
+            tls: None,
+            credentials,
+            announce: Announce::Nothing,
+            health: Health::default(),
+        }
+    }
+
+    /// Speaks to it through TLS.
+    #[must_use]
+    pub fn through(self, tls: HopTls) -> Self {
+        Self { tls: Some(tls), ..self }
+    }
+
+    /// Tells it this of the client, in a PROXY header before anything else.
+    #[must_use]
+    pub fn announcing(self, announce: Announce) -> Self {
+        Self { announce, ..self }
     }
 }
 

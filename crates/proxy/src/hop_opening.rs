@@ -7,14 +7,14 @@ use exeat_model::{Authority, Host};
 use exeat_policy::Reason;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::timeout,
 };
 
 use crate::{
     hop::{Hop, HopCredentials, HopProtocol},
     limits::Limits,
-    socks5_wire,
+    socks5_wire, tls,
+    upstream_stream::UpstreamStream,
 };
 
 /// Bytes looked at in one step while the head of an answer is read. Most answers are shorter.
@@ -43,6 +43,10 @@ pub(crate) enum OpeningError {
     /// Its answer is not one of its protocol, or longer than the limit.
     #[error("the next hop's answer is malformed")]
     Malformed,
+    /// It refused TLS after its handshake, as it does to a client that has no certificate which it takes (RFC 8446
+    /// §4.4.2.4).
+    #[error("the next hop refused TLS")]
+    Alert(#[source] io::Error),
     /// It closed the connection before its answer, or the connection broke.
     #[error("the next hop closed the connection before its answer")]
     Closed(#[source] io::Error),
@@ -55,6 +59,22 @@ pub(crate) enum OpeningError {
 }
 
 impl OpeningError {
+    fn broke(error: io::Error) -> Self {
+        if tls::is_alert(&error) { Self::Alert(error) } else { Self::Closed(error) }
+    }
+
+    /// Whether every request fails like this until an operator does something about it.
+    pub(crate) const fn lasts(&self) -> bool {
+        match self {
+            Self::Credentials | Self::Alert(_) => true,
+            Self::Status { .. }
+            | Self::Reply { .. }
+            | Self::Malformed
+            | Self::Closed(_)
+            | Self::Silent { .. } => false,
+        }
+    }
+
     /// The reason that the client is told.
     pub(crate) fn reason(&self) -> Reason {
         const GATEWAY_TIMEOUT: u16 = 504;
@@ -67,6 +87,7 @@ impl OpeningError {
             | Self::Reply { .. }
             | Self::Credentials
             | Self::Malformed
+            | Self::Alert(_)
             | Self::Closed(_) => Reason::ConnectFailed,
         }
     }
@@ -78,6 +99,7 @@ impl OpeningError {
             Self::Reply { .. }
             | Self::Credentials
             | Self::Malformed
+            | Self::Alert(_)
             | Self::Closed(_)
             | Self::Silent { .. } => None,
         }
@@ -89,7 +111,7 @@ impl OpeningError {
 /// # Errors
 /// What the hop said instead. The connection is of no use then.
 pub(crate) async fn open(
-    stream: &mut TcpStream,
+    stream: &mut UpstreamStream,
     hop: &Hop,
     target: &Authority,
     via: &str,
@@ -106,7 +128,7 @@ pub(crate) async fn open(
 }
 
 async fn connect(
-    stream: &mut TcpStream,
+    stream: &mut UpstreamStream,
     credentials: Option<&HopCredentials>,
     target: &Authority,
     via: &str,
@@ -117,7 +139,7 @@ async fn connect(
         request += &format!("Proxy-Authorization: {}\r\n", credentials.basic());
     }
     request += "\r\n";
-    stream.write_all(request.as_bytes()).await.map_err(OpeningError::Closed)?;
+    write(stream, request.as_bytes()).await?;
     for _ in 0..=limits.informational_max {
         let head = read_head(stream, limits.response_head_bytes).await?;
         match status_of(&head, limits.header_count)? {
@@ -132,12 +154,12 @@ async fn connect(
 }
 
 /// Reads to the empty line and not a byte further.
-async fn read_head(stream: &mut TcpStream, bytes_max: usize) -> Result<Vec<u8>, OpeningError> {
+async fn read_head(stream: &mut UpstreamStream, bytes_max: usize) -> Result<Vec<u8>, OpeningError> {
     const END: &[u8] = b"\r\n\r\n";
     let mut head = Vec::new();
     while head.len() < bytes_max {
         let mut seen = [0; PEEK_BYTES];
-        let count = stream.peek(&mut seen).await.map_err(OpeningError::Closed)?;
+        let count = stream.peek(&mut seen).await.map_err(OpeningError::broke)?;
         if count == 0 {
             return Err(OpeningError::Closed(io::ErrorKind::UnexpectedEof.into()));
         }
@@ -150,7 +172,7 @@ async fn read_head(stream: &mut TcpStream, bytes_max: usize) -> Result<Vec<u8>, 
             head.truncate(from + at + END.len());
         }
         let new = seen.get_mut(..head.len() - known).unwrap_or_default();
-        stream.read_exact(new).await.map_err(OpeningError::Closed)?;
+        stream.read_exact(new).await.map_err(OpeningError::broke)?;
         if ends.is_some() {
             return if head.len() <= bytes_max { Ok(head) } else { Err(OpeningError::Malformed) };
         }
@@ -168,7 +190,7 @@ fn status_of(head: &[u8], header_count: usize) -> Result<u16, OpeningError> {
 }
 
 async fn socks5(
-    stream: &mut TcpStream,
+    stream: &mut UpstreamStream,
     credentials: Option<&HopCredentials>,
     target: &Authority,
 ) -> Result<(), OpeningError> {
@@ -227,7 +249,7 @@ fn socks5_request(target: &Authority) -> Result<Vec<u8>, OpeningError> {
 }
 
 /// Reads the reply and the address that was bound, which nobody here needs to know.
-async fn socks5_reply(stream: &mut TcpStream) -> Result<(), OpeningError> {
+async fn socks5_reply(stream: &mut UpstreamStream) -> Result<(), OpeningError> {
     let [version, reply, _, address_type] = read::<4>(stream).await?;
     if version != socks5_wire::VERSION {
         return Err(OpeningError::Malformed);
@@ -246,7 +268,7 @@ async fn socks5_reply(stream: &mut TcpStream) -> Result<(), OpeningError> {
     };
     let mut bound = [0; 255 + 2];
     let bound = bound.get_mut(..address + 2).ok_or(OpeningError::Malformed)?;
-    stream.read_exact(bound).await.map_err(OpeningError::Closed)?;
+    stream.read_exact(bound).await.map_err(OpeningError::broke)?;
     Ok(())
 }
 
@@ -257,12 +279,14 @@ fn push_with_length(message: &mut Vec<u8>, bytes: &[u8]) -> Result<(), OpeningEr
     Ok(())
 }
 
-async fn write(stream: &mut TcpStream, bytes: &[u8]) -> Result<(), OpeningError> {
-    stream.write_all(bytes).await.map_err(OpeningError::Closed)
+async fn write(stream: &mut UpstreamStream, bytes: &[u8]) -> Result<(), OpeningError> {
+    stream.write_all(bytes).await.map_err(OpeningError::broke)?;
+    // TLS may have taken what its socket has not.
+    stream.flush().await.map_err(OpeningError::broke)
 }
 
-async fn read<const N: usize>(stream: &mut TcpStream) -> Result<[u8; N], OpeningError> {
+async fn read<const N: usize>(stream: &mut UpstreamStream) -> Result<[u8; N], OpeningError> {
     let mut bytes = [0; N];
-    stream.read_exact(&mut bytes).await.map_err(OpeningError::Closed)?;
+    stream.read_exact(&mut bytes).await.map_err(OpeningError::broke)?;
     Ok(bytes)
 }

@@ -97,7 +97,7 @@ async fn refuse(shared: &Shared, client: Client, stream: ClientStream, error: &H
     let mut words = bytes.split(|b| matches!(b, b' ' | b'\r' | b'\n'));
     let method = String::from_utf8_lossy(words.next().unwrap_or_default()).into_owned();
     let asked = Target::Bytes(words.next().unwrap_or_default());
-    let mut trail = Trail::new(shared.next_request_id(), client.peer, &method, asked);
+    let mut trail = Trail::new(shared.next_request_id(), client, &method, asked);
     trail.note_reason(error.reason());
     shared.metrics.note_head_error(error);
     let refusal =

@@ -25,6 +25,7 @@ mod opening;
 mod pace;
 mod pool;
 mod proxy_protocol;
+pub mod proxy_protocol_wire;
 mod quarantine;
 mod refused;
 mod relay;
@@ -47,6 +48,7 @@ mod traffic;
 mod trail;
 mod tunnel;
 mod upstream;
+mod upstream_stream;
 mod websocket;
 
 pub use client_hello::{HELLO_BYTES_MAX, Hello, client_hello};
@@ -60,5 +62,7 @@ pub use refused::RefusedView;
 pub use selector::{Selector, SelectorError};
 pub use shared::{Parts, Snapshot};
 pub use target::{Forward, Scheme, Target, TargetError};
-pub use tls::{PemError, Tls, TlsFiles, TlsFilesError};
+pub use tls::{
+    AUTHORITIES_MAX, CHAIN_MAX, HopTls, HopTlsError, HopTlsFiles, PemError, Tls, TlsFiles, TlsFilesError,
+};
 pub use traffic::{PairView, TrafficView};

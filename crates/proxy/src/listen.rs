@@ -270,7 +270,7 @@ impl Proxy {
         let Ok(room) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
-            let mut trail = Trail::new(shared.next_request_id(), client.peer, "", Target::Bytes(b""));
+            let mut trail = Trail::new(shared.next_request_id(), client, "", Target::Bytes(b""));
             trail.note_reason(reason);
             let refusal = Refusal::new(reason);
             shared.record_refusal(&mut trail, Event::Request, &refusal);

@@ -1,6 +1,7 @@
 //! Idle upstream connections. One is used again only for a request that has been decided anew and whose permit covers
 //! its address, or that of the same next hop, by the same principal and for the same authority: nothing of one principal's connection, and no
-//! decision about another name, can reach a second one.
+//! decision about another name, can reach a second one. One that began with a PROXY header speaks for one connection of a
+//! client, and serves that alone.
 
 use std::{
     collections::HashMap,
@@ -14,17 +15,25 @@ use exeat_model::Authority;
 use hyper::client::conn::http1::SendRequest;
 use tokio::time::sleep;
 
-use crate::{body::UpBody, limits::Limits};
+use crate::{body::UpBody, hop::HopId, limits::Limits};
 
 /// What an idle connection may be used for.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Key {
     principal: Arc<str>,
     proof: &'static str,
-    /// The next hop that the connection goes to, or through.
-    hop: Option<Arc<str>>,
+    bond: Bond,
     address: SocketAddr,
     authority: Authority,
+}
+
+/// What a connection is tied to besides its ends.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct Bond {
+    /// The next hop that it goes to, or through. One that was configured anew is another one.
+    pub(crate) hop: Option<HopId>,
+    /// The client that its PROXY header tells of.
+    pub(crate) announced: Option<SocketAddr>,
 }
 
 /// A connection to an upstream that is between two requests.
@@ -52,16 +61,11 @@ struct Idle {
 }
 
 impl Key {
-    pub(crate) fn new(
-        principal: &Principal,
-        hop: Option<&Arc<str>>,
-        address: SocketAddr,
-        authority: &Authority,
-    ) -> Self {
+    pub(crate) fn new(principal: &Principal, bond: Bond, address: SocketAddr, authority: &Authority) -> Self {
         Self {
             principal: Arc::clone(&principal.name),
             proof: principal.proof.name(),
-            hop: hop.map(Arc::clone),
+            bond,
             address,
             authority: authority.clone(),
         }

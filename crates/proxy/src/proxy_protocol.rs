@@ -1,20 +1,25 @@
-//! The PROXY protocol, version 2, from load balancers in front: who the client is, before anything that it says.
+//! The PROXY protocol, version 2: from load balancers in front, who the client is, before anything that it says; and to
+//! upstreams that the operator wants to know it.
 //!
 //! Whether a connection has such a header is not for its first bytes to say but for where it comes from: a configured
-//! sender must send one, and from anybody else the same bytes are a malformed request.
+//! sender must send one, and from anybody else the same bytes are a malformed request. None is sent to an upstream that
+//! was not configured to get it: it gives the client's address away.
 
-use std::{io, net::SocketAddr};
+use std::io;
 
-use proxy_header::{ParseConfig, Protocol, ProxiedAddress, ProxyHeader};
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use exeat_policy::Announce;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
-use crate::{limits::Limits, listen::Client};
-
-/// What every header begins with: signature, version and command, family, and the length of the rest.
-const FIXED_BYTES: usize = 16;
-/// Bytes of a whole header: what the specification says that a sender keeps to (§2, one IPv6 segment).
-const HEADER_BYTES_MAX: usize = 536;
-const PARSE: ParseConfig = ParseConfig { include_tlvs: false, allow_v1: false, allow_v2: true };
+use crate::{
+    limits::Limits,
+    listen::Client,
+    proxy_protocol_wire::{FIXED_BYTES, SIGNATURE, header, length, parse},
+    trail::Trail,
+};
 
 /// Why a connection of a sender has no client.
 #[derive(Debug)]
@@ -36,83 +41,45 @@ pub(crate) async fn read(stream: &mut TcpStream, sender: Client, limits: &Limits
 }
 
 async fn read_header(stream: &mut TcpStream) -> Result<Vec<u8>, Error> {
-    let mut header = vec![0; FIXED_BYTES];
-    let (first, others) = header.split_at_mut(1);
-    stream.read_exact(first).await.map_err(|_| Error::Closed)?;
-    stream.read_exact(others).await.map_err(broke)?;
-    let length = usize::from(header.last_chunk().copied().map_or(0, u16::from_be_bytes));
-    if length > HEADER_BYTES_MAX - FIXED_BYTES {
-        return Err(Error::Malformed);
-    }
-    header.resize(FIXED_BYTES + length, 0);
-    stream.read_exact(header.get_mut(FIXED_BYTES..).unwrap_or_default()).await.map_err(broke)?;
+    let fixed = read_fixed(stream).await?;
+    let length = length(&fixed).ok_or(Error::Malformed)?;
+    let mut header = fixed.to_vec();
+    header.resize(length, 0);
+    let rest = header.get_mut(FIXED_BYTES..).unwrap_or_default();
+    stream.read_exact(rest).await.map_err(|_| Error::Malformed)?;
     Ok(header)
 }
 
-fn broke(_: io::Error) -> Error {
-    Error::Malformed
-}
-
-/// Returns the client that a whole `header` tells of.
-fn parse(header: &[u8], sender: Client) -> Option<Client> {
-    let (parsed, length) = ProxyHeader::parse(header, PARSE).ok()?;
-    if length != header.len() {
-        return None;
-    }
-    match parsed.proxied_address() {
-        Some(ProxiedAddress { protocol: Protocol::Stream, source, destination }) => {
-            Some(Client { peer: canonical(*source), local: canonical(*destination) })
+/// Reads the part of fixed length. Something else than a header, one of version 1 for example, may be shorter than
+/// that: it is refused at its first wrong byte and not waited for.
+async fn read_fixed(stream: &mut TcpStream) -> Result<[u8; FIXED_BYTES], Error> {
+    let mut fixed = [0; FIXED_BYTES];
+    let mut known = 0;
+    while known < FIXED_BYTES {
+        let room = fixed.get_mut(known..).unwrap_or_default();
+        let count = match stream.read(room).await {
+            Ok(0) | Err(_) if known == 0 => return Err(Error::Closed),
+            Ok(0) | Err(_) => return Err(Error::Malformed),
+            Ok(count) => count,
+        };
+        known += count;
+        if fixed.iter().zip(SIGNATURE).take(known).any(|(got, want)| got != want) {
+            return Err(Error::Malformed);
         }
-        Some(ProxiedAddress { protocol: Protocol::Datagram, .. }) => None,
-        // LOCAL, or a family that has no addresses of use: the connection is the sender's own.
-        None => Some(sender),
     }
+    Ok(fixed)
 }
 
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-    const V4: &[u8] = &[192, 0, 2, 1, 192, 0, 2, 2, 0x30, 0x39, 0x0c, 0x38];
-
-    fn header(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
-        let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
-        [SIGNATURE, &[command, family], &length, rest].concat()
-    }
-
-    #[test]
-    fn headers() {
-        let sender = Client { peer: "10.0.0.9:9".parse().unwrap(), local: "10.0.0.1:3128".parse().unwrap() };
-        let mapped = [&[0; 10][..], &[0xff; 2], &V4[..4], &[0; 10], &[0xff; 2], &V4[4..]].concat();
-        let (client, own) = (Some("192.0.2.1:12345"), Some("10.0.0.9:9"));
-        for (name, bytes, want) in [
-            ("IPv4", header(0x21, 0x11, V4), client),
-            ("IPv4 with more", header(0x21, 0x11, &[V4, &[4, 0, 1, 0]].concat()), client),
-            ("IPv6 that is IPv4", header(0x21, 0x21, &mapped), client),
-            ("LOCAL", header(0x20, 0, &[]), own),
-            ("LOCAL with addresses", header(0x20, 0x11, V4), own),
-            ("no family", header(0x21, 0, &[]), own),
-            ("UDP", header(0x21, 0x12, V4), None),
-            ("too short for its family", header(0x21, 0x11, &V4[1..]), None),
-            ("IPv6 too short", header(0x21, 0x21, V4), None),
-            ("another version", header(0x11, 0x11, V4), None),
-            ("another command", header(0x22, 0x11, V4), None),
-            ("another family", header(0x21, 0x41, V4), None),
-            ("another signature", [b"\r\n\r\n\0\r\nQUIT\r", &header(0x21, 0x11, V4)[12..]].concat(), None),
-            ("version 1", b"PROXY TCP4 192.0.2.1 192.0.2.2 12345 3128\r\n".to_vec(), None),
-            ("nothing", Vec::new(), None),
-        ] {
-            let got = parse(&bytes, sender).map(|client| client.peer.to_string());
-            assert_eq!(got.as_deref(), want, "{name}");
-            for end in 0..bytes.len() {
-                assert_eq!(parse(&bytes[..end], sender), None, "{name}: {end} bytes of it");
-            }
-        }
-        assert_eq!(parse(&header(0x21, 0x11, V4), sender).unwrap().local, "192.0.2.2:3128".parse().unwrap());
-    }
+/// Tells the other side of a new connection of the client of `trail`, if `announce` asks for that.
+///
+/// # Errors
+/// Those of the connection.
+pub(crate) async fn announce(stream: &mut TcpStream, announce: Announce, trail: &Trail) -> io::Result<()> {
+    let principal = match announce {
+        Announce::Nothing => return Ok(()),
+        Announce::Client => None,
+        Announce::ClientAndPrincipal => trail.principal_name(),
+    };
+    // Nothing was written before it, so the kernel has room for it and takes it at once.
+    stream.write_all(&header(trail.client(), trail.request_id(), principal)).await
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use exeat_policy::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 use crate::chunk::read_chunk;
-use crate::client_stream::{self, ClientStream};
+use crate::client_stream::ClientStream;
 use crate::meter::{Meter, Side};
+use crate::upstream_stream::UpstreamStream;
 
 /// Is told the client's first bytes.
 pub(crate) type Opened<'a> = dyn Fn(&[u8]) + Sync + 'a;
@@ -57,7 +57,7 @@ impl End {
 /// - A side that does not read holds the other back: at most one chunk of 64 KiB per direction is in the relay.
 pub(crate) async fn relay(
     client: ClientStream,
-    upstream: TcpStream,
+    upstream: UpstreamStream,
     early: &[u8],
     idle_timeout: Duration,
     meter: &Meter,
@@ -77,7 +77,7 @@ pub(crate) struct Early<'a> {
 /// [`relay`], where upstream may have said something too.
 pub(crate) async fn relay_both(
     mut client: ClientStream,
-    mut upstream: TcpStream,
+    mut upstream: UpstreamStream,
     early: Early<'_>,
     idle_timeout: Duration,
     meter: &Meter,
@@ -94,7 +94,7 @@ pub(crate) async fn relay_both(
         End::Finished => {}
         End::Broken { .. } | End::Cut(_) => {
             client.reset();
-            client_stream::reset(&upstream);
+            upstream.reset();
         }
     }
     why
@@ -104,11 +104,29 @@ pub(crate) async fn relay_both(
 async fn both(
     traffic: &Traffic<'_>,
     client: &mut ClientStream,
-    upstream: &mut TcpStream,
+    upstream: &mut UpstreamStream,
     early: Early<'_>,
     opened: &Opened<'_>,
 ) -> End {
-    let upstream = upstream.split();
+    match upstream {
+        UpstreamStream::Plain(upstream) => both_with(traffic, client, upstream.split(), early, opened).await,
+        UpstreamStream::Tls(upstream) => {
+            both_with(traffic, client, tokio::io::split(upstream), early, opened).await
+        }
+    }
+}
+
+async fn both_with<UR, UW>(
+    traffic: &Traffic<'_>,
+    client: &mut ClientStream,
+    upstream: (UR, UW),
+    early: Early<'_>,
+    opened: &Opened<'_>,
+) -> End
+where
+    UR: AsyncRead + Unpin,
+    UW: AsyncWrite + Unpin,
+{
     match client {
         ClientStream::Plain(client) => run(traffic, client.split(), upstream, early, opened).await,
         // The two directions of TLS share its state, and so take turns.

@@ -1,21 +1,25 @@
 //! The way out of a permitted request: straight to its addresses, or through a next hop that is asked for it by name.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 
 use exeat_model::{Authority, Host};
 use exeat_policy::{
-    Denial, HopPermit, InfraPermit, OpeningRule, Permit, PolicySet, Reason, RuleId, permit_hop,
+    Announce, Denial, HopPermit, InfraPermit, OpeningRule, Permit, PolicySet, Reason, RuleId, permit_hop,
 };
 
 use crate::{
-    dial::{Dialled, dial, dial_infra},
+    dial::{DialError, Dialled, dial, dial_infra},
     flows::Live,
     hop::{Hop, HopProtocol},
     hop_opening,
+    pool::Bond,
+    proxy_protocol,
     respond::{NextHop, Refusal},
     serve::{ended, refuse},
     shared::Shared,
+    tls::HandshakeError,
     trail::Trail,
+    upstream_stream::Connected,
 };
 
 /// What a request may open, and how.
@@ -112,6 +116,19 @@ impl Route {
         }
     }
 
+    /// What a connection of it for the client of `trail` is tied to.
+    pub(crate) fn bond(&self, trail: &Trail) -> Bond {
+        let (hop, announce) = match self {
+            Self::Straight(permit) => (None, permit.announce()),
+            Self::Via(via) => (Some(via.hop.id), via.hop.announce),
+        };
+        let announced = match announce {
+            Announce::Nothing => None,
+            Announce::Client | Announce::ClientAndPrincipal => Some(trail.source()),
+        };
+        Bond { hop, announced }
+    }
+
     /// The next hop, if requests are sent to it in absolute-form (RFC 9112 §3.2.2).
     pub(crate) fn takes_absolute_form(&self) -> Option<&Hop> {
         match self {
@@ -177,7 +194,7 @@ pub(crate) async fn connect(
     route: &Route,
     purpose: Purpose,
     flow: &Live,
-) -> Result<Dialled, Refusal> {
+) -> Result<Connected, Refusal> {
     let started = Instant::now();
     let opened = flow.meter().unless_ended(open(shared, trail, target, route, purpose)).await;
     shared.metrics.connect_time.observe(started.elapsed());
@@ -192,7 +209,7 @@ async fn open(
     target: &Authority,
     route: &Route,
     purpose: Purpose,
-) -> Result<Dialled, Refusal> {
+) -> Result<Connected, Refusal> {
     match route {
         Route::Straight(permit) => straight(shared, trail, target, permit).await,
         Route::Via(via) => {
@@ -213,63 +230,115 @@ async fn straight(
     trail: &mut Trail,
     target: &Authority,
     permit: &Permit,
-) -> Result<Dialled, Refusal> {
-    match dial(permit, shared.limits.connect_timeout).await {
-        Ok(dialled) => {
-            trail.address = Some(dialled.addr);
-            Ok(dialled)
-        }
+) -> Result<Connected, Refusal> {
+    let Dialled { mut stream, addr } = match dial(permit, shared.limits.connect_timeout).await {
+        Ok(dialled) => dialled,
         Err(error) => {
-            tracing::debug!(
-                request_id = trail.request_id(),
-                error = &error as &dyn std::error::Error,
-                "dialing failed"
-            );
+            note_undialled(trail, &error);
             let refusal = refuse(trail, error.reason(), Some(target)).with_detail(error.to_string());
-            Err(Refusal { socks_reply: error.socks_reply(), ..refusal })
+            return Err(Refusal { socks_reply: error.socks_reply(), ..refusal });
+        }
+    };
+    trail.address = Some(addr);
+    match proxy_protocol::announce(&mut stream, permit.announce(), trail).await {
+        Ok(()) => Ok(Connected { stream: stream.into(), addr }),
+        Err(error) => {
+            note_undialled(trail, &error);
+            let refusal = refuse(trail, Reason::ConnectFailed, Some(target));
+            Err(refusal.with_detail("the upstream closed the connection before its PROXY header"))
         }
     }
 }
 
-async fn to_hop(shared: &Shared, trail: &mut Trail, via: &Via) -> Result<Dialled, Refusal> {
-    let Via { hop, permit, infra, .. } = via;
+fn note_undialled(trail: &Trail, error: &(dyn std::error::Error + 'static)) {
+    tracing::debug!(request_id = trail.request_id(), error, "dialing failed");
+}
+
+/// Why there is no connection to a next hop that its protocol could be spoken over.
+#[derive(Debug, thiserror::Error)]
+enum ReachError {
+    #[error("no connection")]
+    Dial(#[source] DialError),
+    #[error("the next hop closed the connection before its PROXY header")]
+    Announce(#[source] io::Error),
+    #[error("no TLS")]
+    Tls(#[source] HandshakeError),
+}
+
+/// Connects to the hop, tells it of the client and begins TLS, each if it is to be, within `connect_timeout`.
+async fn reach(shared: &Shared, trail: &Trail, via: &Via) -> Result<Connected, ReachError> {
+    let (limit, hop) = (shared.limits.connect_timeout, &via.hop);
+    let deadline = tokio::time::Instant::now() + limit;
+    let Dialled { mut stream, addr } = dial_infra(&via.infra, limit).await.map_err(ReachError::Dial)?;
+    proxy_protocol::announce(&mut stream, hop.announce, trail).await.map_err(ReachError::Announce)?;
+    let stream = match &hop.tls {
+        None => stream.into(),
+        Some(tls) => tls.connect(stream, deadline).await.map_err(ReachError::Tls)?.into(),
+    };
+    Ok(Connected { stream, addr })
+}
+
+async fn to_hop(shared: &Shared, trail: &mut Trail, via: &Via) -> Result<Connected, Refusal> {
+    let Via { hop, permit, .. } = via;
     if !hop.health.admits(Instant::now()) {
         return Err(unavailable(trail, permit, "it did not answer before and is left alone for a while"));
     }
-    match dial_infra(infra, shared.limits.connect_timeout).await {
-        Ok(dialled) => {
-            if hop.health.succeeded() {
-                tracing::info!(hop = &*permit.hop().name, "the next hop answers again");
-            }
-            Ok(dialled)
+    let failed = match reach(shared, trail, via).await {
+        Ok(connected) => {
+            note_success(hop, permit);
+            return Ok(connected);
         }
-        Err(error) => {
-            note_failure(hop, permit, &error);
+        Err(failed) => failed,
+    };
+    match &failed {
+        ReachError::Tls(error) if !error.is_absence() => {
+            // It is there, and not what it should be.
+            note_success(hop, permit);
+            Err(untrusted(trail, permit, error))
+        }
+        ReachError::Dial(_) | ReachError::Announce(_) | ReachError::Tls(_) => {
+            note_failure(hop, permit, &failed);
             Err(unavailable(trail, permit, "it cannot be connected to"))
         }
     }
+}
+
+/// Returns the refusal for a hop with which TLS does not begin, for a reason that stays until somebody does something.
+fn untrusted(trail: &mut Trail, permit: &HopPermit, error: &HandshakeError) -> Refusal {
+    let name = &permit.hop().name;
+    let source = error as &dyn std::error::Error;
+    tracing::warn!(hop = &**name, error = source, "the next hop is not spoken to: TLS does not begin");
+    let refusal = refuse(trail, Reason::ConnectFailed, Some(permit.target())).with_detail(error.detail());
+    let next_hop = NextHop { name: Arc::clone(name), status: None };
+    Refusal { next_hop: Some(next_hop), error: error.proxy_error(), ..refusal }
 }
 
 async fn ask_hop(
     shared: &Shared,
     trail: &mut Trail,
     via: &Via,
-    mut dialled: Dialled,
-) -> Result<Dialled, Refusal> {
+    mut dialled: Connected,
+) -> Result<Connected, Refusal> {
     let target = via.permit.target();
     let asked = hop_opening::open(&mut dialled.stream, &via.hop, target, &via.passed, &shared.limits).await;
     let Err(error) = asked else { return Ok(dialled) };
     let hop = &*via.permit.hop().name;
-    if let hop_opening::OpeningError::Credentials = error {
-        // Every request fails until the operator does something about it.
-        tracing::warn!(hop, "the next hop does not accept the credentials");
+    let source = &error as &dyn std::error::Error;
+    if error.lasts() {
+        tracing::warn!(hop, error = source, "the next hop does not accept this proxy");
     } else {
-        let error = &error as &dyn std::error::Error;
+        let error = source;
         tracing::debug!(request_id = trail.request_id(), hop, error, "the next hop gives no connection");
     }
     let next_hop = NextHop { name: Arc::clone(&via.permit.hop().name), status: error.received_status() };
     let refusal = refuse(trail, error.reason(), Some(target)).with_detail(error.to_string());
     Err(Refusal { next_hop: Some(next_hop), ..refusal })
+}
+
+fn note_success(hop: &Hop, permit: &HopPermit) {
+    if hop.health.succeeded() {
+        tracing::info!(hop = &*permit.hop().name, "the next hop answers again");
+    }
 }
 
 fn note_failure(hop: &Hop, permit: &HopPermit, error: &(dyn std::error::Error + 'static)) {

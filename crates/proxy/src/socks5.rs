@@ -33,7 +33,7 @@ pub(crate) async fn serve(shared: &Shared, client: Client, stream: ClientStream,
     reader.start();
     let is_version_4 = reader.buffered().first() == Some(&VERSION_4);
     let method = if is_version_4 { "SOCKS4" } else { "SOCKS5" };
-    let trail = Trail::new(shared.next_request_id(), client.peer, method, Target::Bytes(b""));
+    let trail = Trail::new(shared.next_request_id(), client, method, Target::Bytes(b""));
     let mut session = Session { shared, stream, reader, trail };
     let asked = if is_version_4 {
         Err(session.refuse(SocksStep::Version4, Reason::RequestMalformed))

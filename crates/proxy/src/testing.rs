@@ -35,6 +35,7 @@ pub(crate) fn permit_for(target: &str, addrs: &[IpAddr], expect: Option<Expect>,
             addresses,
             expect,
             answers: None,
+            announce: None,
         },
         sni: sni.iter().map(|name| DnsName::parse(name).unwrap()).collect(),
         ..Entry::new(destination)

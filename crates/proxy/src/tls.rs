@@ -1,5 +1,7 @@
-//! Everything that is TLS at a listener: the server's certificate and key, read from files and read again when they
-//! are replaced, and the handshake.
+//! Everything that is TLS: at a listener, the server's certificate and key, read from files and read again when they
+//! are replaced, and the handshake; below, the same towards a next hop.
+
+mod client;
 
 use std::{
     fmt,
@@ -26,10 +28,15 @@ use rustls::{
 use tokio::{net::TcpStream, task::spawn_blocking, time::sleep};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+pub(crate) use client::{HandshakeError, is_alert};
+pub use client::{HopTls, HopTlsError, HopTlsFiles};
+
 /// Largest certificate or key file, in bytes: a chain of a hundred large certificates.
 const PEM_BYTES_MAX: u64 = 1024 * 1024;
 /// Most certificates of one chain. Clients stop at about ten.
-const CHAIN_MAX: usize = 100;
+pub const CHAIN_MAX: usize = 100;
+/// Most authorities in one file. The lists of browsers have about 150.
+pub const AUTHORITIES_MAX: usize = 1000;
 /// How often the files are looked at. What has changed is read once it has stayed the same from one look to the next,
 /// so that a certificate and a key that are replaced one after the other are read as the pair that they are.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
@@ -66,7 +73,7 @@ pub enum PemError {
     /// It cannot be read.
     #[error("cannot be read")]
     Unreadable(#[source] io::Error),
-    /// It is larger than 1 MiB, or has more than 100 certificates.
+    /// It is larger than 1 MiB, or has more than [`CHAIN_MAX`] certificates or [`AUTHORITIES_MAX`] authorities.
     #[error("is too large")]
     TooLarge,
     /// It has no section of the kind that is looked for.
@@ -92,7 +99,7 @@ impl TlsFiles {
     fn read(&self, provider: &CryptoProvider) -> Result<CertifiedKey, TlsFilesError> {
         let cert_error = |error| TlsFilesError::Cert(self.cert.clone(), error);
         let key_error = |error| TlsFilesError::Key(self.key.clone(), error);
-        let chain = read_chain(&self.cert).map_err(cert_error)?;
+        let chain = read_certificates(&self.cert, CHAIN_MAX).map_err(cert_error)?;
         let key = read_key(&self.key).map_err(key_error)?;
         let key = provider.key_provider.load_private_key(key);
         let pair = CertifiedKey::new(chain, key.map_err(PemError::Unusable).map_err(key_error)?);
@@ -110,16 +117,17 @@ impl TlsFiles {
     }
 }
 
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PemError> {
+/// Reads the certificates of a file: one or more, and `most` at most.
+fn read_certificates(path: &Path, most: usize) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let text = read_pem(path)?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
-        .take(CHAIN_MAX + 1)
+        .take(most + 1)
         .collect::<Result<_, pem::Error>>()
         .map_err(|error| pem_error(&error))?;
     match chain.len() {
         0 => Err(PemError::Missing),
-        1..=CHAIN_MAX => Ok(chain),
-        _ => Err(PemError::TooLarge),
+        count if count > most => Err(PemError::TooLarge),
+        _ => Ok(chain),
     }
 }
 

@@ -11,13 +11,13 @@ use exeat_identity::Principal;
 use exeat_model::{Authority, Host};
 use exeat_policy::{Mode, PolicySet, Reason, Revision, RuleId};
 
-use crate::flows::Flow;
+use crate::{flows::Flow, listen::Client};
 
 /// The facts of one request. Starts with what the client sent and fills up on the way.
 #[derive(Clone, Debug)]
 pub(crate) struct Trail {
     request_id: Arc<str>,
-    source: SocketAddr,
+    client: Client,
     started: Instant,
     method: Text,
     target: Text,
@@ -54,11 +54,11 @@ impl Ending {
 
 impl Trail {
     /// Starts the trail of a request. `target` is kept without path, query and userinfo.
-    pub(crate) fn new(request_id: Arc<str>, source: SocketAddr, method: &str, target: Target<'_>) -> Self {
+    pub(crate) fn new(request_id: Arc<str>, client: Client, method: &str, target: Target<'_>) -> Self {
         let (target, authority) = target.kept();
         Self {
             request_id,
-            source,
+            client,
             started: Instant::now(),
             method: Text::from(method),
             target,
@@ -93,8 +93,17 @@ impl Trail {
         self.method.as_str()
     }
 
+    pub(crate) const fn client(&self) -> Client {
+        self.client
+    }
+
     pub(crate) const fn source(&self) -> SocketAddr {
-        self.source
+        self.client.peer
+    }
+
+    /// Who asks, once that is known.
+    pub(crate) fn principal_name(&self) -> Option<&str> {
+        self.principal.as_ref().map(|principal| &*principal.name)
     }
 
     /// Notes who asks and which snapshot decides.
@@ -161,7 +170,7 @@ impl Trail {
     pub(crate) fn record(&self, event: Event, ending: Option<Ending>) -> Record {
         let mut record = Record::new(event, SystemTime::now());
         record.request_id = Some(Arc::clone(&self.request_id));
-        record.source = Some(self.source);
+        record.source = Some(self.client.peer);
         record.method = Some(self.method.clone());
         record.target = Some(self.target.clone());
         record.port = self.authority.as_ref().map(|a| a.port.get());

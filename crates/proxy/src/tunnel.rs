@@ -11,8 +11,7 @@ use exeat_audit::Event;
 use exeat_model::Authority;
 
 use crate::{
-    client_stream::{self, ClientStream},
-    dial::Dialled,
+    client_stream::ClientStream,
     flows::{FlowKind, Live, Spoken, TunnelSlot},
     guard::Head,
     head::HeadReader,
@@ -27,6 +26,7 @@ use crate::{
     shared::Shared,
     socks5_wire,
     trail::{Target, Trail},
+    upstream_stream::Connected,
 };
 
 /// The answer to an allowed CONNECT: no Content-Length, no Transfer-Encoding (RFC 9110 §9.3.6).
@@ -44,7 +44,7 @@ pub(crate) enum Form {
 /// A tunnel that may begin.
 pub(crate) struct Ready {
     route: Route,
-    dialled: Dialled,
+    dialled: Connected,
     slot: TunnelSlot,
     flow: Live,
 }
@@ -67,7 +67,7 @@ pub(crate) async fn run(
     target: &Authority,
 ) -> Option<ClientStream> {
     let asked = Target::Authority(target, "");
-    let trail = Trail::new(shared.next_request_id(), client.peer, &head.method, asked);
+    let trail = Trail::new(shared.next_request_id(), client, &head.method, asked);
     let fields: Vec<&[u8]> = head.proxy_authorization.iter().map(Vec::as_slice).collect();
     let via: Vec<&[u8]> = head.via.iter().map(Vec::as_slice).collect();
     let ask = Ask { target, credentials: Credentials::Fields(&fields), via: &via };
@@ -108,7 +108,7 @@ impl Form {
     }
 
     /// The answer that the tunnel is open.
-    fn established(self, dialled: &Dialled) -> Vec<u8> {
+    fn established(self, dialled: &Connected) -> Vec<u8> {
         match self {
             Self::Connect { .. } => ESTABLISHED.to_vec(),
             Self::Socks5 => {
@@ -243,7 +243,7 @@ pub(crate) async fn open(
         Ok(Opening::ClientGone(Some(_))) => "client_reset",
         Err(reason) => {
             stream.reset();
-            client_stream::reset(&dialled.stream);
+            dialled.stream.reset();
             reason.token()
         }
     };

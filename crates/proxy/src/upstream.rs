@@ -12,7 +12,7 @@ use hyper::{
     ext::on_informational,
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, sync::Notify, time::sleep};
+use tokio::{sync::Notify, time::sleep};
 
 use crate::{
     body::UpBody,
@@ -20,6 +20,7 @@ use crate::{
     meter::Side,
     pool::{Key, Upstream},
     shared::Shared,
+    upstream_stream::UpstreamStream,
     websocket::{self, Switched},
 };
 
@@ -51,7 +52,7 @@ pub(crate) struct Lost {
 }
 
 /// Makes `stream` ready for requests.
-pub(crate) async fn open(shared: &Shared, stream: TcpStream) -> Result<Upstream, Failure> {
+pub(crate) async fn open(shared: &Shared, stream: UpstreamStream) -> Result<Upstream, Failure> {
     let (sender, connection) =
         builder(shared).handshake(TokioIo::new(stream)).await.map_err(|error| classify(&error))?;
     // Ends with the sender, or when the upstream closes. Its error reaches whoever waits for the response.
@@ -86,7 +87,7 @@ pub(crate) async fn exchange(
 /// head of the final response, and the connection if that is a 101 which agrees.
 pub(crate) async fn switch(
     shared: &Shared,
-    stream: TcpStream,
+    stream: UpstreamStream,
     request: Request<UpBody>,
 ) -> Result<(Response<Incoming>, Option<Switched>), Failure> {
     let (mut sender, connection) = builder(shared)

@@ -11,7 +11,6 @@ use std::sync::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
 use hyper::body::Body;
-use tokio::net::TcpStream;
 
 use crate::{
     client_stream::ClientStream,
@@ -20,6 +19,7 @@ use crate::{
     relay::{Early, End, relay_both},
     report::Report,
     shared::Shared,
+    upstream_stream::UpstreamStream,
 };
 
 /// The token of the protocol (RFC 6455 §11.2).
@@ -60,7 +60,7 @@ fn says(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 
 /// The upstream's side of a connection that has switched.
 pub(crate) struct Switched {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: UpstreamStream,
     /// What it sent right after its 101.
     pub(crate) early: Bytes,
 }

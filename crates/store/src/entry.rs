@@ -3,7 +3,7 @@
 use exeat_model::{
     DnsName, IpBlock, NameError, NamePattern, PatternError, Port, PortError, PortRange, PortSet,
 };
-use exeat_policy::{Answers, Defaults, Destination, Entry, EntryError, Expect};
+use exeat_policy::{Announce, Answers, Defaults, Destination, Entry, EntryError, Expect};
 use toml::de::DeValue;
 
 use crate::keys;
@@ -125,7 +125,7 @@ fn check_settings(destination: &Destination, fields: &Fields<'_, '_>, notes: &mu
             (&["addresses", "sni", "answers"], "a network matches targets given as addresses")
         }
         Destination::Group(_) => (
-            &["ports", "addresses", "expect", "sni", "answers"],
+            &["ports", "addresses", "expect", "sni", "answers", "proxy_protocol"],
             "a group carries its own settings: set them in [groups.NAME] or on its entries",
         ),
     };
@@ -147,7 +147,13 @@ pub(crate) fn read_defaults(fields: &Fields<'_, '_>, notes: &mut Notes) -> Defau
         addresses: read_addresses(fields, notes),
         expect: fields.word("expect", &["tls", "http", "any"], Expect::parse, notes),
         answers: fields.word("answers", &["refuse", "filter"], Answers::parse, notes),
+        announce: read_announce(fields, notes),
     }
+}
+
+/// Reads `proxy_protocol = "v2"`.
+pub(crate) fn read_announce(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<Announce> {
+    fields.word("proxy_protocol", &Announce::ALL.map(Announce::word), Announce::parse, notes)
 }
 
 /// Reads `ports = [443, "8000-8010"]`.

@@ -50,7 +50,7 @@ pub(crate) const API: Section = Section { name: "api", named: false, keys: &["li
 pub(crate) const GROUPS: Section = Section {
     name: "groups",
     named: true,
-    keys: &["entries", "file", "ports", "addresses", "expect", "answers"],
+    keys: &["entries", "file", "ports", "addresses", "expect", "answers", "proxy_protocol"],
 };
 
 /// `[policy.NAME]`.
@@ -66,6 +66,7 @@ pub(crate) const POLICY: Section = Section {
         "addresses",
         "expect",
         "answers",
+        "proxy_protocol",
         "metadata",
         "next_hop",
         "resolve",
@@ -80,8 +81,11 @@ pub(crate) const CEILING: Section = Section {
 };
 
 /// `[next_hop.NAME]`.
-pub(crate) const NEXT_HOP: Section =
-    Section { name: "next_hop", named: true, keys: &["url", "username", "password_file"] };
+pub(crate) const NEXT_HOP: Section = Section {
+    name: "next_hop",
+    named: true,
+    keys: &["url", "username", "password_file", "ca", "server_name", "cert", "key", "proxy_protocol"],
+};
 
 /// `[client.NAME]`.
 pub(crate) const CLIENT: Section =
@@ -104,7 +108,7 @@ pub(crate) const SECTIONS: [&Section; 11] = [
 
 /// Keys of an entry written as a table.
 pub(crate) const ENTRY: &[&str] =
-    &["host", "suffix", "network", "ports", "addresses", "expect", "sni", "answers"];
+    &["host", "suffix", "network", "ports", "addresses", "expect", "sni", "answers", "proxy_protocol"];
 
 /// Keys of a listener written as a table.
 pub(crate) const LISTENER: &[&str] = &["address", "tls"];

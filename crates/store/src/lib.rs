@@ -20,6 +20,7 @@ mod limits;
 mod listeners;
 mod load;
 mod names;
+mod next_hop_tls;
 mod next_hops;
 mod notes;
 mod policies;

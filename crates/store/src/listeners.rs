@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use exeat_proxy::{PemError, TlsFiles, TlsFilesError};
+use exeat_proxy::{CHAIN_MAX, PemError, TlsFiles, TlsFilesError};
 use toml::de::DeValue;
 
 use crate::files::reason;
@@ -80,22 +80,28 @@ fn read_tls(value: &Value<'_>, base_dir: &Path, notes: &mut Notes) -> Option<Tls
     let files = TlsFiles { cert, key };
     match files.check() {
         Ok(()) => warn_if_readable(&files.key, key_span, notes),
-        Err(TlsFilesError::Cert(path, error)) => {
-            notes.push(cert_span, pem_finding(&path, &error, "CERTIFICATE"));
-        }
-        Err(TlsFilesError::Key(path, error)) => {
-            notes.push(key_span, pem_finding(&path, &error, "PRIVATE KEY"));
-        }
-        Err(error @ TlsFilesError::Mismatch) => {
-            let finding = Finding::error(Code::Conflict, error.to_string());
-            let help = "`cert` must begin with the certificate that was issued for `key`";
-            notes.push(key_span, finding.help(help));
+        Err(error) => {
+            let (key, finding) = tls_files_finding(&error);
+            notes.push(if key == "cert" { cert_span } else { key_span }, finding);
         }
     }
     Some(files)
 }
 
-fn warn_if_readable(key: &Path, span: Range<usize>, notes: &mut Notes) {
+/// What is wrong with a certificate and its key, and which of `cert` and `key` says so.
+pub(crate) fn tls_files_finding(error: &TlsFilesError) -> (&'static str, Finding) {
+    match error {
+        TlsFilesError::Cert(path, error) => ("cert", pem_finding(path, error, "CERTIFICATE", CHAIN_MAX)),
+        TlsFilesError::Key(path, error) => ("key", pem_finding(path, error, "PRIVATE KEY", CHAIN_MAX)),
+        TlsFilesError::Mismatch => {
+            let finding = Finding::error(Code::Conflict, error.to_string());
+            ("key", finding.help("`cert` must begin with the certificate that was issued for `key`"))
+        }
+    }
+}
+
+/// Warns of a key that others than its owner can read.
+pub(crate) fn warn_if_readable(key: &Path, span: Range<usize>, notes: &mut Notes) {
     let mode = std::fs::metadata(key).map_or(0, |metadata| metadata.mode());
     if mode & MODE_WORLD_READABLE != 0 {
         let finding = Finding::warning(Code::Permissions, "every user of this machine can read the key");
@@ -103,8 +109,8 @@ fn warn_if_readable(key: &Path, span: Range<usize>, notes: &mut Notes) {
     }
 }
 
-/// What is wrong with a file that should have a section of this kind.
-fn pem_finding(path: &Path, error: &PemError, section: &str) -> Finding {
+/// What is wrong with a file that should have a section of this kind, and `most` certificates at most.
+pub(crate) fn pem_finding(path: &Path, error: &PemError, section: &str, most: usize) -> Finding {
     let path = path.to_string_lossy();
     let path = shown(&path);
     match error {
@@ -112,7 +118,7 @@ fn pem_finding(path: &Path, error: &PemError, section: &str) -> Finding {
             Finding::error(Code::Unreadable, format!("`{path}` cannot be read: {}", reason(source)))
         }
         PemError::TooLarge => Finding::error(Code::TooLarge, format!("`{path}` {error}"))
-            .help("a file of at most 1 MiB with at most 100 certificates"),
+            .help(format!("a file of at most 1 MiB with at most {most} certificates")),
         PemError::Missing => {
             Finding::error(Code::InvalidValue, format!("`{path}` has no `-----BEGIN {section}-----`"))
         }

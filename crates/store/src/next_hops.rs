@@ -10,15 +10,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use exeat_model::{Authority, AuthorityError, CanonicalIp, Host};
-use exeat_policy::{HopSpec, Place};
-use exeat_proxy::{HOP_CREDENTIAL_BYTES_MAX, HopCredentials, HopProtocol};
+use exeat_policy::{Announce, HopSpec, Place};
+use exeat_proxy::{HOP_CREDENTIAL_BYTES_MAX, HopCredentials, HopProtocol, HopTls};
 use percent_encoding::percent_decode_str;
 use toml::Spanned;
 
 use crate::document::{Cx, Document, Named};
+use crate::entry;
 use crate::files::reason;
 use crate::floor::floor;
 use crate::names;
+use crate::next_hop_tls;
 use crate::notes::Notes;
 use crate::problem::{Code, Finding, shown};
 use crate::suggest::closest;
@@ -30,7 +32,8 @@ const PASSWORD_FILE_BYTES_MAX: u64 = HOP_CREDENTIAL_BYTES_MAX as u64 + 2;
 const MODE_WORLD_READABLE: u32 = 0o004;
 
 /// How to write a URL.
-const URL_HELP: &str = "write url = \"http://proxy.example:3128\" or url = \"socks5://192.0.2.1:1080\"";
+const URL_HELP: &str =
+    "write url = \"http://proxy.example:3128\", with https:// for TLS, or url = \"socks5://192.0.2.1:1080\"";
 
 /// A next hop as its table says.
 pub(crate) struct NextHop {
@@ -39,12 +42,16 @@ pub(crate) struct NextHop {
     pub(crate) place: Place,
     /// `None` if its URL is an error, which has been reported.
     pub(crate) url: Option<Url>,
-    pub(crate) credentials: Option<HopCredentials>,
+    /// What its protocol is spoken through, where its URL says TLS.
+    tls: Option<HopTls>,
+    credentials: Option<HopCredentials>,
+    announce: Announce,
 }
 
 /// What a URL says, credentials apart.
 pub(crate) struct Url {
     pub(crate) protocol: HopProtocol,
+    pub(crate) is_tls: bool,
     pub(crate) endpoint: Authority,
     pub(crate) span: Range<usize>,
 }
@@ -65,12 +72,16 @@ pub(crate) fn read(named: &Named<'_, '_>, cx: &mut Cx<'_, '_>) -> NextHop {
     named.fields.required("url", &named.title, URL_HELP, cx.notes);
     let (url, userinfo) = read_url(named, cx.notes).unzip();
     let credentials = read_credentials(named, userinfo.flatten(), cx);
+    let tls = url.as_ref().and_then(|url| next_hop_tls::read(named, url, cx));
+    let announce = entry::read_announce(&named.fields, cx.notes).unwrap_or_default();
     NextHop {
         name: named.name.to_owned(),
         span: named.span.clone(),
         place: cx.place(named.span.start),
         url,
+        tls,
         credentials,
+        announce,
     }
 }
 
@@ -80,7 +91,10 @@ fn read_url<'v>(named: &Named<'v, '_>, notes: &mut Notes) -> Option<(Url, Option
     let span = named.fields.get("url").map_or(named.span.clone(), Spanned::span);
     let parsed = parse_url(text);
     match parsed {
-        Ok((protocol, endpoint, userinfo)) => Some((Url { protocol, endpoint, span }, userinfo)),
+        Ok(Parsed { scheme, endpoint, userinfo }) => {
+            let url = Url { protocol: scheme.protocol(), is_tls: scheme == Scheme::Https, endpoint, span };
+            Some((url, userinfo))
+        }
         Err(finding) => {
             notes.push(span, finding);
             None
@@ -88,20 +102,47 @@ fn read_url<'v>(named: &Named<'v, '_>, notes: &mut Notes) -> Option<(Url, Option
     }
 }
 
-type Parsed<'t> = (HopProtocol, Authority, Option<&'t str>);
+/// How a URL begins.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Scheme {
+    Http,
+    Https,
+    Socks5,
+}
+
+impl Scheme {
+    const fn protocol(self) -> HopProtocol {
+        match self {
+            Self::Http | Self::Https => HopProtocol::Http,
+            Self::Socks5 => HopProtocol::Socks5,
+        }
+    }
+
+    /// The port that is usual.
+    const fn usual_port(self) -> &'static str {
+        match self {
+            Self::Http => "3128",
+            Self::Https => "443",
+            Self::Socks5 => "1080",
+        }
+    }
+}
+
+struct Parsed<'t> {
+    scheme: Scheme,
+    endpoint: Authority,
+    userinfo: Option<&'t str>,
+}
 
 fn parse_url(text: &str) -> Result<Parsed<'_>, Finding> {
     let invalid = |message: &str| Finding::error(Code::InvalidValue, message.to_owned());
     let Some((scheme, rest)) = text.split_once("://") else {
         return Err(invalid("this is not the URL of a proxy").help(URL_HELP));
     };
-    let protocol = match scheme {
-        "http" => HopProtocol::Http,
-        "socks5" | "socks5h" => HopProtocol::Socks5,
-        "https" => {
-            let finding = invalid("TLS to a next hop is not supported");
-            return Err(finding.help("write \"http://…\", on a path that you trust"));
-        }
+    let scheme = match scheme {
+        "http" => Scheme::Http,
+        "https" => Scheme::Https,
+        "socks5" | "socks5h" => Scheme::Socks5,
         "socks4" | "socks4a" | "socks" => {
             return Err(invalid("this version of SOCKS is not supported").help("write \"socks5://…\""));
         }
@@ -116,12 +157,9 @@ fn parse_url(text: &str) -> Result<Parsed<'_>, Finding> {
         return Err(invalid("the URL of a proxy has no path").help(URL_HELP));
     }
     match Authority::parse(authority, None) {
-        Ok(endpoint) => Ok((protocol, endpoint, userinfo)),
+        Ok(endpoint) => Ok(Parsed { scheme, endpoint, userinfo }),
         Err(AuthorityError::PortMissing) => {
-            let port = match protocol {
-                HopProtocol::Http => "3128",
-                HopProtocol::Socks5 => "1080",
-            };
+            let port = scheme.usual_port();
             Err(invalid("the port is missing").help(format!("add the port, such as :{port}")))
         }
         Err(error) => Err(invalid(&format!("this URL has no usable host and port: {error}")).help(URL_HELP)),
@@ -289,8 +327,11 @@ pub(crate) fn warn_unused(document: &Document, notes: &mut Notes) {
 /// The next hops as the proxy uses them.
 pub(crate) fn hops(next_hops: Vec<NextHop>) -> exeat_proxy::Hops {
     let hop = |hop: NextHop| {
-        let protocol = hop.url?.protocol;
-        Some((Arc::from(hop.name), Arc::new(exeat_proxy::Hop::new(protocol, hop.credentials))))
+        let url = hop.url?;
+        let made = exeat_proxy::Hop::new(url.protocol, hop.credentials).announcing(hop.announce);
+        // Where TLS is asked for and cannot be had, there is no hop.
+        let made = if url.is_tls { made.through(hop.tls?) } else { made };
+        Some((Arc::from(hop.name), Arc::new(made)))
     };
     next_hops.into_iter().filter_map(hop).collect()
 }

@@ -47,6 +47,7 @@ pub(crate) fn read_policy(named: &Named<'_, '_>, cx: &mut Cx<'_, '_>) -> Policy 
     let mut policy = read(named, mode, cx);
     policy.next_hop = read_next_hop(named, cx.notes);
     check_metadata_stays_here(named, &policy, cx.notes);
+    check_announce_is_for_upstreams(named, &policy, cx.notes);
     if mode == Mode::Report {
         let span = named.fields.get("mode").map_or(named.span.clone(), toml::Spanned::span);
         let finding =
@@ -121,6 +122,14 @@ fn check_metadata_stays_here(named: &Named<'_, '_>, policy: &Policy, notes: &mut
     }
 }
 
+/// Behind a next hop this proxy dials no upstream.
+fn check_announce_is_for_upstreams(named: &Named<'_, '_>, policy: &Policy, notes: &mut Notes) {
+    if let Some(span) = named.fields.key_span("proxy_protocol").filter(|_| policy.next_hop.is_some()) {
+        let finding = Finding::error(Code::Conflict, "`proxy_protocol` has no meaning behind a next hop");
+        notes.push(span, finding.help("set it in [next_hop.NAME] for the next hop itself, or remove it"));
+    }
+}
+
 fn warn_empty(named: &Named<'_, '_>, span: Range<usize>, notes: &mut Notes) {
     let finding = Finding::warning(Code::Suspicious, format!("{} allows nothing", named.title));
     notes.push(span, finding.help("list what it allows, such as allow = [\"api.example.com\"]"));
@@ -149,7 +158,7 @@ pub(crate) fn read_list(
 /// A deny entry with a condition on the connection would deny less than it seems to.
 fn check_deny(value: &Value<'_>, notes: &mut Notes) {
     let DeValue::Table(table) = value.get_ref() else { return };
-    for key in ["addresses", "expect", "sni", "answers"] {
+    for key in ["addresses", "expect", "sni", "answers", "proxy_protocol"] {
         if let Some((key, _)) = table.get_key_value(key) {
             let finding =
                 Finding::error(Code::Conflict, format!("`{}` has no meaning in a deny list", key.get_ref()));

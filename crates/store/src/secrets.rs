@@ -10,8 +10,9 @@ use crate::keys;
 /// The keys of a client whose values are not secret.
 const PUBLIC_CLIENT_KEYS: [&str; 2] = ["policies", "labels"];
 
-/// The keys of a next hop whose values are not secret. What stands before an `@` in a URL is.
-const PUBLIC_HOP_KEYS: [&str; 2] = ["url", "username"];
+/// The keys of a next hop whose values are not secret. What stands before an `@` in a URL is. A path is not one,
+/// but in `password_file` and `key` somebody may have written what belongs in the file.
+const PUBLIC_HOP_KEYS: [&str; 6] = ["url", "username", "ca", "server_name", "cert", "proxy_protocol"];
 
 /// Parts of key names that announce a secret.
 const SECRET_WORDS: [&str; 8] =

@@ -11,7 +11,7 @@ use exeat_audit::Sink;
 use exeat_dns::{ResolverConfig, Upstream};
 use exeat_identity::Authenticator;
 use exeat_model::{Authority, Host};
-use exeat_policy::{Denial, EgressRequest, Labels, Reason, Revision, Verdict, decide, permit};
+use exeat_policy::{Announce, Denial, EgressRequest, Labels, Reason, Revision, Verdict, decide, permit};
 use exeat_proxy::Limits;
 use exeat_store::{Flags, LISTEN_DEFAULT, Listener, Loaded, Options, Problem, from_flags, load, load_text};
 
@@ -133,6 +133,30 @@ fn every_setting_arrives() {
     let anonymous = loaded.anonymous.as_ref().unwrap();
     assert_eq!((&*anonymous.name, anonymous.proof.name()), ("anonymous", "anonymous"));
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+}
+
+#[test]
+fn what_an_upstream_is_told_arrives() {
+    let loaded = text(
+        "[proxy]\nanonymous = \"p\"\n[policy.p]\nproxy_protocol = \"v2\"\n\
+         allow = [\"192.0.2.1\", { network = \"192.0.2.2\", proxy_protocol = \"v2-principal\" }, \"@g\"]\n\
+         [groups.g]\nproxy_protocol = \"off\"\nentries = [\"192.0.2.3\"]\n",
+    );
+    let bound = loaded.policy.bind(&["p"], &Labels::default());
+    for (target, want) in [
+        ("192.0.2.1:443", Announce::Client),
+        ("192.0.2.2:443", Announce::ClientAndPrincipal),
+        ("192.0.2.3:443", Announce::Nothing),
+    ] {
+        let target = Authority::parse(target, None).unwrap();
+        let (request, address) = (EgressRequest { bound: &bound, target: &target }, &target.host);
+        let (Verdict::Allow(allowed), Host::Address(address)) = (decide(&loaded.policy, &request), address)
+        else {
+            panic!("{target}")
+        };
+        let permit = permit(&loaded.policy, &request, &allowed, &[address.get()]).unwrap();
+        assert_eq!(permit.announce(), want, "{target}");
+    }
 }
 
 #[test]

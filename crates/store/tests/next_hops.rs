@@ -1,4 +1,5 @@
 //! `[next_hop.NAME]`: what is accepted, what is said of mistakes, and that no message repeats a secret.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
@@ -50,7 +51,12 @@ fn what_a_next_hop_may_say() {
         ),
         ("no URL", "", &["4:11 [next_hop.corp] needs `url`"]),
         ("no scheme", "url = \"proxy.example:3128\"", &["5:7 this is not the URL of a proxy"]),
-        ("TLS", "url = \"https://proxy.example:3128\"", &["5:7 TLS to a next hop is not supported"]),
+        ("told of the client", "url = \"http://proxy.example:3128\"\nproxy_protocol = \"v2-principal\"", &[]),
+        (
+            "told in a way that there is not",
+            "url = \"http://proxy.example:3128\"\nproxy_protocol = \"v1\"",
+            &["6:18 `v1` is not a value of `proxy_protocol`"],
+        ),
         ("SOCKS4", "url = \"socks4://proxy.example:1080\"", &["5:7 this version of SOCKS is not supported"]),
         ("another scheme", "url = \"ftp://proxy.example:21\"", &["5:7 this scheme is not supported"]),
         ("no port", "url = \"http://scott:tiger@proxy.example\"", &["5:7 the port is missing"]),
@@ -116,6 +122,71 @@ fn what_a_next_hop_may_say() {
     }
 }
 
+/// Writes a certificate that stands for an authority and for itself, and its key.
+fn write_pair(directory: &Path, name: &str, mode: u32) {
+    let issued = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    fs::write(directory.join(format!("{name}.pem")), issued.cert.pem()).unwrap();
+    let key = directory.join(format!("{name}.key"));
+    fs::write(&key, issued.signing_key.serialize_pem()).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn what_a_next_hop_may_say_of_tls() {
+    let directory = tempfile::tempdir().unwrap();
+    write_pair(directory.path(), "one", 0o600);
+    write_pair(directory.path(), "two", 0o600);
+    write_pair(directory.path(), "open", 0o644);
+    fs::write(directory.path().join("empty.pem"), "").unwrap();
+    let https = "url = \"https://proxy.example:3129\"\nca = \"one.pem\"\n";
+    let cases: &[(&str, String, &[&str])] = &[
+        ("an authority", https.to_owned(), &[]),
+        ("an address", https.replace("proxy.example", "[2001:db8::1]"), &[]),
+        ("another name", format!("{https}server_name = \"other.example\""), &[]),
+        ("an address as the name", format!("{https}server_name = \"192.0.2.1\""), &[]),
+        (
+            "a name that is none",
+            format!("{https}server_name = \"https://a\""),
+            &["7:15 `https://a` is not a host name"],
+        ),
+        ("a certificate of our own", format!("{https}cert = \"two.pem\"\nkey = \"two.key\""), &[]),
+        (
+            "a key that all can read",
+            format!("{https}cert = \"open.pem\"\nkey = \"open.key\""),
+            &["8:7 every user of this machine can read the key"],
+        ),
+        (
+            "the key of another",
+            format!("{https}cert = \"two.pem\"\nkey = \"one.key\""),
+            &["8:7 the key is not that of the certificate"],
+        ),
+        ("no key", format!("{https}cert = \"two.pem\""), &["7:8 `cert` needs `key`"]),
+        ("no certificate", format!("{https}key = \"two.key\""), &["7:7 `key` needs `cert`"]),
+        ("no such file", https.replace("one.pem", "missing.pem"), &["6:6 `"]),
+        ("no authority in it", https.replace("one.pem", "empty.pem"), &["6:6 `"]),
+        ("a key as an authority", https.replace("one.pem", "one.key"), &["6:6 `"]),
+        ("no port", https.replace(":3129", ""), &["5:7 the port is missing"]),
+        (
+            "an authority without TLS",
+            https.replace("https", "http"),
+            &["6:1 `ca` has no meaning without `https://`"],
+        ),
+        (
+            "a name without TLS",
+            "url = \"socks5://proxy.example:1080\"\nserver_name = \"a.example\"".to_owned(),
+            &["6:1 `server_name` has no meaning without `https://`"],
+        ),
+    ];
+    for (case, hop, want) in cases {
+        let text = format!("{POLICY}[next_hop.corp]\n{hop}\n{CLIENT}");
+        let (found, _) = problems(&text, directory.path());
+        assert_eq!(found.len(), want.len(), "{case}: {found:?}");
+        for (found, want) in found.iter().zip(*want) {
+            assert!(found.starts_with(want), "{case}: {found}");
+        }
+    }
+}
+
 #[test]
 fn what_a_policy_may_say_of_one() {
     let cases: &[(&str, &str, &[&str])] = &[
@@ -144,6 +215,11 @@ fn what_a_policy_may_say_of_one() {
             "an unknown word",
             "resolve = \"here\"\nallow = [\"a.example.com\"]",
             &["6:11 `here` is not a value of `resolve`"],
+        ),
+        (
+            "a PROXY header",
+            "proxy_protocol = \"v2\"\nallow = [\"a.example.com\"]",
+            &["6:1 `proxy_protocol` has no meaning behind a next hop"],
         ),
         (
             "metadata",

@@ -418,14 +418,14 @@ fn an_upstream_is_told_of_the_client_only_where_the_cited_rule_says_so() {
     let (name, address) = ("lb.example.com:443", "93.184.216.34");
     for (case, policies, ceiling, asked, want) in [
         ("nobody said so", vec![rules("a", &["lb.example.com"], &[])], None, name, Announce::Nothing),
-        ("the entry", vec![one(announcing("lb.example.com", principal))], None, name, Announce::ClientAndPrincipal),
         (
-            "the policy",
-            vec![two(by_default.clone(), entry("lb.example.com"))],
+            "the entry",
+            vec![one(announcing("lb.example.com", principal))],
             None,
             name,
-            Announce::Client,
+            Announce::ClientAndPrincipal,
         ),
+        ("the policy", vec![two(by_default.clone(), entry("lb.example.com"))], None, name, Announce::Client),
         (
             "the entry takes it back",
             vec![two(by_default.clone(), announcing("lb.example.com", Some(Announce::Nothing)))],

@@ -76,7 +76,7 @@ fn refuse(
     shared.metrics.note_head_error(error);
     let asked = request::asked(parts);
     let asked = Target::Bytes(asked.as_bytes());
-    let mut trail = Trail::new(shared.next_request_id(), client.peer, parts.method.as_str(), asked);
+    let mut trail = Trail::new(shared.next_request_id(), client, parts.method.as_str(), asked);
     trail.note_reason(error.reason());
     let refusal =
         Refusal { status: error.status(), ..Refusal::new(error.reason()) }.with_detail(error.to_string());
@@ -119,7 +119,7 @@ async fn tunnel(
     target: &Authority,
 ) {
     let asked = Target::Authority(target, "");
-    let mut trail = Trail::new(shared.next_request_id(), client.peer, parts.method.as_str(), asked);
+    let mut trail = Trail::new(shared.next_request_id(), client, parts.method.as_str(), asked);
     let values = |name| parts.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
     let (credentials, via) = (values(header::PROXY_AUTHORIZATION), values(header::VIA));
     let ask = Ask { target, credentials: Credentials::Fields(&credentials), via: &via };

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -30,7 +31,7 @@ async fn start_within(early: &'static [u8], idle_timeout: Duration, limits: &Lim
     let meter = Arc::new(Meter::new(limits));
     let counted = Arc::clone(&meter);
     let relay = tokio::spawn(async move {
-        relay(near_client.into(), near_upstream, early, idle_timeout, &counted, &|_| {}).await
+        relay(near_client.into(), near_upstream.into(), early, idle_timeout, &counted, &|_| {}).await
     });
     Running { client, upstream, meter, relay }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 
@@ -26,7 +27,7 @@ async fn start(early: &'static [u8], idle_timeout: Duration) -> Running {
     let meter = Arc::new(Meter::new(&Limits::default()));
     let counted = Arc::clone(&meter);
     let relay = tokio::spawn(async move {
-        relay(near_client, near_upstream, early, idle_timeout, &counted, &|_| {}).await
+        relay(near_client, near_upstream.into(), early, idle_timeout, &counted, &|_| {}).await
     });
     Running { client, upstream, meter, relay }
 }

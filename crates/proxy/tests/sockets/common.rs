@@ -17,10 +17,10 @@ use exeat_dns::{Resolver, ResolverConfig, Upstream};
 use exeat_identity::{Authenticator, Clients, PasswordHash, Principal, Proof, hash_generated};
 use exeat_model::{Authority, IpBlock, PortSet};
 use exeat_policy::{
-    Builder, Defaults, Entry, Expect, Floor, HopSpec, Labels, ListBuilder, Mode, NextHop, Place, PolicySet,
-    PolicySpec, Resolve, Revision,
+    Announce, Builder, Defaults, Entry, Expect, Floor, HopSpec, Labels, ListBuilder, Mode, NextHop, Place,
+    PolicySet, PolicySpec, Resolve, Revision,
 };
-use exeat_proxy::{Hop, HopCredentials, HopProtocol, Limits, Parts, Proxy, Snapshot};
+use exeat_proxy::{Hop, HopCredentials, HopProtocol, HopTls, Limits, Parts, Proxy, Snapshot};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
@@ -66,6 +66,8 @@ pub(crate) struct Setup {
     pub(crate) required_audit: Option<PathBuf>,
     pub(crate) pac: bool,
     pub(crate) proxy_protocol_from: Vec<IpBlock>,
+    /// What upstreams are told of the client.
+    pub(crate) announce: Option<Announce>,
 }
 
 /// A next hop, named `corp`. With one, rules say nothing about addresses unless names are resolved here.
@@ -74,6 +76,8 @@ pub(crate) struct NextHopSetup {
     pub(crate) protocol: HopProtocol,
     pub(crate) credentials: Option<HopCredentials>,
     pub(crate) resolve: Resolve,
+    pub(crate) tls: Option<HopTls>,
+    pub(crate) announce: Announce,
 }
 
 impl Default for Setup {
@@ -91,6 +95,7 @@ impl Default for Setup {
             required_audit: None,
             pac: true,
             proxy_protocol_from: Vec::new(),
+            announce: None,
         }
     }
 }
@@ -174,7 +179,13 @@ pub(crate) fn snapshot(setup: &Setup) -> Snapshot {
         assert!(clients.insert(name, principal(name, Proof::Password), vec![hash]));
     }
     let anonymous = setup.anonymous.then(|| principal("anonymous", Proof::Anonymous));
-    let hop = |next: &NextHopSetup| Arc::new(Hop::new(next.protocol, next.credentials.clone()));
+    let hop = |next: &NextHopSetup| {
+        let hop = Hop::new(next.protocol, next.credentials.clone()).announcing(next.announce);
+        Arc::new(match &next.tls {
+            Some(tls) => hop.through(tls.clone()),
+            None => hop,
+        })
+    };
     let hops = setup.next_hop.iter().map(|next| ("corp".into(), hop(next))).collect();
     Snapshot { clients, anonymous, disclose: setup.disclose, policy, hops }
 }
@@ -190,6 +201,7 @@ fn policy(setup: &Setup) -> PolicySet {
             .then(|| vec![IpBlock::parse("127.0.0.0/8").unwrap()]),
         expect: Some(setup.expect),
         answers: None,
+        announce: setup.announce,
     };
     let mut allow = ListBuilder::new("test.toml", Defaults::default());
     for (line, name) in (1..).zip(["example.com", "*.example.org", MISSING]) {

@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
-use exeat_policy::Resolve;
+use exeat_policy::{Announce, Resolve};
 use exeat_proxy::{HopCredentials, HopProtocol};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -14,12 +14,14 @@ use crate::common::{
     snapshot,
 };
 
-fn through(port: u16, protocol: HopProtocol) -> NextHopSetup {
+pub(crate) fn through(port: u16, protocol: HopProtocol) -> NextHopSetup {
     NextHopSetup {
         endpoint: format!("127.0.0.1:{port}"),
         protocol,
         credentials: HopCredentials::new("scott", "tiger"),
         resolve: Resolve::NextHop,
+        tls: None,
+        announce: Announce::Nothing,
     }
 }
 
@@ -31,12 +33,12 @@ async fn world_at(hop: &Origin) -> World {
     world(through(hop.port, HopProtocol::Http)).await
 }
 
-fn connect(target: &str) -> String {
+pub(crate) fn connect(target: &str) -> String {
     format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{AUTH}Via: 1.0 other\r\n\r\n")
 }
 
 /// A hop that opens every tunnel, with a word of the server behind it in the same packet.
-async fn open_hop() -> Origin {
+pub(crate) async fn open_hop() -> Origin {
     Origin::http(|_, head| match head.starts_with("CONNECT ") {
         true => b"HTTP/1.1 200 OK\r\nX-Filler: 1\r\n\r\n220 ready\r\n\r\n".to_vec(),
         false => page("from the hop"),

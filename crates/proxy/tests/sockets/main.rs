@@ -1,6 +1,7 @@
 //! A whole proxy on loopback sockets: what clients see, what upstreams get, and how often they are reached.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
+mod announce;
 mod budget;
 mod common;
 mod connect;
@@ -13,4 +14,5 @@ mod resources;
 mod rules;
 mod socks;
 mod tls;
+mod tls_hops;
 mod websocket;

@@ -4,7 +4,7 @@ use exeat_model::IpBlock;
 use exeat_proxy::Limits;
 use tokio::io::AsyncWriteExt;
 
-use crate::common::{AUTH, Origin, Setup, World, assert_refused, read_response};
+use crate::common::{AUTH, LONG, Origin, Setup, World, assert_refused, read_response};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// From 192.0.2.1:12345 to 192.0.2.2:3128, with a field of an unknown kind.
@@ -76,4 +76,16 @@ async fn limits_are_for_the_client_and_not_for_the_sender() {
     assert!(read_response(&mut held).await.ends_with("hello"));
     assert_refused(&world.talk(from(1)).await, 429, "rate_limited");
     assert!(world.talk(from(2)).await.ends_with("hello"), "another client of the same sender");
+}
+
+#[tokio::test]
+async fn what_is_no_header_is_refused_before_it_is_as_long_as_one() {
+    // Far longer than the test may take: nothing is waited for.
+    let limits = Limits { head_timeout: LONG * 100, ..Limits::default() };
+    let world = World::with(Setup { limits, ..setup("127.0.0.1/32") }).await;
+    for first in ["PROXY UNKNOWN\r\n", "GET / HTTP", "\r\n\r\nx"] {
+        let mut stream = world.connect().await;
+        stream.write_all(first.as_bytes()).await.unwrap();
+        assert_refused(&read_response(&mut stream).await, 400, "request_malformed");
+    }
 }

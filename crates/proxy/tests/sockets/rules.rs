@@ -97,6 +97,7 @@ impl Rules {
                 addresses,
                 expect: is_allow.then_some(self.expect),
                 answers: None,
+                announce: None,
             };
             list.push(Entry { settings, ..Entry::parse(text).unwrap() }, line, 1);
         }

@@ -18,6 +18,18 @@ fn policies_groups_and_ceilings() {
             ],
         ),
         (
+            "what an upstream is told",
+            "[policy.p]\nproxy_protocol = \"v1\"\nallow = [\"a.example.com\", { host = \"@g\", proxy_protocol = \"v2\" }]\n\
+             deny = [{ host = \"b.example.com\", proxy_protocol = \"off\" }]\n[groups.g]\nentries = [\"c.example.com\"]\n\
+             [ceiling.c]\nbind = { app = \"a\" }\nallow = [\"@any-public\"]\nproxy_protocol = \"v2\"",
+            &[
+                "e 2:18 `v1` is not a value of `proxy_protocol` | did you mean \"v2\"? write \"off\" or \"v2\" or \"v2-principal\"",
+                "e 3:42 `proxy_protocol` has no meaning for `@g` | remove it: a group carries its own settings: set them in [groups.NAME] or on its entries",
+                "e 4:35 `proxy_protocol` has no meaning in a deny list | remove it: a deny holds whatever opens the connection",
+                "e 10:1 unknown key `proxy_protocol` in [ceiling.c] | `proxy_protocol` belongs in [groups.NAME] or [policy.NAME] or [next_hop.NAME]; [ceiling.c] takes `bind`, `allow`, `deny`, `ports`, `addresses`, `expect`, `answers` and `metadata`",
+            ],
+        ),
+        (
             "report mode",
             "[policy.p]\nallow = []\nmode = \"report\"",
             &["w 3:8 policy `p` does not enforce | write mode = \"enforce\" once the records look right"],
