@@ -16,7 +16,7 @@ use crate::{
     http2::{self, Rewound},
     linger,
     listen::Client,
-    resources,
+    resources::{self, Here},
     respond::{After, Refusal},
     session,
     shared::Shared,
@@ -37,8 +37,9 @@ pub(crate) async fn serve(
         match next {
             Next::Closed => return,
             Next::Http2 => {
+                let here = Here::of(client, &stream);
                 let stream = Rewound::new(reader.buffered().split().freeze(), stream);
-                return http2::serve(shared, client, stream).await;
+                return http2::serve(shared, client, here, stream).await;
             }
             Next::Refused(error, bytes) => {
                 let is_tls = matches!(stream, ClientStream::Tls(_));

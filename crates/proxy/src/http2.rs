@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, Sleep, sleep, timeout},
 };
 
-use crate::{limits::Limits, listen::Client, shared::Shared};
+use crate::{limits::Limits, listen::Client, resources::Here, shared::Shared};
 
 pub(crate) use rewound::Rewound;
 pub(crate) use stream::{Http2Body, Http2Stream};
@@ -41,15 +41,15 @@ const SEND_BUFFER_BYTES: usize = 128 * 1024;
 /// Beyond that h2 answers 431 by itself and stops keeping fields.
 const HEAD_ROOM: usize = 2;
 
-/// Serves `client` until one side has had enough.
-pub(crate) async fn serve<S>(shared: &Arc<Shared>, client: Client, io: S)
+/// Serves `client`, who has come to `here`, until one side has had enough.
+pub(crate) async fn serve<S>(shared: &Arc<Shared>, client: Client, here: Here, io: S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let limits = &shared.limits;
     let handshake = builder(limits).handshake::<_, Bytes>(io);
     match timeout(limits.head_timeout, handshake).await {
-        Ok(Ok(connection)) => Session::new(shared, client, connection).run().await,
+        Ok(Ok(connection)) => Session::new(shared, client, here, connection).run().await,
         Ok(Err(error)) => tracing::debug!(peer = %client.peer, %error, "HTTP/2 did not begin"),
         Err(_) => tracing::debug!(peer = %client.peer, "HTTP/2 did not begin in time"),
     }
@@ -74,6 +74,7 @@ type Accepted = Result<(Request<RecvStream>, SendResponse<Bytes>), h2::Error>;
 struct Session<'a, S> {
     shared: &'a Arc<Shared>,
     client: Client,
+    here: Arc<Here>,
     connection: Connection<S, Bytes>,
     /// The streams under way.
     tasks: JoinSet<()>,
@@ -84,9 +85,17 @@ struct Session<'a, S> {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
-    fn new(shared: &'a Arc<Shared>, client: Client, connection: Connection<S, Bytes>) -> Self {
+    fn new(shared: &'a Arc<Shared>, client: Client, here: Here, connection: Connection<S, Bytes>) -> Self {
         let idle = Box::pin(sleep(shared.limits.keepalive_timeout));
-        Self { shared, client, connection, tasks: JoinSet::new(), idle, is_ending: false }
+        Self {
+            shared,
+            client,
+            here: Arc::new(here),
+            connection,
+            tasks: JoinSet::new(),
+            idle,
+            is_ending: false,
+        }
     }
 
     /// Drives the connection to its end, and waits for the records of its streams.
@@ -111,7 +120,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                 accepted = next(&mut self.connection, is_full) => match accepted {
                     Some(Ok((request, respond))) => {
                         let shared = Arc::clone(self.shared);
-                        self.tasks.spawn(answer::serve(shared, self.client, request, respond));
+                        let here = Arc::clone(&self.here);
+                        self.tasks.spawn(answer::serve(shared, self.client, here, request, respond));
                     }
                     Some(Err(error)) => {
                         tracing::debug!(peer = %self.client.peer, %error, "HTTP/2 connection broke");

@@ -19,6 +19,7 @@ use crate::{
     http1, http2, linger,
     metrics::{LimitHit, Metrics},
     opening, proxy_protocol,
+    resources::Here,
     respond::{After, Refusal},
     shared::{Parts, Shared, Snapshot},
     socks5,
@@ -296,7 +297,10 @@ async fn serve_client(
     match tls {
         None => serve_stream(&shared, client, ClientStream::Plain(stream)).await,
         Some(tls) => match handshake(&shared, client, stream, &tls).await {
-            Some((stream, true)) => http2::serve(&shared, client, stream).await,
+            Some((stream, true)) => {
+                let here = Here::of(client, &stream);
+                http2::serve(&shared, client, here, stream).await;
+            }
             Some((stream, false)) => serve_stream(&shared, client, stream).await,
             None => {}
         },

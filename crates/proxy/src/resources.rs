@@ -1,12 +1,15 @@
 //! What the proxy's own port answers itself: a few requests in origin-form, for those who can ask nothing else. Every
 //! other one stays malformed. They take no credentials and make no record: nothing is decided, and nothing is told
 //! that whoever connected does not know.
+//!
+//! HTTP/2 has no origin-form: there, what counts is that the authority is this listener itself, as the client knows it.
 
 use std::net::SocketAddr;
 
-use exeat_model::{Authority, Port};
+use exeat_model::{Authority, DnsName, Host, Port};
+use http::{Method, request::Parts};
 
-use crate::{guard::HeadError, listen::Client, target::TargetError};
+use crate::{client_stream::ClientStream, guard::HeadError, listen::Client, target::TargetError};
 
 /// Which of the resources there are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -16,17 +19,45 @@ pub(crate) struct Resources {
 }
 
 /// What is known of a request.
-struct Asked<'a> {
-    /// The whole head.
-    head: &'a [u8],
-    client: Client,
+struct Asked {
+    /// Where the client reached us, as it writes it.
+    here: String,
     /// Whether it came through TLS.
     is_tls: bool,
     resources: Resources,
 }
 
+/// The listener that a connection came to, as its client may call it.
+#[derive(Clone, Debug)]
+pub(crate) struct Here {
+    /// The name that the certificate was asked for (RFC 6066 §3).
+    name: Option<DnsName>,
+    address: SocketAddr,
+    is_tls: bool,
+}
+
+impl Here {
+    /// That of `client`, whose connection is `stream`.
+    pub(crate) fn of(client: Client, stream: &ClientStream) -> Self {
+        let (name, is_tls) = match stream {
+            ClientStream::Tls(stream) => (stream.get_ref().1.server_name(), true),
+            ClientStream::Plain(_) | ClientStream::Http2(_) => (None, false),
+        };
+        let address = SocketAddr::new(client.local.ip().to_canonical(), client.local.port());
+        Self { name: name.and_then(|name| DnsName::parse(name).ok()), address, is_tls }
+    }
+
+    fn is(&self, authority: &Authority) -> bool {
+        let is_host = match &authority.host {
+            Host::Name(name) => self.name.as_ref() == Some(name),
+            Host::Address(ip) => ip.get() == self.address.ip(),
+        };
+        is_host && authority.port.get() == self.address.port()
+    }
+}
+
 /// A resource's path, type and content; `None` if it is switched off.
-type Resource = (&'static str, &'static str, fn(&Asked<'_>) -> Option<String>);
+type Resource = (&'static str, &'static str, fn(&Asked) -> Option<String>);
 
 const RESOURCES: &[Resource] = &[
     // For load balancers that can ask nothing else.
@@ -47,8 +78,8 @@ pub(crate) fn answer(
         return None;
     }
     let path = path(head)?;
-    let (_, content_type, content) = RESOURCES.iter().find(|(of, _, _)| of.as_bytes() == path)?;
-    let body = content(&Asked { head, client, is_tls, resources })?;
+    let here = host(head, default_port(is_tls)).unwrap_or_else(|| shown(client.local));
+    let (content_type, body) = find(path, &Asked { here, is_tls, resources })?;
     Some(
         format!(
             "HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ncache-control: no-store\r\n\
@@ -57,6 +88,33 @@ pub(crate) fn answer(
         )
         .into_bytes(),
     )
+}
+
+/// Returns the type and the content if a request in HTTP/2 is a GET of a resource of the listener `here` itself, in the
+/// scheme that it speaks.
+pub(crate) fn answer_http2(
+    resources: Resources,
+    here: &Here,
+    parts: &Parts,
+) -> Option<(&'static str, String)> {
+    let scheme = if here.is_tls { "https" } else { "http" };
+    if parts.method != Method::GET || parts.uri.scheme_str() != Some(scheme) {
+        return None;
+    }
+    let authority = parts.uri.authority()?.as_str();
+    let authority = Authority::parse(authority, Some(default_port(here.is_tls))).ok()?;
+    let path = parts.uri.path_and_query()?.as_str().as_bytes();
+    let asked = Asked { here: authority.to_string(), is_tls: here.is_tls, resources };
+    if here.is(&authority) { find(path, &asked) } else { None }
+}
+
+fn find(path: &[u8], asked: &Asked) -> Option<(&'static str, String)> {
+    let (_, content_type, content) = RESOURCES.iter().find(|(of, _, _)| of.as_bytes() == path)?;
+    Some((content_type, content(asked)?))
+}
+
+const fn default_port(is_tls: bool) -> Port {
+    if is_tls { Port::HTTPS } else { Port::HTTP }
 }
 
 /// The path of a GET, as it was written: no query, no other spelling.
@@ -70,9 +128,8 @@ fn path(head: &[u8]) -> Option<&[u8]> {
 }
 
 /// A proxy auto-configuration file that sends everything here.
-fn pac(asked: &Asked<'_>) -> Option<String> {
-    let (kind, default_port) = if asked.is_tls { ("HTTPS", Port::HTTPS) } else { ("PROXY", Port::HTTP) };
-    let here = host(asked.head, default_port).unwrap_or_else(|| shown(asked.client.local));
+fn pac(asked: &Asked) -> Option<String> {
+    let (kind, here) = (if asked.is_tls { "HTTPS" } else { "PROXY" }, &asked.here);
     asked.resources.pac.then(|| {
         format!("// Everything goes through the proxy that served this file.\nfunction FindProxyForURL(url, host) {{\n  return \"{kind} {here}\";\n}}\n")
     })
@@ -164,6 +221,41 @@ mod tests {
         ] {
             let answer = get(&format!("GET /proxy.pac HTTP/1.1\r\n{fields}\r\n"), true, true).unwrap();
             assert!(answer.contains(&format!("  return \"{want}\";\n")), "{fields}: {answer}");
+        }
+    }
+
+    #[test]
+    fn http2_asks_a_listener_by_its_name_or_address() {
+        let here = |name: Option<&str>, address: &str| Here {
+            name: name.map(|name| DnsName::parse(name).unwrap()),
+            address: address.parse().unwrap(),
+            is_tls: name.is_some(),
+        };
+        let named = here(Some("proxy.example.com"), "192.0.2.7:3129");
+        let plain = here(None, "192.0.2.7:3128");
+        for (here, method, uri, want) in [
+            (&named, "GET", "https://proxy.example.com:3129/healthz", Some("ok\n")),
+            (&named, "GET", "https://PROXY.example.com:3129/healthz", Some("ok\n")),
+            (&named, "GET", "https://192.0.2.7:3129/healthz", Some("ok\n")),
+            (&named, "GET", "https://proxy.example.com:3129/proxy.pac", Some("HTTPS proxy.example.com:3129")),
+            (&named, "GET", "https://proxy.example.com/healthz", None),
+            (&named, "GET", "https://other.example.com:3129/healthz", None),
+            (&named, "GET", "https://proxy.example.com:3129/healthz?", None),
+            (&named, "GET", "https://proxy.example.com:3129/metrics", None),
+            (&named, "GET", "http://proxy.example.com:3129/healthz", None),
+            (&named, "HEAD", "https://proxy.example.com:3129/healthz", None),
+            (&plain, "GET", "http://192.0.2.7:3128/healthz", Some("ok\n")),
+            (&plain, "GET", "http://192.0.2.7:3128/proxy.pac", Some("PROXY 192.0.2.7:3128")),
+            (&plain, "GET", "http://192.0.2.8:3128/healthz", None),
+            (&plain, "GET", "http://proxy.example.com:3128/healthz", None),
+            (&plain, "GET", "https://192.0.2.7:3128/healthz", None),
+        ] {
+            let (parts, ()) = http::Request::builder().method(method).uri(uri).body(()).unwrap().into_parts();
+            let got = answer_http2(Resources { pac: true }, here, &parts).map(|(_, body)| body);
+            assert_eq!(got.is_some(), want.is_some(), "{method} {uri}: {got:?}");
+            assert!(got.unwrap_or_default().contains(want.unwrap_or_default()), "{uri}");
+            let off = answer_http2(Resources { pac: false }, here, &parts);
+            assert_eq!(off.is_some(), want.is_some() && uri.contains("healthz"), "switched off: {uri}");
         }
     }
 }

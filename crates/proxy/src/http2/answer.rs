@@ -24,6 +24,7 @@ use crate::{
     forward,
     guard::HeadError,
     listen::Client,
+    resources::{self, Here},
     respond::{After, Refusal},
     serve::{Ask, Credentials},
     shared::Shared,
@@ -46,10 +47,14 @@ const CONNECTION_FIELDS: [HeaderName; 5] = [
 pub(super) async fn serve(
     shared: Arc<Shared>,
     client: Client,
+    here: Arc<Here>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
     let (mut parts, body) = request.into_parts();
+    if let Some((content_type, content)) = resources::answer_http2(shared.resources, &here, &parts) {
+        return send_resource(content_type, content, &mut respond);
+    }
     let checked = match parts.extensions.get::<Protocol>() {
         // RFC 8441 was not offered.
         Some(_) => Err(request::extended_connect()),
@@ -62,6 +67,21 @@ pub(super) async fn serve(
             forward(&shared, client, parts, body, respond).await;
         }
         Err(error) => refuse(&shared, client, &parts, &error, &mut respond),
+    }
+}
+
+/// Answers what is for this listener itself.
+fn send_resource(content_type: &'static str, content: String, respond: &mut SendResponse<Bytes>) {
+    let response = Response::builder()
+        .header(header::CONTENT_TYPE, content_type)
+        .header(header::CACHE_CONTROL, "no-store")
+        .header(header::CONTENT_LENGTH, content.len())
+        .body(());
+    // A stream that is gone needs no answer.
+    if let Ok(response) = response
+        && let Ok(mut stream) = respond.send_response(response, false)
+    {
+        let _ = stream.send_data(content.into(), true);
     }
 }
 

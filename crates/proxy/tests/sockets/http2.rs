@@ -541,3 +541,21 @@ async fn without_http2_the_preface_is_a_version_that_is_not_spoken() {
         assert!(answer.starts_with("HTTP/1.1 505 "), "{answer}");
     }
 }
+
+#[tokio::test]
+async fn what_the_listener_itself_has_is_asked_for_by_its_address() {
+    let world = World::start().await;
+    let mut client = connect(&world).await;
+    let at =
+        |authority: String, path: &str| Request::get(format!("http://{authority}{path}")).body(()).unwrap();
+    let (head, body) = ask(&mut client, at(world.address.to_string(), "/healthz")).await;
+    assert_eq!((head.status(), body.as_str()), (StatusCode::OK, "ok\n"), "{head:?}");
+    let (head, body) = ask(&mut client, at(world.address.to_string(), "/proxy.pac")).await;
+    assert_eq!(head.headers()["content-type"], "application/x-ns-proxy-autoconfig", "{head:?}");
+    assert!(body.contains(&format!("return \"PROXY {}\";", world.address)), "{body}");
+    // The same of anybody else is a request like any other.
+    let other = ask(&mut client, at(format!("example.com:{}", world.address.port()), "/healthz")).await;
+    assert_refused(&other, 407, "auth_required");
+    drop(client);
+    assert_eq!(world.records().len(), 1, "the last one alone");
+}
