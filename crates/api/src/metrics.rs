@@ -125,6 +125,16 @@ const FAMILIES: &[Family] = &[
         read: |view| counter(view.metrics.handshakes_failed.get()),
     },
     Family {
+        name: "tls_certificate_not_after_timestamp_seconds",
+        kind: Kind::Gauge,
+        labels: "",
+        help: "When the first of the listeners' certificates ends",
+        read: |view| {
+            let end = view.status.certificates_end().and_then(|end| end.duration_since(UNIX_EPOCH).ok());
+            Numbers::Gauge(end.map(|end| (Vec::new(), end.as_secs_f64())).into_iter().collect())
+        },
+    },
+    Family {
         name: "flows_active",
         kind: Kind::Gauge,
         labels: "`kind`: `tunnel`, `request`",

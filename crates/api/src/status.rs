@@ -1,4 +1,4 @@
-//! What the proxy itself does not know of: loads of the configuration.
+//! What the proxy itself does not know of: loads of the configuration, and the certificates of its listeners.
 
 use std::{
     sync::{
@@ -8,10 +8,13 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use exeat_proxy::Tls;
+
 /// What came of the loads of the configuration since the start.
 #[derive(Debug)]
 pub struct Status {
     source: String,
+    certificates: Vec<Tls>,
     succeeded: AtomicU64,
     failed: AtomicU64,
     lost_lines: Arc<AtomicU64>,
@@ -42,10 +45,12 @@ pub struct Reloading {
 
 impl Status {
     /// A first load that has just succeeded. `source` is how the configuration is called in messages.
-    pub fn new(source: String) -> Self {
+    /// `certificates` are those of the listeners.
+    pub fn new(source: String, certificates: Vec<Tls>) -> Self {
         let last = Last { has_failed: false, loaded: Instant::now(), loaded_at: SystemTime::now() };
         Self {
             source,
+            certificates,
             succeeded: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             lost_lines: Arc::default(),
@@ -81,6 +86,11 @@ impl Status {
         &self.source
     }
 
+    /// When the first of the listeners' certificates ends.
+    pub fn certificates_end(&self) -> Option<SystemTime> {
+        self.certificates.iter().filter_map(Tls::not_after).min()
+    }
+
     /// How it stands.
     pub fn reloading(&self) -> Reloading {
         let last = self.last();
@@ -104,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_failed_reload_leaves_the_age_alone() {
-        let status = Status::new("t.toml".to_owned());
+        let status = Status::new("t.toml".to_owned(), Vec::new());
         let before = status.reloading().loaded_at;
         status.note_reload(false);
         let got = status.reloading();

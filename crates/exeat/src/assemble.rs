@@ -104,7 +104,8 @@ async fn serve(
         }
         tokio::spawn(async move { proxy.serve(listener, tls).await });
     }
-    let status = Arc::new(Status::new(source.describe()).with_lost_lines(stderr.lost()));
+    let shown = certificates.iter().flatten().cloned().collect();
+    let status = Arc::new(Status::new(source.describe(), shown).with_lost_lines(stderr.lost()));
     let (reloads, mut orders) = mpsc::channel(RELOADS_WAITING);
     let admin = Admin { proxy: proxy.clone(), status: Arc::clone(&status), reloads };
     let _socket = socket.map(|socket| serve_admin(socket, admin));

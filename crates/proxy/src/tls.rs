@@ -2,6 +2,7 @@
 //! are replaced, and the handshake; below, the same towards a next hop.
 
 mod client;
+mod expiry;
 
 use std::{
     fmt,
@@ -10,7 +11,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -201,7 +202,9 @@ impl Tls {
         let provider = Arc::new(aws_lc_rs::default_provider());
         // Before they are read: what is replaced from here on is noticed.
         let first = files.marks();
-        let current = Arc::new(Current(ArcSwap::from_pointee(files.read(&provider)?)));
+        let pair = files.read(&provider)?;
+        expiry::remark(&pair, &files.cert, SystemTime::now());
+        let current = Arc::new(Current(ArcSwap::from_pointee(pair)));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13, &TLS12])
             .map_err(|error| TlsFilesError::Key(files.key.clone(), PemError::Unusable(error)))?
@@ -222,7 +225,11 @@ impl Tls {
     /// cannot be used the pair in use stays, and the log says so.
     pub fn reload(&self) {
         let cert = self.files.cert.display();
-        match self.files.read(&self.provider) {
+        let read = self.files.read(&self.provider);
+        if let Ok(pair) = &read {
+            expiry::remark(pair, &self.files.cert, SystemTime::now());
+        }
+        match read {
             Ok(pair) if self.is_in_use(&pair) => {}
             Ok(pair) => {
                 self.current.0.store(Arc::new(pair));
@@ -233,6 +240,12 @@ impl Tls {
                 tracing::error!(%cert, error, "the new certificate cannot be used; the old one stays");
             }
         }
+    }
+
+    /// When the certificate in use ends; `None` if it does not say so in a way that can be read.
+    #[must_use]
+    pub fn not_after(&self) -> Option<SystemTime> {
+        expiry::not_after(&self.current.0.load())
     }
 
     fn is_in_use(&self, pair: &CertifiedKey) -> bool {
