@@ -6,6 +6,7 @@ pub mod content;
 pub mod dns;
 pub mod exeat;
 pub mod fixture;
+pub mod haproxy;
 pub mod harness;
 pub mod hello;
 pub mod http;

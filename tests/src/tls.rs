@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose,
+    KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
@@ -21,6 +21,9 @@ use rustls::{
 
 use crate::http::{Handler, serve};
 use crate::origin::Service;
+
+/// The year with which certificates end unless a test wants another one.
+const LAST_YEAR: i32 = 2999;
 
 /// A certificate authority that signs a certificate for every name that a client asks for.
 pub struct Authority {
@@ -63,15 +66,24 @@ impl Authority {
     /// # Errors
     /// When they cannot be made or written.
     pub fn issue(&self, name: &str, cert: &Path, key: &Path) -> Result<()> {
-        let (certificate, pair) = self.certificate(name)?;
+        self.issue_until(name, LAST_YEAR, cert, key)
+    }
+
+    /// The same, for a certificate that ends with this year.
+    ///
+    /// # Errors
+    /// When they cannot be made or written.
+    pub fn issue_until(&self, name: &str, last_year: i32, cert: &Path, key: &Path) -> Result<()> {
+        let (certificate, pair) = self.certificate(name, last_year)?;
         std::fs::write(cert, certificate.pem()).with_context(|| format!("write {}", cert.display()))?;
         std::fs::write(key, pair.serialize_pem()).with_context(|| format!("write {}", key.display()))?;
         // As it should be; others could read it otherwise, and are warned of.
         Ok(std::fs::set_permissions(key, std::os::unix::fs::PermissionsExt::from_mode(0o600))?)
     }
 
-    fn certificate(&self, name: &str) -> Result<(Certificate, KeyPair)> {
+    fn certificate(&self, name: &str, last_year: i32) -> Result<(Certificate, KeyPair)> {
         let mut params = CertificateParams::new([name.to_owned()])?;
+        params.not_after = date_time_ymd(last_year, 12, 31);
         params.distinguished_name.push(DnType::CommonName, name);
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -86,7 +98,7 @@ impl Authority {
         if let Some(key) = signed.get(name) {
             return Ok(Arc::clone(key));
         }
-        let (certificate, pair) = self.certificate(name)?;
+        let (certificate, pair) = self.certificate(name, LAST_YEAR)?;
         let key = PrivatePkcs8KeyDer::from(pair.serialize_der()).into();
         let key = CertifiedKey::from_der(vec![certificate.der().clone()], key, &self.provider)?;
         Ok(Arc::clone(signed.entry(name.to_owned()).or_insert_with(|| Arc::new(key))))

@@ -29,6 +29,8 @@ fn main() -> ExitCode {
         a_bad_certificate_changes_nothing_and_says_so,
         a_signal_reads_the_certificate_again,
         whoever_does_not_speak_tls_is_turned_away,
+        what_the_listener_has_is_served_in_http2,
+        a_certificate_that_has_ended_is_told_of,
     ])
 }
 
@@ -290,4 +292,63 @@ fn whoever_does_not_speak_tls_is_turned_away() -> Result<()> {
     ensure!(stage.world.accepts() == 0);
     ensure!(stage.curl(&["http://example.com/"])?.code == 0, "the rest goes on");
     stage.exeat.stop()
+}
+
+fn what_the_listener_has_is_served_in_http2() -> Result<()> {
+    let stage = Stage::start("")?;
+    let name = "proxy.example.com:3129";
+    for (authority, path, host, want) in [
+        (TLS_PROXY, "/healthz", TLS_PROXY, "ok".to_owned()),
+        (TLS_PROXY, "/proxy.pac", TLS_PROXY, format!("return \"HTTPS {TLS_PROXY}\";")),
+        (name, "/proxy.pac", name, format!("return \"HTTPS {name}\";")),
+        // A request for somebody else, who is not the one that the certificate was asked for.
+        (name, "/healthz", "other.example.com:3129", "auth_required".to_owned()),
+    ] {
+        let (connect_to, host) = (format!("::{TLS_PROXY}"), format!("Host: {host}"));
+        let url = format!("https://{authority}{path}");
+        // The certificate is that of the address, and the name is what this is about.
+        let args = [
+            "-sS",
+            "-k",
+            "--http2",
+            "-w",
+            "\n%{http_version}",
+            "--connect-to",
+            &connect_to,
+            "-H",
+            &host,
+            &url,
+        ];
+        let outcome = Client::new("curl", stage.world.directory()).args(args).run()?;
+        ensure!(outcome.code == 0 && outcome.out.contains(&want), "{url} {host}: {outcome:?}");
+        ensure!(outcome.out.ends_with("\n2"), "{url}: {outcome:?}");
+    }
+    ensure!(stage.world.accepts() == 0, "{:?}", stage.world.reached());
+    stage.exeat.stop()
+}
+
+fn a_certificate_that_has_ended_is_told_of() -> Result<()> {
+    let world = World::new()?;
+    let (cert, key) = (world.directory().join("proxy.pem"), world.directory().join("proxy.key"));
+    world.authority.issue_until(TLS_HOST, 2020, &cert, &key)?;
+    let api = "127.0.0.1:9128";
+    let config = config(&format!("[api]\nlisten = \"{api}\"\n"));
+    let mut exeat = Exeat::serve(world.directory(), &config, TLS_PROXY)?;
+    exeat.wait_for_output("this certificate has ended")?;
+    exeat.wait_for_output("ready")?;
+    let ends = || -> Result<f64> {
+        let reply = Raw::connect(api.parse()?)?.ask("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")?;
+        let text = String::from_utf8(reply.body)?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("exeat_tls_certificate_not_after_timestamp_seconds "));
+        Ok(line.context("the metric")?.parse()?)
+    };
+    // The last day of 2020, when it begins.
+    ensure!(ends()?.to_bits() == 1_609_372_800_f64.to_bits(), "{}", ends()?);
+    world.authority.issue(TLS_HOST, &cert, &key)?;
+    exeat.signal(Signal::SIGHUP)?;
+    exeat.wait_for_output("certificate replaced")?;
+    ensure!(ends()? > 32_000_000_000.0, "{}", ends()?);
+    exeat.stop()
 }

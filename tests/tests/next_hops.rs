@@ -11,8 +11,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use exeat_tests::dns::{Dns, Entry};
 use exeat_tests::exeat::Exeat;
-use exeat_tests::fixture::{ask, configuration};
+use exeat_tests::fixture::{ask, configuration, request};
+use exeat_tests::haproxy::Haproxy;
 use exeat_tests::namespace::PROXY;
+use exeat_tests::raw::Raw;
+use exeat_tests::tls::Authority;
 use exeat_tests::world::{GREETING, World};
 use exeat_tests::{harness, scenarios};
 
@@ -22,6 +25,10 @@ fn main() -> ExitCode {
         what_squid_refuses,
         what_we_refuse_never_reaches_squid,
         a_squid_that_is_down_is_not_gone_around,
+        squid_is_reached_through_tls,
+        the_systems_authorities_are_trusted_unless_others_are_named,
+        a_front_that_cannot_prove_itself_gets_nothing,
+        squid_is_told_of_the_client,
     ])
 }
 
@@ -41,6 +48,11 @@ struct Squid {
 
 impl Squid {
     fn start(directory: &Path) -> Result<Self> {
+        Self::start_with(directory, "", "")
+    }
+
+    /// The same with `option` of its port, and further `lines`.
+    fn start_with(directory: &Path, option: &str, lines: &str) -> Result<Self> {
         let dns = Dns::start(SQUIDS_NAME_SERVER.parse()?)?;
         dns.set("example.com", Entry::addresses(&["93.184.216.34"]));
         dns.set("*.example.org", Entry::addresses(&["93.184.216.35"]));
@@ -56,8 +68,8 @@ impl Squid {
         fs::set_permissions(&helper, fs::Permissions::from_mode(0o755))?;
         let shown = folder.display();
         let configuration = format!(
-            "http_port {SQUID}
-dns_nameservers 93.184.216.253
+            "http_port {SQUID} {option}
+{lines}dns_nameservers 93.184.216.253
 hosts_file none
 visible_hostname squid.example
 auth_param basic program {shown}/helper
@@ -105,11 +117,17 @@ shutdown_lifetime 0 seconds
 
     /// The requests that it was asked, as `METHOD URL user`, without queries.
     fn requests(&self) -> Vec<String> {
+        self.logged(|fields| fields.get(5..8).map(|fields| fields.join(" ")))
+    }
+
+    /// The clients of those requests.
+    fn clients(&self) -> Vec<String> {
+        self.logged(|fields| fields.get(2).map(|client| (*client).to_owned()))
+    }
+
+    fn logged(&self, part: impl Fn(&[&str]) -> Option<String>) -> Vec<String> {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
-        let request = |line: &str| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            fields.get(5..8).map(|fields| fields.join(" "))
-        };
+        let request = |line: &str| part(&line.split_whitespace().collect::<Vec<_>>());
         // The connection that waits for its start asks for nothing.
         text.lines().filter(|line| !line.contains("error:")).filter_map(request).collect()
     }
@@ -247,5 +265,157 @@ fn a_squid_that_is_down_is_not_gone_around() -> Result<()> {
     ensure!(exeat.stderr().contains("the next hop is down"), "{}", exeat.stderr());
     ensure!(world.accepts() == 0, "{:?}", world.reached());
     nothing_was_asked(&world)?;
+    exeat.stop()
+}
+
+/// Where HAProxy listens with TLS, in front of Squid, and the name of its certificate.
+const FRONT: &str = "10.99.0.1:3130";
+const FRONT_NAME: &str = "proxy.corp.example";
+
+/// HAProxy with a certificate for `name` that ends with this year.
+fn front(world: &World, authority: &Authority, name: &str, last_year: i32) -> Result<Haproxy> {
+    let (cert, key) = (world.directory().join("front.pem"), world.directory().join("front.key"));
+    authority.issue_until(name, last_year, &cert, &key)?;
+    let both = world.directory().join("front.both.pem");
+    fs::write(&both, fs::read_to_string(&cert)? + &fs::read_to_string(&key)?)?;
+    let sections = format!(
+        "listen tls
+    bind {FRONT} ssl crt {}
+    server squid {SQUID}
+",
+        both.display()
+    );
+    Haproxy::start(world.directory(), "front", &sections, FRONT)
+}
+
+/// The configuration whose one policy leaves through Squid behind HAProxy.
+fn through_tls(extra: &str) -> String {
+    let policy = "next_hop = \"corp\"\nallow = [\"example.com:22,80,443\", \"*.example.org:22,80,443\"]\n";
+    let hop = format!(
+        "[next_hop.corp]\nurl = \"https://scott:tiger@{FRONT}\"\nserver_name = \"{FRONT_NAME}\"\n{extra}"
+    );
+    configuration(policy, &hop)
+}
+
+fn squid_is_reached_through_tls() -> Result<()> {
+    let world = World::new()?;
+    let squid = Squid::start(world.directory())?;
+    let haproxy = front(&world, &world.authority, FRONT_NAME, 2999)?;
+    let config = through_tls(&format!("ca = \"{}\"\n", world.ca_file()));
+    let mut exeat = Exeat::serve(world.directory(), &config, PROXY)?;
+    let (_, reply) = ask("GET http://example.com/a?b=c")?;
+    ensure!(reply.status == 200 && reply.body == b"hello from example.com\n", "{reply:?}");
+    let (_, reply) = ask("OPTIONS http://example.com")?;
+    ensure!(reply.status == 200, "{reply:?}");
+    // A server that speaks first, and one that speaks TLS inside.
+    let (mut client, reply) = ask("CONNECT www.example.org:22")?;
+    ensure!(reply.status == 200, "{reply:?}");
+    ensure!(client.exactly(GREETING.len())? == GREETING.as_bytes());
+    client.send("ping")?;
+    ensure!(client.exactly(4)? == b"ping");
+    drop(client);
+    let url = "https://www.example.org/";
+    let curl = exeat_tests::client::Client::new("curl", world.directory())
+        .args([
+            "-sS",
+            "--cacert",
+            &world.ca_file(),
+            "-x",
+            &format!("http://{}:{}@{PROXY}", exeat_tests::fixture::CLIENT, exeat_tests::fixture::PASSWORD),
+            url,
+        ])
+        .run()?;
+    ensure!(curl.code == 0 && curl.out == "hello from www.example.org\n", "{curl:?}");
+    let requests = squid.wait_for_requests(4)?;
+    let want = [
+        "GET http://example.com/a? scott",
+        "OPTIONS http://example.com/ scott",
+        "CONNECT www.example.org:22 scott",
+        "CONNECT www.example.org:443 scott",
+    ];
+    ensure!(requests == want, "{requests:?}");
+    // Squid uses its first connection twice.
+    ensure!(world.accepts() == 3, "{:?}", world.reached());
+    nothing_was_asked(&world)?;
+    let records = exeat.audit_until("their records", |r| r.len() >= 6)?;
+    ensure!(records.iter().all(|r| r["via"] == "corp" && r["address"] == FRONT), "{records:?}");
+    drop(haproxy);
+    exeat.stop()
+}
+
+fn the_systems_authorities_are_trusted_unless_others_are_named() -> Result<()> {
+    let world = World::new()?;
+    let squid = Squid::start(world.directory())?;
+    let _haproxy = front(&world, &world.authority, FRONT_NAME, 2999)?;
+    let path = Exeat::write_config(world.directory(), &through_tls(""))?;
+    let args = ["serve", "--config", &path.to_string_lossy()];
+    let ca = world.ca_file();
+    let mut exeat = Exeat::spawn_service(world.directory(), &args, &[("SSL_CERT_FILE", &ca)], None)?;
+    exeat.wait_until_listening(PROXY.parse()?)?;
+    let (_, reply) = ask("GET http://example.com/")?;
+    ensure!(reply.status == 200, "{reply:?}");
+    ensure!(squid.wait_for_requests(1)?.len() == 1);
+    // Others are named: the system's no longer count.
+    Authority::new()?.write(&world.directory().join("other.pem"))?;
+    Exeat::write_config(world.directory(), &through_tls("ca = \"other.pem\"\n"))?;
+    exeat.signal(nix::sys::signal::Signal::SIGHUP)?;
+    exeat.wait_for_output("reloaded")?;
+    let (_, reply) = ask("GET http://example.com/")?;
+    ensure!(reply.status == 502 && reply.head.field("x-deny-reason") == Some("connect_failed"), "{reply:?}");
+    ensure!(squid.requests().len() == 1 && world.accepts() == 1, "{:?}", squid.requests());
+    exeat.stop()
+}
+
+fn a_front_that_cannot_prove_itself_gets_nothing() -> Result<()> {
+    let (world, other) = (World::new()?, Authority::new()?);
+    let squid = Squid::start(world.directory())?;
+    let config = through_tls(&format!("ca = \"{}\"\n", world.ca_file()));
+    let mut exeat = Exeat::serve(world.directory(), &config, PROXY)?;
+    for (authority, name, last_year, told, logged) in [
+        (&*world.authority, "other.example", 2999, "is for another name", "other.example"),
+        (&*world.authority, FRONT_NAME, 2020, "has expired", "expired"),
+        (&*other, FRONT_NAME, 2999, "is not signed by an authority", "BadSignature"),
+    ] {
+        let haproxy = front(&world, authority, name, last_year)?;
+        for line in ["GET http://example.com/", "CONNECT example.com:443"] {
+            let (_, reply) = ask(line)?;
+            let field = |name: &str| reply.head.field(name).unwrap_or_default().to_owned();
+            ensure!(reply.status == 502 && field("x-deny-reason") == "connect_failed", "{told}: {reply:?}");
+            ensure!(field("proxy-status").contains("; error=tls_certificate_error; "), "{told}: {reply:?}");
+            let body = String::from_utf8_lossy(&reply.body);
+            ensure!(body.contains(told) && !body.contains("other.example"), "{told}: {body}");
+        }
+        let log = exeat.wait_for_output(logged)?;
+        ensure!(log.contains("the next hop is not spoken to"), "{told}: {log}");
+        drop(haproxy);
+    }
+    // The twin that can.
+    let _haproxy = front(&world, &world.authority, FRONT_NAME, 2999)?;
+    ensure!(squid.requests().is_empty() && world.accepts() == 0, "{:?}", world.reached());
+    let (_, reply) = ask("GET http://example.com/")?;
+    ensure!(reply.status == 200 && world.accepts() == 1, "{reply:?}");
+    nothing_was_asked(&world)?;
+    exeat.stop()
+}
+
+fn squid_is_told_of_the_client() -> Result<()> {
+    let world = World::new()?;
+    let lines = "acl exeat src 10.99.0.1/32\nproxy_protocol_access allow exeat\n";
+    let squid = Squid::start_with(world.directory(), "require-proxy-header", lines)?;
+    let policy = "next_hop = \"corp\"\nallow = [\"example.com:22,80\"]\n";
+    let hop = format!("[next_hop.corp]\nurl = \"http://scott:tiger@{SQUID}\"\nproxy_protocol = \"v2\"\n");
+    let exeat = Exeat::serve(world.directory(), &configuration(policy, &hop), PROXY)?;
+    let mut want = Vec::new();
+    for (number, line) in ["GET http://example.com/", "CONNECT example.com:22"].into_iter().enumerate() {
+        let source = format!("93.184.216.10{number}");
+        let mut client = Raw::from(format!("{source}:0").parse()?, PROXY.parse()?)?;
+        let reply = client.ask(request(line))?;
+        ensure!(reply.status == 200, "{line}: {reply:?}");
+        want.push(source);
+        drop(client);
+        squid.wait_for_requests(want.len())?;
+    }
+    ensure!(squid.clients() == want, "{:?}", squid.clients());
+    ensure!(world.accepts() == 2, "{:?}", world.reached());
     exeat.stop()
 }
