@@ -1,12 +1,15 @@
 //! One versioned record per decision and per flow, and where the records go.
 
 mod log;
+mod queue;
+mod receipt;
 mod record;
 mod sink;
 mod text;
 mod writer;
 
 pub use log::{AuditLog, AuditUnavailable, AuditWriter, QUEUE_RECORDS_MAX};
+pub use receipt::Receipt;
 pub use record::{Event, Outcome, PrincipalRecord, Record, RuleRecord, SCHEMA_VERSION, SchemaVersion};
 pub use sink::Sink;
 pub use text::{TEXT_BYTES_MAX, Text};

@@ -183,6 +183,16 @@ impl Record {
         }
     }
 
+    /// Appends the record to `lines`, as one line with its end.
+    ///
+    /// # Errors
+    /// If a field cannot be written. Then a part of the line may have been appended.
+    pub(crate) fn write_line(&self, lines: &mut Vec<u8>) -> serde_json::Result<()> {
+        serde_json::to_writer(&mut *lines, self)?;
+        lines.push(b'\n');
+        Ok(())
+    }
+
     /// Returns the record that stands in for `count` records that were lost.
     pub(crate) fn lost(count: u64, time: SystemTime) -> Self {
         Self { count: Some(count), ..Self::new(Event::Lost, time) }

@@ -48,6 +48,11 @@ impl Output {
         &mut self.lines
     }
 
+    /// Takes `lines`, all of them whole, to be written. Returns its empty buffer; everything before must be written.
+    pub(crate) fn replace_lines(&mut self, lines: Vec<u8>) -> Vec<u8> {
+        std::mem::replace(&mut self.lines, lines)
+    }
+
     /// Writes everything, in one call unless the sink takes only a part. After an error, the next call goes
     /// on where this one stopped.
     pub(crate) fn write(&mut self) -> io::Result<()> {

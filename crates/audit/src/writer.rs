@@ -2,32 +2,27 @@
 
 use std::{
     io,
-    sync::{
-        Arc,
-        atomic::Ordering,
-        mpsc::{Receiver, TryRecvError},
-    },
+    sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
-use crate::{
-    log::{Message, Shared},
-    record::Record,
-    sink::Output,
-};
+use crate::{queue::Shared, record::Record, sink::Output};
 
-/// A batch ends with the record that makes it this long, in bytes: one write for about 64 records under load,
-/// and for whatever there is otherwise.
-const BATCH_BYTES: usize = 64 * 1024;
+/// How long records gather before they are written, unless somebody waits for it or they become many. A write, and a
+/// thread that is woken, cost more than making a record; a reader of the file does not notice.
+const REST: Duration = Duration::from_millis(5);
 
 /// How long a sink that failed is left alone. Short enough for a full disk to be noticed as soon as it is not.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(crate) struct Writer {
-    messages: Receiver<Message>,
     output: Output,
     shared: Arc<Shared>,
+    /// Records in `output`.
+    records: usize,
+    /// Nothing was left in the queue.
+    has_emptied: bool,
     /// The last batch had to account for lost records.
     losing: bool,
     /// The last attempt to open the sink again failed.
@@ -46,12 +41,18 @@ enum Queue {
 }
 
 impl Writer {
-    pub(crate) fn new(messages: Receiver<Message>, output: Output, shared: Arc<Shared>) -> Self {
-        Self { messages, output, shared, losing: false, reopen_failing: false }
+    pub(crate) fn new(output: Output, shared: Arc<Shared>) -> Self {
+        Self { output, shared, records: 0, has_emptied: true, losing: false, reopen_failing: false }
     }
 
     /// Writes until it is told to stop, or until every handle is gone. Returns whether everything was written.
     pub(crate) fn run(mut self) -> bool {
+        let is_written = self.write_until_over();
+        self.shared.note_over();
+        is_written
+    }
+
+    fn write_until_over(&mut self) -> bool {
         loop {
             // Read first: what was queued before this was set is in the queue by now.
             let stop = self.shared.stop.get().copied();
@@ -71,63 +72,46 @@ impl Writer {
         }
     }
 
-    /// Waits for something to do, and makes a batch of what is queued.
+    /// Waits for something to do, and takes a batch of what is queued.
     fn fill(&mut self) -> Queue {
-        if self.may_wait() {
-            match self.messages.recv() {
-                Ok(message) => self.append(message),
-                Err(_) => return Queue::Closed,
-            }
-        }
-        let queue = self.take_batch();
-        self.account_for_lost();
-        queue
-    }
-
-    fn take_batch(&mut self) -> Queue {
-        while self.output.lines().len() < BATCH_BYTES {
-            match self.messages.try_recv() {
-                Ok(message) => self.append(message),
-                Err(TryRecvError::Empty) => return Queue::Empty,
-                Err(TryRecvError::Disconnected) => return Queue::Closed,
-            }
-        }
-        Queue::More
-    }
-
-    /// With something left to do, whoever asked for it need not wake the thread again.
-    fn may_wait(&self) -> bool {
-        self.shared.unreported.load(Ordering::Relaxed) == 0 && self.shared.stop.get().is_none()
-    }
-
-    fn append(&mut self, message: Message) {
-        match message {
-            Message::Record(record) => {
-                self.shared.queued.fetch_sub(1, Ordering::Relaxed);
-                self.append_line(&record);
-            }
-            Message::Wake => {}
+        self.wait();
+        let found = self.shared.take(self.output.replace_lines(Vec::new()));
+        self.output.replace_lines(found.batch.lines);
+        self.records = found.batch.records;
+        self.account_for_lost(found.lost);
+        self.has_emptied = found.is_last;
+        match (found.is_last, found.is_closed) {
+            (false, _) => Queue::More,
+            (true, false) => Queue::Empty,
+            (true, true) => Queue::Closed,
         }
     }
 
-    fn append_line(&mut self, record: &Record) {
-        let lines = self.output.lines();
-        let start = lines.len();
-        match serde_json::to_writer(&mut *lines, record) {
-            Ok(()) => lines.push(b'\n'),
-            Err(error) => {
-                lines.truncate(start);
-                self.shared.count_lost();
-                tracing::error!(%error, "audit record cannot be serialised");
+    /// Waits until there is something to do, and for more of it to come.
+    fn wait(&self) {
+        if self.is_told_to_stop() || !self.has_emptied {
+            return;
+        }
+        while self.shared.is_idle() {
+            thread::park();
+            if self.is_told_to_stop() {
+                return;
             }
         }
+        if !self.shared.required && !self.shared.is_filling() && !self.shared.is_closed() {
+            thread::park_timeout(REST);
+        }
+    }
+
+    fn is_told_to_stop(&self) -> bool {
+        self.shared.stop.get().is_some()
     }
 
     /// Records are lost when the queue is full, so after those of this batch and before later ones.
-    fn account_for_lost(&mut self) {
-        let count = self.shared.unreported.swap(0, Ordering::Relaxed);
+    fn account_for_lost(&mut self, count: u64) {
         if count > 0 {
-            self.append_line(&Record::lost(count, SystemTime::now()));
+            // Numbers and a time: it cannot fail.
+            let _written = Record::lost(count, SystemTime::now()).write_line(self.output.lines());
             if !self.losing {
                 tracing::warn!(count, "audit records are being lost");
             }
@@ -153,8 +137,12 @@ impl Writer {
     }
 
     /// Tells the handles, and once for every change the operator, how the sink does.
-    fn note(&self, result: io::Result<()>) {
-        let was_failing = self.shared.failing.swap(result.is_err(), Ordering::AcqRel);
+    fn note(&mut self, result: io::Result<()>) {
+        let written = match &result {
+            Ok(()) => Ok(std::mem::take(&mut self.records)),
+            Err(_) => Err(()),
+        };
+        let was_failing = self.shared.note_written(written);
         match result {
             Ok(()) if was_failing => tracing::info!("audit log is written again"),
             Err(error) if !was_failing => tracing::error!(%error, "audit log cannot be written"),
@@ -175,50 +163,54 @@ fn is_over(stop: Option<Instant>, queue: Queue, failed: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, sync::mpsc::sync_channel};
+    use std::fs;
 
     use super::*;
-    use crate::{record::Event, sink::Sink};
+    use crate::{queue::BATCH_BYTES, record::Event, sink::Sink};
+
+    fn line(event: Event) -> Vec<u8> {
+        let mut line = Vec::new();
+        Record::new(event, SystemTime::UNIX_EPOCH).write_line(&mut line).unwrap();
+        line
+    }
 
     #[test]
-    fn what_is_queued_makes_one_batch_up_to_its_length() {
+    fn what_is_queued_makes_batches_up_to_their_length() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("audit.jsonl");
-        let (queue, messages) = sync_channel(10_000);
         let output = Output::open(Sink::File(path.clone())).unwrap();
-        let mut writer = Writer::new(messages, output, Arc::new(Shared::default()));
-        let line =
-            serde_json::to_vec(&Record::new(Event::Request, SystemTime::UNIX_EPOCH)).unwrap().len() + 1;
-        let fitting = BATCH_BYTES.div_ceil(line);
+        let shared = Arc::new(Shared::new(false, 10_000));
+        let mut writer = Writer::new(output, Arc::clone(&shared));
+        let line = line(Event::Request);
+        let fitting = BATCH_BYTES.div_ceil(line.len());
         for (name, records, batches) in [
             ("one", 1, vec![(1, Queue::Empty)]),
             ("some", 100, vec![(100, Queue::Empty)]),
             ("too many for one", fitting + 5, vec![(fitting, Queue::More), (5, Queue::Empty)]),
         ] {
             for _ in 0..records {
-                let record = Record::new(Event::Request, SystemTime::UNIX_EPOCH);
-                queue.try_send(Message::Record(Box::new(record))).unwrap();
+                shared.put(&line).unwrap();
             }
             for (count, state) in batches {
                 assert_eq!(writer.fill(), state, "{name}");
-                assert_eq!(writer.output.lines().len(), count * line, "{name}");
+                assert_eq!(writer.output.lines().len(), count * line.len(), "{name}");
                 writer.output.write().unwrap();
             }
         }
-        drop(queue);
+        assert_eq!(shared.queued(), 0);
+        shared.close();
         assert!(writer.run());
-        assert_eq!(fs::read(&path).unwrap().len(), (1 + 100 + fitting + 5) * line);
+        assert_eq!(fs::read(&path).unwrap().len(), (1 + 100 + fitting + 5) * line.len());
     }
 
     #[test]
     fn a_batch_ends_with_the_records_that_were_lost_after_it() {
-        let (queue, messages) = sync_channel(10);
         let output = Output::open(Sink::File("/dev/null".into())).unwrap();
-        let shared = Arc::new(Shared::default());
-        let mut writer = Writer::new(messages, output, Arc::clone(&shared));
-        queue.send(Message::Record(Box::new(Record::new(Event::End, SystemTime::UNIX_EPOCH)))).unwrap();
-        shared.count_lost();
-        shared.count_lost();
+        let shared = Arc::new(Shared::new(false, 1));
+        let mut writer = Writer::new(output, Arc::clone(&shared));
+        let line = line(Event::End);
+        shared.put(&line).unwrap();
+        assert_eq!((shared.put(&line), shared.put(&line)), (None, None));
         writer.fill();
         let text = String::from_utf8(writer.output.lines().clone()).unwrap();
         let lines = text.lines().collect::<Vec<_>>();
@@ -227,6 +219,6 @@ mod tests {
             lines[0].contains("\"end\"") && lines[1].contains("\"event\":\"lost\",\"count\":2"),
             "{text}"
         );
-        assert!(writer.may_wait(), "they are accounted for once");
+        assert!(shared.is_idle(), "they are accounted for once");
     }
 }

@@ -171,7 +171,8 @@ async fn ask_websocket(
             return Err(ended(trail, flow, reason, authority));
         }
         trail.status = Some(response.status().as_u16());
-        shared.record(trail.record(Event::Decision, None)).map_err(|_| serve::unaudited(trail, authority))?;
+        let recorded = shared.record(trail.record(Event::Decision, None)).await;
+        recorded.map_err(|_| serve::unaudited(trail, authority))?;
     }
     Ok(Exchanged { response, websocket: switched.map(|upstream| (upstream, slot)) })
 }
@@ -196,7 +197,7 @@ async fn allow(
         Expect::Http | Expect::Any => {}
         Expect::Tls => return Err(admitted.refuse(trail, Reason::TlsRequired)),
     }
-    shared.check_audit().map_err(|_| serve::unaudited(trail, &forward.authority))?;
+    shared.record_ahead(trail).await.map_err(|_| serve::unaudited(trail, &forward.authority))?;
     Ok((admitted, route))
 }
 

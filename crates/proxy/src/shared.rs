@@ -195,20 +195,24 @@ impl Shared {
     /// Hands over the record of what has happened, whether or not it can be kept, and counts what it says.
     pub(crate) fn note(&self, record: Record) {
         self.count(Counted::of(&record, &self.traffic));
-        self.audit.note(record);
+        self.audit.note(&record);
     }
 
-    /// Hands over the record of a decision that is about to take effect, and counts what it says if that is kept.
+    /// Hands over the record of a decision that is about to take effect, and counts what it says if that is kept. If
+    /// nothing is allowed without a record, waits until it is written.
     ///
     /// # Errors
     /// If no record can be kept at present and nothing is allowed without.
-    pub(crate) fn record(&self, record: Record) -> Result<(), AuditUnavailable> {
+    pub(crate) async fn record(&self, record: Record) -> Result<(), AuditUnavailable> {
         let counted = Counted::of(&record, &self.traffic);
-        let taken = self.audit.record(record);
-        if taken.is_ok() || !counted.told.is_promise() {
+        let kept = match self.audit.record(&record) {
+            Ok(receipt) => receipt.kept().await,
+            Err(unavailable) => Err(unavailable),
+        };
+        if kept.is_ok() || !counted.told.is_promise() {
             self.count(counted);
         }
-        taken
+        kept
     }
 
     fn count(&self, Counted { told, refused, moved }: Counted) {
@@ -221,12 +225,16 @@ impl Shared {
         }
     }
 
-    /// Looks ahead, for a request whose one record is made at its end.
+    /// Records that a request is allowed whose record is made at its end, if nothing is allowed without a record. It is
+    /// counted at its end.
     ///
     /// # Errors
     /// As [`Self::record`].
-    pub(crate) fn check_audit(&self) -> Result<(), AuditUnavailable> {
-        self.audit.check()
+    pub(crate) async fn record_ahead(&self, trail: &Trail) -> Result<(), AuditUnavailable> {
+        if !self.audit.is_required() {
+            return Ok(());
+        }
+        self.audit.record(&trail.record(Event::Decision, None))?.kept().await
     }
 
     /// Records a refusal. It stands whether or not it can be recorded.

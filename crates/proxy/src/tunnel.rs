@@ -86,12 +86,13 @@ pub(crate) async fn serve(
     form: Form,
 ) -> Option<ClientStream> {
     let target = ask.target;
-    let ready = match begin(shared, &mut trail, ask, form).await {
+    // Each phase is on the heap, so that a tunnel which is open takes no room for how it came to be.
+    let ready = match Box::pin(begin(shared, &mut trail, ask, form)).await {
         Ok(ready) => ready,
-        Err(refusal) => return refuse(shared, stream, &mut trail, &refusal, form).await,
+        Err(refusal) => return Box::pin(refuse(shared, stream, &mut trail, &refusal, form)).await,
     };
     if linger::say(&mut stream, &form.established(&ready.dialled), &shared.limits).await {
-        open(shared, stream, early.split(), target, ready, trail).await;
+        Box::pin(open(shared, stream, early.split(), target, ready, trail)).await;
     } else {
         ready.unopened(shared, trail);
     }
@@ -131,7 +132,7 @@ pub(crate) async fn begin(
 ) -> Result<Ready, Refusal> {
     let target = ask.target;
     let ready = prepare(shared, trail, ask).await?;
-    record_allow(shared, trail, target, ready, form)
+    record_allow(shared, trail, target, ready, form).await
 }
 
 async fn prepare(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> Result<Ready, Refusal> {
@@ -149,7 +150,7 @@ async fn prepare(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> Result<Rea
 }
 
 /// Records the decision before the client learns of it.
-fn record_allow(
+async fn record_allow(
     shared: &Shared,
     trail: &mut Trail,
     target: &Authority,
@@ -162,7 +163,7 @@ fn record_allow(
         return Err(serve::refuse(trail, reason, Some(target)));
     }
     trail.status = form.status();
-    match shared.record(trail.record(Event::Decision, None)) {
+    match shared.record(trail.record(Event::Decision, None)).await {
         Ok(()) => Ok(ready),
         Err(_) => Err(serve::unaudited(trail, target)),
     }
@@ -236,7 +237,7 @@ pub(crate) async fn open(
             // Nothing went upstream, and nothing will: that connection ends before the client is told.
             drop(dialled);
             trail.note_taken_back(refused.reason);
-            say_refused(shared, stream, &trail, target, refused).await;
+            Box::pin(say_refused(shared, stream, &trail, target, refused)).await;
             refused.reason.token()
         }
         Ok(Opening::ClientGone(None)) => "finished",

@@ -1,16 +1,16 @@
 //! Reloads, a kill and a stop while clients are being served.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use exeat_tests::exeat::Exeat;
-use exeat_tests::fixture::request;
+use exeat_tests::fixture::{ask, request};
 use exeat_tests::http::{Reply, Request};
 use exeat_tests::namespace::PROXY;
 use exeat_tests::raw::Raw;
@@ -189,6 +189,57 @@ fn ask_until_refused(asked: &AtomicUsize, number: usize) -> Result<usize> {
         asked.fetch_add(1, Ordering::Relaxed);
     }
     Ok(0)
+}
+
+/// What a client was told is allowed has its record in the file, however the program ends.
+pub(crate) fn a_kill_loses_no_required_record() -> Result<()> {
+    const BEFORE_THE_KILL: usize = 200;
+    let world = World::new()?;
+    let config = config(r#""*.example.org""#, "").replace("[audit]", "[audit]\nrequired = true");
+    let mut exeat = Exeat::serve(world.directory(), &config, PROXY)?;
+    let allowed = Mutex::new(Vec::new());
+    thread::scope(|scope| -> Result<()> {
+        let clients = scope.spawn(|| at_once(CLIENTS, |number| be_allowed_until_refused(&allowed, number)));
+        exeat.until("requests", |_| Ok((locked(&allowed).len() >= BEFORE_THE_KILL).then_some(())))?;
+        exeat.signal(Signal::SIGKILL)?;
+        exeat.wait()?;
+        clients.join().map_err(|_| anyhow::anyhow!("the clients panicked"))??;
+        Ok(())
+    })?;
+    let records = exeat.audit()?;
+    let kept: HashSet<&str> = records
+        .iter()
+        .filter(|record| record["event"] == "decision" && record["verdict"] == "allow")
+        .filter_map(|record| record["name"].as_str())
+        .collect();
+    let allowed = locked(&allowed);
+    let missing: Vec<&String> = allowed.iter().filter(|name| !kept.contains(name.as_str())).collect();
+    ensure!(missing.is_empty(), "{} of {} have no record: {missing:?}", missing.len(), allowed.len());
+    Ok(())
+}
+
+/// Takes turns between a tunnel of its own and a request on one connection, until the proxy is gone. Notes the names that
+/// were answered with 200.
+fn be_allowed_until_refused(allowed: &Mutex<Vec<String>>, number: usize) -> Result<()> {
+    let mut client = Raw::proxy()?;
+    for count in 0.. {
+        let name = format!("c{number}-{count}.example.org");
+        let asked = if count % 2 == 0 {
+            client.ask(request(&format!("GET http://{name}/")))
+        } else {
+            ask(&format!("CONNECT {name}:80")).map(|(_, reply)| reply)
+        };
+        match asked {
+            Ok(reply) => ensure!(reply.status == 200, "{reply:?}"),
+            Err(_) => return Ok(()),
+        }
+        locked(allowed).push(name);
+    }
+    Ok(())
+}
+
+fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Holds every answer back until it is opened.

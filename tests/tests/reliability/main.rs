@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     harness::main(scenarios![
         reloads_under_load_fail_nothing,
         a_kill_loses_no_record_but_the_last,
+        a_kill_loses_no_required_record,
         a_stop_under_load_finishes_what_was_accepted,
         connections_in_the_backlog_are_served_before_the_end,
         a_full_disk_stops_no_decision,

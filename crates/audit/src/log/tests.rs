@@ -20,6 +20,11 @@ fn record(number: usize) -> Record {
     Record { request_id: Some(number.to_string().into()), ..Record::new(Event::Request, SystemTime::now()) }
 }
 
+/// Hands a record over, and does not wait for it.
+fn taken(log: &AuditLog, number: usize) -> Result<(), AuditUnavailable> {
+    log.record(&record(number)).map(drop)
+}
+
 /// Waits for a condition.
 fn until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -51,12 +56,12 @@ fn records_are_written_in_order_and_shutdown_waits_for_the_last() {
     let (log, writer) = AuditLog::start(Sink::File(path.clone()), true).unwrap();
     // Half of the queue: the writer may not have begun.
     for number in 0..4000 {
-        log.record(record(number)).unwrap();
+        taken(&log, number).unwrap();
     }
     assert!(writer.shutdown(PATIENCE));
     assert_eq!(numbers(&path), (0..4000).collect::<Vec<_>>());
     assert_eq!(log.lost(), 0);
-    assert_eq!(log.record(record(0)), Err(AuditUnavailable), "after the shutdown");
+    assert_eq!(taken(&log, 0), Err(AuditUnavailable), "after the shutdown");
     assert_eq!(log.lost(), 1);
 }
 
@@ -66,7 +71,7 @@ fn a_record_is_written_without_another_one() {
     let path = folder.path().join("audit.jsonl");
     let (log, _writer) = AuditLog::start(Sink::File(path.clone()), false).unwrap();
     for number in 0..3 {
-        log.record(record(number)).unwrap();
+        taken(&log, number).unwrap();
         until("the record", || {
             fs::read(&path).unwrap().iter().filter(|byte| **byte == b'\n').count() == number + 1
         });
@@ -78,7 +83,7 @@ fn the_thread_ends_with_the_last_handle() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
     let (log, writer) = AuditLog::start(Sink::File(path.clone()), false).unwrap();
-    log.record(record(0)).unwrap();
+    taken(&log, 0).unwrap();
     let AuditWriter { log: other, done } = writer;
     drop((log, other));
     assert_eq!(done.recv_timeout(PATIENCE), Ok(true));
@@ -90,14 +95,14 @@ fn a_renamed_file_is_left_alone_after_reopening() {
     let folder = tempfile::tempdir().unwrap();
     let (path, rotated) = (folder.path().join("audit.jsonl"), folder.path().join("audit.jsonl.1"));
     let (log, writer) = AuditLog::start(Sink::File(path.clone()), false).unwrap();
-    log.record(record(0)).unwrap();
+    taken(&log, 0).unwrap();
     until("the first record", || !fs::read(&path).unwrap().is_empty());
     fs::rename(&path, &rotated).unwrap();
-    log.record(record(1)).unwrap();
+    taken(&log, 1).unwrap();
     until("the second record", || numbers(&rotated).len() == 2);
     log.reopen();
     until("the new file", || path.exists());
-    log.record(record(2)).unwrap();
+    taken(&log, 2).unwrap();
     assert!(writer.shutdown(PATIENCE));
     assert_eq!((numbers(&rotated), numbers(&path)), (vec![0, 1], vec![2]));
 }
@@ -111,10 +116,10 @@ fn a_file_that_cannot_be_opened_again_leaves_the_old_one_in_use() {
     let (log, writer) = AuditLog::start(Sink::File(path.clone()), true).unwrap();
     fs::rename(&logs, &moved).unwrap();
     log.reopen();
-    log.record(record(0)).unwrap();
+    taken(&log, 0).unwrap();
     until("the record in the old file", || numbers(&moved.join("audit.jsonl")) == [0]);
     fs::create_dir(&logs).unwrap();
-    log.record(record(1)).unwrap();
+    taken(&log, 1).unwrap();
     assert!(writer.shutdown(PATIENCE));
     assert_eq!(numbers(&path), [1], "it is tried again with the next record");
 }
@@ -129,10 +134,10 @@ fn a_full_queue_loses_records_and_says_how_many() {
         let (log, writer) = AuditLog::start_with(Sink::File(path.clone()), required, 4).unwrap();
         let mut handed = 0;
         while log.lost() < 3 {
-            log.note(record(handed));
+            log.note(&record(handed));
             handed += 1;
         }
-        assert_eq!(log.record(record(handed)).is_err(), required);
+        assert_eq!(log.record(&record(handed)).is_err(), required);
         // What was not decided was not lost either.
         assert_eq!(log.lost(), if required { 3 } else { 4 });
         handed += usize::from(!required);
@@ -151,7 +156,7 @@ fn a_full_queue_loses_records_and_says_how_many() {
         }
         assert_eq!(u64::try_from(lost).unwrap(), log.lost());
         // With room in the queue again, records are taken again.
-        log.note(record(handed));
+        log.note(&record(handed));
         let record = serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
         assert_eq!(number(&record), Some(handed));
         assert!(writer.shutdown(PATIENCE));
@@ -167,11 +172,11 @@ fn half_of_the_queue_is_for_what_was_decided() {
         fifo(&path);
         let (log, writer) = AuditLog::start_with(Sink::File(path.clone()), required, 8).unwrap();
         // More than a pipe holds, so that the writer takes nothing more.
-        log.note(Record { end: Some("x".repeat(1 << 20).leak()), ..record(0) });
-        until("the writer to take it", || log.shared.queued.load(Ordering::Relaxed) == 0);
-        let decided = (1..=8).filter(|number| log.check().and(log.record(record(*number))).is_ok()).count();
+        log.note(&Record { end: Some("x".repeat(1 << 20).leak()), ..record(0) });
+        until("the writer to take it", || log.shared().queued() == 0);
+        let decided = (1..=8).filter(|number| log.check().and(taken(&log, *number)).is_ok()).count();
         assert_eq!(decided, if required { 4 } else { 8 });
-        (decided..8).for_each(|number| log.note(record(number)));
+        (decided..8).for_each(|number| log.note(&record(number)));
         assert_eq!(log.lost(), 0);
         drop((log, writer));
     }
@@ -184,7 +189,7 @@ fn shutdown_gives_up_on_a_sink_that_blocks() {
     fifo(&path);
     let (log, writer) = AuditLog::start(Sink::File(path), false).unwrap();
     // More than a pipe holds.
-    log.record(Record { end: Some("x".repeat(1 << 20).leak()), ..record(0) }).unwrap();
+    drop(log.record(&Record { end: Some("x".repeat(1 << 20).leak()), ..record(0) }).unwrap());
     assert!(!writer.shutdown(Duration::from_millis(10)));
 }
 
@@ -193,7 +198,7 @@ fn full_disk(folder: &Path, required: bool) -> (AuditLog, AuditWriter) {
     let path = folder.join("audit.jsonl");
     symlink("/dev/full", &path).unwrap();
     let (log, writer) = AuditLog::start(Sink::File(path), required).unwrap();
-    log.record(record(0)).unwrap();
+    taken(&log, 0).unwrap();
     until("the failure", || log.is_failing());
     (log, writer)
 }
@@ -205,13 +210,13 @@ fn a_full_disk_refuses_only_if_the_log_is_required_and_only_while_it_is_full() {
         let path = folder.path().join("audit.jsonl");
         let (log, writer) = full_disk(folder.path(), required);
         let want = if required { Err(AuditUnavailable) } else { Ok(()) };
-        assert_eq!(log.record(record(1)), want);
-        log.note(record(2));
+        assert_eq!(taken(&log, 1), want);
+        log.note(&record(2));
 
         fs::remove_file(&path).unwrap();
         log.reopen();
         until("the recovery", || !log.is_failing());
-        assert_eq!(log.record(record(3)), Ok(()));
+        assert_eq!(taken(&log, 3), Ok(()));
         assert!(writer.shutdown(PATIENCE));
         let text = fs::read_to_string(&path).unwrap();
         let records = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>();
@@ -237,4 +242,50 @@ fn a_sink_that_cannot_be_opened_is_an_error_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     assert!(AuditLog::start(Sink::File(folder.path().join("missing/audit.jsonl")), false).is_err());
     assert!(AuditLog::start(Sink::File(folder.path().to_owned()), false).is_err());
+}
+
+/// What a client is told has happened is in the file, however the program ends.
+#[tokio::test]
+async fn a_required_record_is_kept_once_it_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let (log, _writer) = AuditLog::start(Sink::File(path.clone()), true).unwrap();
+    for number in 0..100 {
+        log.note(&record(2 * number));
+        log.record(&record(2 * number + 1)).unwrap().kept().await.unwrap();
+        assert_eq!(numbers(&path), (0..2 * number + 2).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn a_required_record_that_cannot_be_written_is_not_kept() {
+    for required in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        symlink("/dev/full", &path).unwrap();
+        let (log, writer) = AuditLog::start(Sink::File(path.clone()), required).unwrap();
+        let receipt = log.record(&record(0)).unwrap();
+        let want = if required { Err(AuditUnavailable) } else { Ok(()) };
+        assert_eq!(receipt.kept().await, want);
+        until("the failure", || log.is_failing());
+
+        fs::remove_file(&path).unwrap();
+        log.reopen();
+        until("the recovery", || !log.is_failing());
+        log.record(&record(1)).unwrap().kept().await.unwrap();
+        assert!(writer.shutdown(PATIENCE));
+        assert_eq!(numbers(&path), [0, 1], "what had to wait is written, too");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_required_record_is_not_waited_for_without_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fifo");
+    fifo(&path);
+    let (log, writer) = AuditLog::start(Sink::File(path), true).unwrap();
+    // More than a pipe holds.
+    let receipt = log.record(&Record { end: Some("x".repeat(1 << 20).leak()), ..record(0) }).unwrap();
+    assert_eq!(receipt.kept().await, Err(AuditUnavailable));
+    drop((log, writer));
 }
