@@ -1,6 +1,5 @@
 //! The only place that sees every crate: it puts them together once and hands each its parts.
 
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +13,13 @@ use exeat_identity::Authenticator;
 use exeat_policy::Revision;
 use exeat_proxy::{Parts, Proxy, Snapshot, Tls};
 use exeat_store::{Loaded, Options, Report, Settings};
-use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+use crate::cores::{self, Cores};
 use crate::descriptors;
 use crate::inherited::Inherited;
+use crate::listening::{Listening, listen};
 use crate::log::Log;
 use crate::notify;
 use crate::signals::{Signal, Signals};
@@ -30,10 +30,6 @@ const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reloads that are asked for over the admin API while one is under way.
 const RELOADS_WAITING: usize = 8;
 
-/// Connections that the kernel keeps until they are accepted; it keeps no more than `net.core.somaxconn`, 4096 by
-/// default. Who finds the queue full tries again after a second.
-const BACKLOG: i32 = 4096;
-
 /// Runs the proxy until it is told to stop.
 ///
 /// # Errors
@@ -41,7 +37,9 @@ const BACKLOG: i32 = 4096;
 pub(crate) fn run(source: Source, loaded: Loaded, stderr: &Log) -> anyhow::Result<()> {
     // Before there is a second thread, since it changes the environment.
     let inherited = Inherited::from_env()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // For all that is not a client's connection: signals, reloads, the admin API, certificates. One thread waits for
+    // signals and reloads, the other one answers meanwhile.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let audit = &loaded.settings.audit;
     let (log, writer) =
         AuditLog::start(audit.sink.clone(), audit.required).with_context(|| match &audit.sink {
@@ -66,11 +64,14 @@ async fn serve(
     // Before the proxy's own, so that whoever finds that open finds these too.
     let socket = loaded.settings.api.socket.as_deref().map(Socket::bind).transpose();
     let socket = socket.context("cannot open the admin API")?;
-    let health = bind(loaded.settings.api.listen.as_slice(), &mut inherited).await?.pop();
-    let listeners = bind(&asked, &mut inherited).await?;
+    let health = loaded.settings.api.listen.map(|address| listen(address, 1, &mut inherited)).transpose()?;
+    let listening: Vec<Listening> = asked
+        .iter()
+        .map(|address| listen(*address, cores::count(), &mut inherited))
+        .collect::<Result<_, _>>()?;
     inherited.check_all_taken(asked.iter().chain(&loaded.settings.api.listen))?;
-    let bound: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
-    let health_bound = health.as_ref().map(TcpListener::local_addr).transpose()?;
+    let bound: Vec<SocketAddr> = listening.iter().map(|listening| listening.address).collect();
+    let health_bound = health.as_ref().map(|health| health.address);
     let ours: Vec<SocketAddr> = bound.iter().copied().chain(health_bound).collect();
     if bound != asked || health_bound != loaded.settings.api.listen {
         // A configured port 0 has got its number only now, and the floor must know it.
@@ -97,19 +98,16 @@ async fn serve(
         tracing::info!(quarantined, "state taken over");
     }
     let certificates = certificates(&settings)?;
-    for (listener, tls) in listeners.into_iter().zip(certificates.clone()) {
-        let proxy = proxy.clone();
-        if let Some(tls) = &tls {
-            tokio::spawn(tls.clone().watch());
-        }
-        tokio::spawn(async move { proxy.serve(listener, tls).await });
-    }
+    certificates.iter().flatten().for_each(|tls| drop(tokio::spawn(tls.clone().watch())));
+    let listeners = listening.into_iter().map(|listening| listening.sockets).zip(certificates.clone());
+    let cores = Cores::start(&proxy, listeners.collect())?;
     let shown = certificates.iter().flatten().cloned().collect();
     let status = Arc::new(Status::new(source.describe(), shown).with_lost_lines(stderr.lost()));
     let (reloads, mut orders) = mpsc::channel(RELOADS_WAITING);
     let admin = Admin { proxy: proxy.clone(), status: Arc::clone(&status), reloads };
     let _socket = socket.map(|socket| serve_admin(socket, admin));
-    if let Some(listener) = health {
+    for socket in health.into_iter().flat_map(|health| health.sockets) {
+        let listener = TcpListener::from_std(socket).context("cannot serve health")?;
         tokio::spawn(exeat_api::serve_health(listener, proxy.clone(), Arc::clone(&status)));
     }
     tracing::info!(revision = 1, instance = proxy.instance(), "ready");
@@ -147,45 +145,8 @@ async fn serve(
         cut = proxy.drain() => tracing::info!(cut, "drained"),
         _ = signals.stop() => tracing::warn!("told again to stop; running connections are cut"),
     }
+    cores.stop();
     Ok(())
-}
-
-/// What to do about a listener that cannot be had.
-fn bind_hint(kind: ErrorKind) -> &'static str {
-    if kind == ErrorKind::AddrInUse {
-        "another program uses it: stop that one, or choose another port"
-    } else if kind == ErrorKind::AddrNotAvailable {
-        "this host has no such address"
-    } else if kind == ErrorKind::PermissionDenied {
-        "ports below 1024 need CAP_NET_BIND_SERVICE"
-    } else {
-        "see `proxy.listen` or --listen"
-    }
-}
-
-/// Binds one address, with a queue that a burst of connections fits into.
-async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let listener = TcpListener::bind(address).await?;
-    // Once more, for a longer queue than the runtime asks for.
-    SockRef::from(&listener).listen(BACKLOG)?;
-    Ok(listener)
-}
-
-/// Binds every address or none. A listener that was passed in is used instead of a new one.
-async fn bind(addresses: &[SocketAddr], inherited: &mut Inherited) -> anyhow::Result<Vec<TcpListener>> {
-    let mut listeners = Vec::new();
-    for address in addresses {
-        if let Some(listener) = inherited.take(*address)? {
-            listeners.push(listener);
-            continue;
-        }
-        let listener = listen(*address).await.map_err(|error| {
-            let hint = bind_hint(error.kind());
-            anyhow::Error::new(error).context(format!("cannot listen on {address}; {hint}"))
-        })?;
-        listeners.push(listener);
-    }
-    Ok(listeners)
 }
 
 /// Serves the admin API. The file of the socket lives as long as what is returned.

@@ -3,17 +3,16 @@
 //! The sockets outlive the process, so another one can take them over while this one drains, and
 //! a port below 1024 needs no privilege here.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 
 use anyhow::{Context, bail, ensure};
 use listenfd::ListenFd;
 use socket2::SockRef;
-use tokio::net::TcpListener;
 
 /// The sockets passed in that no configured address has claimed yet.
 #[derive(Debug, Default)]
 pub(crate) struct Inherited {
-    sockets: Vec<(SocketAddr, std::net::TcpListener)>,
+    sockets: Vec<(SocketAddr, TcpListener)>,
 }
 
 impl Inherited {
@@ -38,16 +37,10 @@ impl Inherited {
         Ok(Self { sockets })
     }
 
-    /// Returns the listener of this address, if it was passed in.
-    ///
-    /// # Errors
-    /// If the runtime does not take it.
-    pub(crate) fn take(&mut self, address: SocketAddr) -> anyhow::Result<Option<TcpListener>> {
-        let Some(at) = self.sockets.iter().position(|(own, _)| *own == address) else { return Ok(None) };
-        let (_, socket) = self.sockets.swap_remove(at);
-        Ok(Some(
-            TcpListener::from_std(socket).with_context(|| format!("cannot use the listener of {address}"))?,
-        ))
+    /// Returns the socket of this address, if it was passed in.
+    pub(crate) fn take(&mut self, address: SocketAddr) -> Option<TcpListener> {
+        let at = self.sockets.iter().position(|(own, _)| *own == address)?;
+        Some(self.sockets.swap_remove(at).1)
     }
 
     /// Checks that every socket was claimed: one that nobody serves would leave its clients waiting.

@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 mod assemble;
+mod cores;
 mod descriptors;
 mod inherited;
+mod listening;
 mod log;
 mod notify;
 mod signals;

@@ -1,11 +1,12 @@
 //! Accepts connections within the budget, and the proxy as its owner sees it.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use exeat_audit::{AuditLog, Event};
 use exeat_dns::Resolver;
 use exeat_identity::Authenticator;
 use exeat_policy::Reason;
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
@@ -148,13 +149,15 @@ impl Proxy {
     /// accepted, or the kernel for it, go on after that.
     pub async fn serve(&self, listener: TcpListener, tls: Option<Tls>) {
         let _serving = Serving::begin(&self.listeners);
+        let listener = Listener::new(listener);
         let mut draining = self.shared.flows.draining();
+        let mut drain_begins = pin!(draining.wait_for(|is_draining| *is_draining));
         let mut is_starved = false;
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = draining.wait_for(|is_draining| *is_draining) => return self.take_backlog(listener, tls.as_ref()),
-                accepted = accept(&listener) => accepted,
+                _ = &mut drain_begins => return self.take_backlog(listener, tls.as_ref()),
+                accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, client)) => {
@@ -194,13 +197,13 @@ impl Proxy {
     }
 
     /// Takes what has connected before the drain: closing the listener would reset it, requests and all.
-    fn take_backlog(&self, listener: TcpListener, tls: Option<&Tls>) {
+    fn take_backlog(&self, Listener { socket, local }: Listener, tls: Option<&Tls>) {
         // The kernel is asked itself: the runtime may not have heard of them yet.
-        let Ok(listener) = listener.into_std() else { return };
+        let Ok(socket) = socket.into_std() else { return };
         for _ in 0..BACKLOG_MAX {
-            let accepted = listener.accept().and_then(|(stream, peer)| {
+            let accepted = socket.accept().and_then(|(stream, peer)| {
                 stream.set_nonblocking(true)?;
-                prepared(TcpStream::from_std(stream)?, peer)
+                with_client(TcpStream::from_std(stream)?, peer, local)
             });
             match accepted {
                 Ok((stream, client)) => self.take(stream, client, tls),
@@ -295,21 +298,26 @@ async fn serve_client(
     slot: ConnectionSlot,
 ) {
     match tls {
-        None => serve_stream(&shared, client, ClientStream::Plain(stream)).await,
-        Some(tls) => match handshake(&shared, client, stream, &tls).await {
-            Some((stream, true)) => {
-                let here = Here::of(client, &stream);
-                http2::serve(&shared, client, here, stream).await;
-            }
-            Some((stream, false)) => serve_stream(&shared, client, stream).await,
-            None => {}
-        },
+        None => serve_stream(shared, client, ClientStream::Plain(stream)).await,
+        Some(tls) => Box::pin(serve_tls(shared, client, stream, tls)).await,
     }
     drop(slot);
 }
 
-/// Serves a client in the protocol that its first byte tells.
-async fn serve_stream(shared: &Arc<Shared>, client: Client, mut stream: ClientStream) {
+async fn serve_tls(shared: Arc<Shared>, client: Client, stream: TcpStream, tls: Tls) {
+    match handshake(&shared, client, stream, &tls).await {
+        Some((stream, true)) => {
+            let here = Here::of(client, &stream);
+            http2::serve(&shared, client, here, stream).await;
+        }
+        Some((stream, false)) => serve_stream(shared, client, stream).await,
+        None => {}
+    }
+}
+
+/// Serves a client in the protocol that its first byte tells. Each protocol is on the heap: a connection takes room
+/// for the one that it speaks, and a task is moved a few times before it begins.
+async fn serve_stream(shared: Arc<Shared>, client: Client, mut stream: ClientStream) {
     let mut reader = HeadReader::new(shared.limits, Arc::clone(&shared.metrics));
     if shared.http2 {
         reader = reader.or_http2();
@@ -317,12 +325,14 @@ async fn serve_stream(shared: &Arc<Shared>, client: Client, mut stream: ClientSt
     let first = tokio::select! {
         biased;
         first = reader.first_byte(&mut stream) => first,
-        () = grace_of_a_drain(shared) => None,
+        () = grace_of_a_drain(&shared) => None,
     };
     match first {
         None => {}
-        Some(byte) if socks5::begins_with(byte) => socks5::serve(shared, client, stream, reader).await,
-        Some(_) => http1::serve(shared, client, stream, reader).await,
+        Some(byte) if socks5::begins_with(byte) => {
+            Box::pin(socks5::serve(&shared, client, stream, reader)).await;
+        }
+        Some(_) => Box::pin(http1::serve(&shared, client, stream, reader)).await,
     }
 }
 
@@ -353,16 +363,36 @@ async fn grace_of_a_drain(shared: &Shared) {
     sleep(FIRST_BYTE_GRACE).await;
 }
 
-/// Takes the next connection from `listener`.
-async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, Client)> {
-    let (stream, peer) = listener.accept().await?;
-    prepared(stream, peer)
+/// A listening socket, and what all of its connections have in common.
+struct Listener {
+    socket: TcpListener,
+    /// The address that they reach, unless each may reach another one.
+    local: Option<SocketAddr>,
 }
 
-fn prepared(stream: TcpStream, peer: SocketAddr) -> io::Result<(TcpStream, Client)> {
-    let local = stream.local_addr()?;
-    // Proxies write small pieces that others wait for.
-    stream.set_nodelay(true)?;
+impl Listener {
+    fn new(socket: TcpListener) -> Self {
+        // Proxies write small pieces that others wait for. The connections inherit it.
+        if let Err(error) = SockRef::from(&socket).set_tcp_nodelay(true) {
+            tracing::warn!(%error, "connections will wait for small writes to become larger");
+        }
+        let local = socket.local_addr().ok().filter(|local| !local.ip().is_unspecified());
+        Self { socket, local }
+    }
+
+    /// Takes the next connection.
+    async fn accept(&self) -> io::Result<(TcpStream, Client)> {
+        let (stream, peer) = self.socket.accept().await?;
+        with_client(stream, peer, self.local)
+    }
+}
+
+fn with_client(
+    stream: TcpStream,
+    peer: SocketAddr,
+    local: Option<SocketAddr>,
+) -> io::Result<(TcpStream, Client)> {
+    let local = local.map_or_else(|| stream.local_addr(), Ok)?;
     Ok((stream, Client { peer, local }))
 }
 
@@ -376,4 +406,20 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::NotConnected
             | io::ErrorKind::InvalidInput
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of the future that `make` returns.
+    fn size<A, B, C, D, E, F: Future>(_: impl Fn(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_connection_is_small() {
+        let bytes = size(serve_client);
+        assert!(bytes <= 2048, "{bytes}");
+    }
 }
