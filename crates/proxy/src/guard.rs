@@ -12,6 +12,8 @@ use crate::{
 
 /// Decimal digits of the largest `Content-Length` taken: one below those of `u64::MAX`, so that no value overflows.
 const LENGTH_DIGITS_MAX: usize = 19;
+/// Fields for which there is room without asking for memory. A CONNECT has three or four.
+const FIELDS_FEW: usize = 16;
 /// Fields that decide where a message ends or whom it is for. `Connection` must not name them (RFC 9110 §7.6.1).
 const NOT_HOP_BY_HOP: &[&str] = &["host", "content-length", "transfer-encoding"];
 /// Methods that no forward proxy passes on: TRACE echoes the request, credentials included.
@@ -234,8 +236,17 @@ pub fn check(bytes: &[u8], limits: &Limits) -> Result<Head, HeadError> {
 
 /// [`check`] for bytes that a [`Scan`] has found to be one whole head.
 pub(crate) fn checked(bytes: &[u8], limits: &Limits) -> Result<Head, HeadError> {
-    let mut fields = vec![httparse::EMPTY_HEADER; limits.header_count];
-    let mut request = httparse::Request::new(&mut fields);
+    let lines = bytes.iter().filter(|b| **b == b'\n').count();
+    let mut few = [httparse::EMPTY_HEADER; FIELDS_FEW];
+    if let Some(few) = few.get_mut(..limits.header_count.min(FIELDS_FEW)).filter(|few| lines <= few.len()) {
+        return checked_in(bytes, few);
+    }
+    checked_in(bytes, &mut vec![httparse::EMPTY_HEADER; limits.header_count])
+}
+
+/// [`checked`] with room for the fields.
+fn checked_in<'a>(bytes: &'a [u8], fields: &mut [httparse::Header<'a>]) -> Result<Head, HeadError> {
+    let mut request = httparse::Request::new(fields);
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
         Ok(_) => return Err(HeadError::LineEnd),

@@ -114,14 +114,10 @@ impl HeadReader {
     /// # Cancel safety
     /// Nothing that was read is lost.
     pub(crate) async fn more(&mut self, stream: &mut ClientStream) -> More {
-        poll_fn(|cx| {
-            if self.deadline.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(More::Late);
-            }
-            match ready!(poll_fill(cx, stream, &mut self.buffer)) {
-                Ok(0) | Err(_) => Poll::Ready(More::Closed),
-                Ok(_) => Poll::Ready(More::Bytes),
-            }
+        poll_fn(|cx| match ready!(self.poll_fill(cx, stream)) {
+            None => Poll::Ready(More::Late),
+            Some(Ok(0) | Err(_)) => Poll::Ready(More::Closed),
+            Some(Ok(_)) => Poll::Ready(More::Bytes),
         })
         .await
     }
@@ -155,14 +151,27 @@ impl HeadReader {
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Next::Refused(error, self.buffer.split().freeze())),
             }
-            if self.deadline.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(self.late());
-            }
-            match ready!(poll_fill(cx, stream, &mut self.buffer)) {
-                Ok(0) | Err(_) => return Poll::Ready(Next::Closed),
-                Ok(_) => {}
+            match ready!(self.poll_fill(cx, stream)) {
+                None => return Poll::Ready(self.late()),
+                Some(Ok(0) | Err(_)) => return Poll::Ready(Next::Closed),
+                Some(Ok(_)) => {}
             }
         }
+    }
+
+    /// Reads once; `None` if it is too late for that. The timer is set only if there is something to wait for.
+    fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut ClientStream,
+    ) -> Poll<Option<std::io::Result<usize>>> {
+        if self.deadline.deadline() <= Instant::now() {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(read) = poll_fill(cx, stream, &mut self.buffer) {
+            return Poll::Ready(Some(read));
+        }
+        self.deadline.as_mut().poll(cx).map(|()| None)
     }
 
     /// Whether the whole preface is here. Remembers once it cannot be it.

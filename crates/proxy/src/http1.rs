@@ -39,14 +39,14 @@ pub(crate) async fn serve(
             Next::Http2 => {
                 let here = Here::of(client, &stream);
                 let stream = Rewound::new(reader.buffered().split().freeze(), stream);
-                return http2::serve(shared, client, here, stream).await;
+                return Box::pin(http2::serve(shared, client, here, stream)).await;
             }
             Next::Refused(error, bytes) => {
                 let is_tls = matches!(stream, ClientStream::Tls(_));
                 if let Some(answer) = resources::answer(shared.resources, client, is_tls, &error, &bytes) {
-                    return linger::say_and_close(stream, &answer, &shared.limits).await;
+                    return Box::pin(linger::say_and_close(stream, &answer, &shared.limits)).await;
                 }
-                return refuse(shared, client, stream, &error, &bytes).await;
+                return Box::pin(refuse(shared, client, stream, &error, &bytes)).await;
             }
             Next::Head(head, bytes) => match &head.target {
                 target::Target::Tunnel(authority) => {
@@ -58,18 +58,21 @@ pub(crate) async fn serve(
                     next = read_unless_draining(shared, &mut reader, &mut stream).await;
                 }
                 target::Target::Forward(_) => {
-                    let ended = session::run(shared, client, stream, reader, head.framing, bytes).await;
+                    let session = session::run(shared, client, stream, reader, head.framing, bytes);
+                    let ended = Box::pin(session).await;
                     (stream, reader) = (ended.stream, ended.reader);
                     if let Some((agreed, last)) = ended.websocket {
                         let early = reader.buffered().split();
-                        return websocket::run(shared, stream, &last, early, agreed).await;
+                        return Box::pin(websocket::run(shared, stream, &last, early, agreed)).await;
                     }
                     if ended.is_cut {
                         return stream.reset();
                     }
                     match ended.next {
                         Some(found) => next = found,
-                        None if ended.has_unread => return linger::close(stream, &shared.limits).await,
+                        None if ended.has_unread => {
+                            return Box::pin(linger::close(stream, &shared.limits)).await;
+                        }
                         None => {
                             linger::end(&mut stream, &shared.limits).await;
                             return;

@@ -213,14 +213,17 @@ async fn open(
     match route {
         Route::Straight(permit) => straight(shared, trail, target, permit).await,
         Route::Via(via) => {
-            let dialled = to_hop(shared, trail, via).await?;
-            trail.address = Some(dialled.addr);
-            match (via.hop.protocol, purpose) {
-                (HopProtocol::Http, Purpose::Requests) => Ok(dialled),
-                (HopProtocol::Http, Purpose::Tunnel) | (HopProtocol::Socks5, _) => {
-                    ask_hop(shared, trail, via, dialled).await
+            Box::pin(async {
+                let dialled = to_hop(shared, trail, via).await?;
+                trail.address = Some(dialled.addr);
+                match (via.hop.protocol, purpose) {
+                    (HopProtocol::Http, Purpose::Requests) => Ok(dialled),
+                    (HopProtocol::Http, Purpose::Tunnel) | (HopProtocol::Socks5, _) => {
+                        ask_hop(shared, trail, via, dialled).await
+                    }
                 }
-            }
+            })
+            .await
         }
     }
 }

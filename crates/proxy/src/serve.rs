@@ -128,7 +128,7 @@ impl Admitted {
         let name = &permit.hop().name;
         trail.via = Some(Arc::clone(name));
         let hop = snapshot.hops.get(name);
-        route::through(shared, trail, policy, hop, permit, &self.via).await.map(Route::Via)
+        Box::pin(route::through(shared, trail, policy, hop, permit, &self.via)).await.map(Route::Via)
     }
 
     /// Resolves the name, or takes the literal.
