@@ -197,6 +197,7 @@ fn a_tunnel_is_active_until_its_end_and_counts_its_bytes() -> Result<()> {
         ("connections_active", 1.0),
         ("flow_bytes_total{direction=\"up\"}", 13.0),
         ("flow_bytes_total{direction=\"down\"}", f64::from(u32::try_from(GREETING.len() + 13)?)),
+        ("relay_bytes_total{path=\"copy\"}", f64::from(u32::try_from(GREETING.len() + 26)?)),
     ];
     expect("while it is open", &before, &[&ASKED[..], &CONNECTED, &open].concat())?;
     tunnel.finish()?;
@@ -246,6 +247,7 @@ fn a_socks_tunnel_counts_as_any_other() -> Result<()> {
         ("flows_total{kind=\"tunnel\"}", 1.0),
         ("flow_ends_total{kind=\"tunnel\",end=\"finished\"}", 1.0),
         ("flow_bytes_total{direction=\"down\"}", f64::from(u32::try_from(GREETING.len())?)),
+        ("relay_bytes_total{path=\"copy\"}", f64::from(u32::try_from(GREETING.len())?)),
     ]);
     expect("a SOCKS tunnel", &before, &want)?;
     let before = scrape()?;

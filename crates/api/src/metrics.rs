@@ -182,6 +182,13 @@ const FAMILIES: &[Family] = &[
         },
     },
     Family {
+        name: "relay_bytes",
+        kind: Kind::Counter,
+        labels: "`path`: `copy` (read and written), `splice` (moved by the kernel)",
+        help: "Bytes of tunnels, by the way that they took. Bulk between two TCP connections is moved by the kernel, except while pipes or descriptors are spent",
+        read: |view| Numbers::Counts(by_key("path", &view.metrics.relayed)),
+    },
+    Family {
         name: "auth_attempts",
         kind: Kind::Counter,
         labels: "`result`: `accepted`, `anonymous`, `required`, `invalid`, `rate_limited`",

@@ -1,11 +1,11 @@
 //! File descriptors: every connection takes some, and the usual limit on them is for programs that have few.
 
-use exeat_proxy::Limits;
+use exeat_proxy::{Limits, PIPE_DESCRIPTORS_MAX};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Descriptors for all that is not a connection: listeners, logs, the runtime, a configuration that is being read, and
-/// name servers being asked.
-const RESERVED: usize = 64;
+/// name servers being asked; and the pipes of the relay.
+const RESERVED: usize = 64 + PIPE_DESCRIPTORS_MAX;
 /// Descriptors of a client's connection: its own, and the one to its upstream.
 const PER_CONNECTION: usize = 2;
 
@@ -39,7 +39,7 @@ mod tests {
     #[test]
     fn connections_fit_into_the_descriptors() {
         for (descriptors, configured, want) in
-            [(1024, 10_000, 480), (65_536, 10_000, 10_000), (1024, 100, 100), (20, 10_000, 1)]
+            [(1024, 10_000, 448), (65_536, 10_000, 10_000), (1024, 100, 100), (20, 10_000, 1)]
         {
             let limits = Limits { connections: configured, ..Limits::default() };
             assert_eq!(fit(limits, descriptors).connections, want, "{configured} with {descriptors}");

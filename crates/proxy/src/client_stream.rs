@@ -27,10 +27,10 @@ pub(crate) enum ClientStream {
 }
 
 impl ClientStream {
-    /// Closes the connection so that the client sees that it is broken: a reset instead of an end of stream.
-    pub(crate) fn reset(self) {
+    /// Makes the close such that the client sees that the connection is broken: a reset instead of an end of stream.
+    pub(crate) fn reset(&mut self) {
         match self {
-            Self::Plain(stream) => reset(&stream),
+            Self::Plain(stream) => reset(stream),
             Self::Tls(stream) => reset(stream.get_ref().0),
             Self::Http2(stream) => stream.reset(),
         }

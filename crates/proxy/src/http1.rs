@@ -22,37 +22,43 @@ use crate::{
     shared::Shared,
     target,
     trail::{Target, Trail},
-    tunnel, websocket,
+    tunnel::{self, Asked, Relaying},
+    websocket,
 };
 
-/// Serves `client` until one side has had enough. `reader` may have the beginning of its first request.
+/// Serves `client` until one side has had enough, or a tunnel is open. `reader` may have the beginning of its first
+/// request.
 pub(crate) async fn serve(
     shared: &Arc<Shared>,
     client: Client,
     mut stream: ClientStream,
     mut reader: HeadReader,
-) {
+) -> Option<Relaying> {
     let mut next = reader.next(&mut stream).await;
     loop {
         match next {
-            Next::Closed => return,
+            Next::Closed => return None,
             Next::Http2 => {
                 let here = Here::of(client, &stream);
                 let stream = Rewound::new(reader.buffered().split().freeze(), stream);
-                return Box::pin(http2::serve(shared, client, here, stream)).await;
+                Box::pin(http2::serve(shared, client, here, stream)).await;
+                return None;
             }
             Next::Refused(error, bytes) => {
                 let is_tls = matches!(stream, ClientStream::Tls(_));
                 if let Some(answer) = resources::answer(shared.resources, client, is_tls, &error, &bytes) {
-                    return Box::pin(linger::say_and_close(stream, &answer, &shared.limits)).await;
+                    Box::pin(linger::say_and_close(stream, &answer, &shared.limits)).await;
+                } else {
+                    Box::pin(refuse(shared, client, stream, &error, &bytes)).await;
                 }
-                return Box::pin(refuse(shared, client, stream, &error, &bytes)).await;
+                return None;
             }
             Next::Head(head, bytes) => match &head.target {
                 target::Target::Tunnel(authority) => {
                     match tunnel::run(shared, client, stream, &mut reader, &head, authority).await {
-                        Some(returned) => stream = returned,
-                        None => return,
+                        Asked::Open(relaying) => return Some(relaying),
+                        Asked::Again(returned) => stream = returned,
+                        Asked::Over => return None,
                     }
                     reader.restart();
                     next = read_unless_draining(shared, &mut reader, &mut stream).await;
@@ -63,19 +69,21 @@ pub(crate) async fn serve(
                     (stream, reader) = (ended.stream, ended.reader);
                     if let Some((agreed, last)) = ended.websocket {
                         let early = reader.buffered().split();
-                        return Box::pin(websocket::run(shared, stream, &last, early, agreed)).await;
+                        return websocket::open(shared, stream, &last, early, agreed).await;
                     }
                     if ended.is_cut {
-                        return stream.reset();
+                        stream.reset();
+                        return None;
                     }
                     match ended.next {
                         Some(found) => next = found,
                         None if ended.has_unread => {
-                            return Box::pin(linger::close(stream, &shared.limits)).await;
+                            Box::pin(linger::close(stream, &shared.limits)).await;
+                            return None;
                         }
                         None => {
                             linger::end(&mut stream, &shared.limits).await;
-                            return;
+                            return None;
                         }
                     }
                 }

@@ -28,7 +28,7 @@ use tokio::{
 use crate::{limits::Limits, listen::Client, resources::Here, shared::Shared};
 
 pub(crate) use rewound::Rewound;
-pub(crate) use stream::{Http2Body, Http2Stream};
+pub(crate) use stream::{Http2Body, Http2Stream, Receiving, Sending};
 
 /// Bytes that a client may send on one stream before somebody took them: what a path of 50 ms needs for 20 Mbit/s.
 const STREAM_WINDOW_BYTES: u32 = 128 * 1024;

@@ -59,6 +59,7 @@ pub use limits::Limits;
 pub use listen::{Client, Proxy};
 pub use quarantine::StateError;
 pub use refused::RefusedView;
+pub use relay::PIPE_DESCRIPTORS_MAX;
 pub use selector::{Selector, SelectorError};
 pub use shared::{Parts, Snapshot};
 pub use target::{Forward, Scheme, Target, TargetError};

@@ -26,6 +26,7 @@ use crate::{
     socks5,
     tls::Tls,
     trail::{Target, Trail},
+    tunnel::Relaying,
 };
 
 /// How long accepting rests when descriptors or memory are short. Connections end on their own in the meantime.
@@ -297,27 +298,39 @@ async fn serve_client(
     tls: Option<Tls>,
     slot: ConnectionSlot,
 ) {
-    match tls {
-        None => serve_stream(shared, client, ClientStream::Plain(stream)).await,
-        Some(tls) => Box::pin(serve_tls(shared, client, stream, tls)).await,
+    // In a box of its own, which is gone before a tunnel waits for its bytes.
+    if let Some(relaying) = Box::pin(serve_until_tunnel(&shared, client, stream, tls)).await {
+        relaying.await;
     }
     drop(slot);
 }
 
-async fn serve_tls(shared: Arc<Shared>, client: Client, stream: TcpStream, tls: Tls) {
-    match handshake(&shared, client, stream, &tls).await {
-        Some((stream, true)) => {
-            let here = Here::of(client, &stream);
-            http2::serve(&shared, client, here, stream).await;
-        }
-        Some((stream, false)) => serve_stream(shared, client, stream).await,
-        None => {}
+/// Serves a client until it has had enough, or a tunnel is open.
+async fn serve_until_tunnel(
+    shared: &Arc<Shared>,
+    client: Client,
+    stream: TcpStream,
+    tls: Option<Tls>,
+) -> Option<Relaying> {
+    match tls {
+        None => serve_stream(shared, client, ClientStream::Plain(stream)).await,
+        Some(tls) => Box::pin(serve_tls(shared, client, stream, tls)).await,
     }
+}
+
+async fn serve_tls(shared: &Arc<Shared>, client: Client, stream: TcpStream, tls: Tls) -> Option<Relaying> {
+    let (stream, is_http2) = handshake(shared, client, stream, &tls).await?;
+    if is_http2 {
+        let here = Here::of(client, &stream);
+        http2::serve(shared, client, here, stream).await;
+        return None;
+    }
+    serve_stream(shared, client, stream).await
 }
 
 /// Serves a client in the protocol that its first byte tells. Each protocol is on the heap: a connection takes room
 /// for the one that it speaks, and a task is moved a few times before it begins.
-async fn serve_stream(shared: Arc<Shared>, client: Client, mut stream: ClientStream) {
+async fn serve_stream(shared: &Arc<Shared>, client: Client, mut stream: ClientStream) -> Option<Relaying> {
     let mut reader = HeadReader::new(shared.limits, Arc::clone(&shared.metrics));
     if shared.http2 {
         reader = reader.or_http2();
@@ -325,14 +338,14 @@ async fn serve_stream(shared: Arc<Shared>, client: Client, mut stream: ClientStr
     let first = tokio::select! {
         biased;
         first = reader.first_byte(&mut stream) => first,
-        () = grace_of_a_drain(&shared) => None,
+        () = grace_of_a_drain(shared) => None,
     };
     match first {
-        None => {}
+        None => None,
         Some(byte) if socks5::begins_with(byte) => {
-            Box::pin(socks5::serve(&shared, client, stream, reader)).await;
+            Box::pin(socks5::serve(shared, client, stream, reader)).await
         }
-        Some(_) => Box::pin(http1::serve(&shared, client, stream, reader)).await,
+        Some(_) => Box::pin(http1::serve(shared, client, stream, reader)).await,
     }
 }
 

@@ -14,7 +14,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{limits::Limits, metrics::Metrics, trail::Ending};
+use crate::{
+    limits::Limits,
+    metrics::{Metrics, RelayPath},
+    trail::Ending,
+};
 
 /// One of the two ends of a flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -94,6 +98,13 @@ impl Meter {
                 Side::Client => totals.bytes_down.add(bytes),
                 Side::Upstream => totals.bytes_up.add(bytes),
             }
+        }
+    }
+
+    /// Counts bytes of a tunnel by the way that they took through the relay.
+    pub(crate) fn relayed(&self, path: RelayPath, bytes: usize) {
+        if let Some(totals) = &self.totals {
+            totals.relayed.add(path, u64::try_from(bytes).unwrap_or(u64::MAX));
         }
     }
 

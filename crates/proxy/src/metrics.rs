@@ -17,7 +17,7 @@ mod count;
 mod label;
 
 pub use count::{Activity, Counter, Counters, Distribution, Histogram};
-pub use label::{AuthResult, DnsResult, FlowEnd, Key, LimitHit};
+pub use label::{AuthResult, DnsResult, FlowEnd, Key, LimitHit, RelayPath};
 
 /// How flows of one kind ended.
 #[derive(Debug, Default)]
@@ -77,6 +77,8 @@ pub struct Metrics {
     pub bytes_up: Counter,
     /// Bytes that clients took.
     pub bytes_down: Counter,
+    /// Bytes of tunnels, by the way that they took.
+    pub relayed: Counters<RelayPath>,
     /// How tunnels ended.
     pub tunnel_ends: Ends,
     /// How forwarded requests ended that were allowed and passed on.
@@ -111,6 +113,7 @@ impl Default for Metrics {
             handshakes_failed: Counter::default(),
             bytes_up: Counter::default(),
             bytes_down: Counter::default(),
+            relayed: Counters::default(),
             tunnel_ends: Ends::default(),
             request_ends: Ends::default(),
             auth: Counters::default(),

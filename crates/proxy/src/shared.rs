@@ -24,6 +24,7 @@ use crate::{
     pool::Pool,
     quarantine::Kept,
     refused::{Refusals, Refused},
+    relay::Pipes,
     resources::Resources,
     respond::{Refusal, Signature},
     selector::Selector,
@@ -116,6 +117,8 @@ pub(crate) struct Shared {
     pub(crate) refusals: Refusals,
     pub(crate) traffic: Traffic,
     pub(crate) pool: Arc<Pool>,
+    /// What bulk is relayed through.
+    pub(crate) pipes: Pipes,
 }
 
 impl Shared {
@@ -140,6 +143,7 @@ impl Shared {
             refusals: Refusals::default(),
             traffic: Traffic::default(),
             pool: Arc::new(Pool::new(&parts.limits)),
+            pipes: Pipes::default(),
         })
     }
 

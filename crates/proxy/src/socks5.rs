@@ -3,6 +3,8 @@
 //! The client says how it can prove who it is, proves it, and asks. From there on [`tunnel`] does what it does for
 //! an HTTP CONNECT. All of what comes before has the time and the buffer of a request head.
 
+use std::sync::Arc;
+
 use exeat_policy::Reason;
 
 use crate::{
@@ -15,7 +17,7 @@ use crate::{
     shared::Shared,
     socks5_wire::{self as wire, Address, Login, Method, Request, VERSION_4, WireError},
     trail::{Target, Trail},
-    tunnel::{self, Form},
+    tunnel::{self, Asked, Form, Relaying},
 };
 
 /// The reply to an unknown address type (RFC 1928 §6), which has no reason of its own.
@@ -28,8 +30,14 @@ pub(crate) const fn begins_with(byte: u8) -> bool {
     matches!(byte, wire::VERSION | VERSION_4)
 }
 
-/// Serves a `client` whose first byte, still in `reader`, is the version of SOCKS that it speaks.
-pub(crate) async fn serve(shared: &Shared, client: Client, stream: ClientStream, mut reader: HeadReader) {
+/// Serves a `client` whose first byte, still in `reader`, is the version of SOCKS that it speaks, until its tunnel is
+/// open.
+pub(crate) async fn serve(
+    shared: &Arc<Shared>,
+    client: Client,
+    stream: ClientStream,
+    mut reader: HeadReader,
+) -> Option<Relaying> {
     reader.start();
     let is_version_4 = reader.buffered().first() == Some(&VERSION_4);
     let method = if is_version_4 { "SOCKS4" } else { "SOCKS5" };
@@ -42,8 +50,11 @@ pub(crate) async fn serve(shared: &Shared, client: Client, stream: ClientStream,
     };
     match asked {
         Ok((login, request)) => session.open(login, &request).await,
-        Err(Stop::Gone) => {}
-        Err(Stop::Refused(step, refusal)) => session.say(step, &refusal).await,
+        Err(Stop::Gone) => None,
+        Err(Stop::Refused(step, refusal)) => {
+            session.say(step, &refusal).await;
+            None
+        }
     }
 }
 
@@ -57,7 +68,7 @@ enum Stop {
 
 /// The connection of one client until its tunnel begins.
 struct Session<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     stream: ClientStream,
     reader: HeadReader,
     trail: Trail,
@@ -91,7 +102,7 @@ impl Session<'_> {
         Ok(login)
     }
 
-    async fn open(mut self, login: Option<Login>, request: &Request) {
+    async fn open(mut self, login: Option<Login>, request: &Request) -> Option<Relaying> {
         let authority = request.authority();
         match &authority {
             Some(authority) => self.trail.note_target(Target::Authority(authority, "")),
@@ -107,11 +118,15 @@ impl Session<'_> {
                 let Self { shared, stream, mut reader, trail } = self;
                 let ask = Ask { target: &target, credentials: credentials(login.as_ref()), via: &[] };
                 // A SOCKS connection carries one request.
-                tunnel::serve(shared, stream, reader.buffered(), trail, ask, Form::Socks5).await;
+                match tunnel::serve(shared, stream, reader.buffered(), trail, ask, Form::Socks5).await {
+                    Asked::Open(relaying) => Some(relaying),
+                    Asked::Again(_) | Asked::Over => None,
+                }
             }
             Err(reason) => {
                 let refusal = serve::refuse(&mut self.trail, reason, None);
                 self.say(SocksStep::Request, &refusal).await;
+                None
             }
         }
     }

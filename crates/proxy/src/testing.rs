@@ -2,8 +2,9 @@
 //! connections with both their ends.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use bytes::Bytes;
 use exeat_model::{Authority, DnsName, Host, IpBlock, NamePattern, PortSet};
 use exeat_policy::{
     Builder, Defaults, Destination, EgressRequest, Entry, Expect, Labels, List, ListBuilder, Mode, Permit,
@@ -15,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 
 use crate::client_stream::ClientStream;
+use crate::http2::Http2Stream;
 use crate::tls::{Tls, TlsFiles};
 
 /// The permit of a policy with one rule for `target`, a name or a literal, at these addresses.
@@ -70,11 +72,14 @@ fn list(entry: Option<Entry>) -> List {
     list.finish()
 }
 
-/// Both ends of a TCP connection.
+/// Both ends of a TCP connection. As the proxy's, and as those of most clients, they do not wait for more to send.
 pub(crate) async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    (far, listener.accept().await.unwrap().0)
+    let near = listener.accept().await.unwrap().0;
+    far.set_nodelay(true).unwrap();
+    near.set_nodelay(true).unwrap();
+    (far, near)
 }
 
 /// A client's TLS that trusts this one certificate.
@@ -89,17 +94,41 @@ pub(crate) fn trusting(cert: &[u8], versions: &[&'static SupportedProtocolVersio
     Arc::new(config)
 }
 
-/// Both ends of a TLS connection after its handshake: the client's, and the proxy's as it serves it.
-pub(crate) async fn tls_pair() -> (tokio_rustls::client::TlsStream<TcpStream>, ClientStream) {
+/// A proxy's TLS, and that of clients who trust it.
+static TLS: LazyLock<(Tls, TlsConnector)> = LazyLock::new(|| {
     let folder = tempfile::TempDir::new().unwrap();
     let files = TlsFiles { cert: folder.path().join("cert.pem"), key: folder.path().join("key.pem") };
     let issued = rcgen::generate_simple_self_signed(["proxy.example.com".to_owned()]).unwrap();
     std::fs::write(&files.cert, issued.cert.pem()).unwrap();
     std::fs::write(&files.key, issued.signing_key.serialize_pem()).unwrap();
-    let tls = Tls::new(files, true).unwrap();
+    let trusted = trusting(issued.cert.der(), rustls::ALL_VERSIONS);
+    (Tls::new(files, true).unwrap(), TlsConnector::from(trusted))
+});
+
+/// Both ends of a TLS connection after its handshake: the client's, and the proxy's as it serves it.
+pub(crate) async fn tls_pair() -> (tokio_rustls::client::TlsStream<TcpStream>, ClientStream) {
+    let (tls, connector) = &*TLS;
     let (far, near) = pair().await;
-    let connector = TlsConnector::from(trusting(issued.cert.der(), rustls::ALL_VERSIONS));
     let name = "proxy.example.com".try_into().unwrap();
     let (client, server) = tokio::join!(connector.connect(name, far), tls.accept(near));
     (client.unwrap(), ClientStream::Tls(Box::new(server.unwrap().0)))
+}
+
+/// Both ends of the stream of a CONNECT that was answered, in an HTTP/2 connection of its own.
+pub(crate) async fn http2_pair() -> (Http2Stream, ClientStream) {
+    let (far, near) = pair().await;
+    let mut client = h2::client::Builder::new();
+    // As browsers have them: with the windows of the standard, 64 KiB, a stream waits most of the time.
+    client.initial_window_size(6 << 20).initial_connection_window_size(15 << 20);
+    let (client, server) = tokio::join!(client.handshake::<_, Bytes>(far), h2::server::handshake(near));
+    let ((mut client, connection), mut server) = (client.unwrap(), server.unwrap());
+    tokio::spawn(connection);
+    let asked = http::Request::connect("example.com:443").body(()).unwrap();
+    let (response, sending) = client.send_request(asked, false).unwrap();
+    let (request, mut respond) = server.accept().await.unwrap().unwrap();
+    let answer = respond.send_response(http::Response::new(()), false).unwrap();
+    let near = Http2Stream::new(answer, request.into_body());
+    tokio::spawn(async move { while server.accept().await.is_some() {} });
+    let far = Http2Stream::new(sending, response.await.unwrap().into_body());
+    (far, ClientStream::Http2(Box::new(near)))
 }

@@ -3,6 +3,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    pin::Pin,
     sync::Arc,
 };
 
@@ -19,14 +20,14 @@ use crate::{
     listen::Client,
     meter::Meter,
     opening::{self, Opening, Speaks, read_opening, tls_alert},
-    relay::{End, relay},
+    relay::{Early, End, Terms, relay},
     respond::{After, Refusal, SocksStep},
     route::{self, Purpose, Route},
     serve::{self, Ask, Credentials},
     shared::Shared,
     socks5_wire,
     trail::{Target, Trail},
-    upstream_stream::Connected,
+    upstream_stream::{Connected, UpstreamStream},
 };
 
 /// The answer to an allowed CONNECT: no Content-Length, no Transfer-Encoding (RFC 9110 §9.3.6).
@@ -56,8 +57,22 @@ impl Ready {
     }
 }
 
-/// Answers the CONNECT of `head` and relays. Returns the connection if it can take another request: after a 407, so
-/// that clients which send credentials only when asked can send them now.
+/// What comes of asking for a tunnel.
+pub(crate) enum Asked {
+    /// It is open.
+    Open(Relaying),
+    /// The connection can take another request: after a 407, so that clients which send credentials only when asked can
+    /// send them now.
+    Again(ClientStream),
+    /// The connection is over.
+    Over,
+}
+
+/// An open tunnel, until it ends. It holds what relaying needs and nothing else, and whoever runs it drops before what
+/// it took to come so far: there are many tunnels, and most of them wait.
+pub(crate) type Relaying = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Answers the CONNECT of `head`, and opens its tunnel.
 pub(crate) async fn run(
     shared: &Arc<Shared>,
     client: Client,
@@ -65,7 +80,7 @@ pub(crate) async fn run(
     reader: &mut HeadReader,
     head: &Head,
     target: &Authority,
-) -> Option<ClientStream> {
+) -> Asked {
     let asked = Target::Authority(target, "");
     let trail = Trail::new(shared.next_request_id(), client, &head.method, asked);
     let fields: Vec<&[u8]> = head.proxy_authorization.iter().map(Vec::as_slice).collect();
@@ -75,16 +90,15 @@ pub(crate) async fn run(
     serve(shared, stream, reader.buffered(), trail, ask, form).await
 }
 
-/// Answers `ask` in its `form` and relays, what the client has sent `early` first. Returns the connection if it can
-/// take another request.
+/// Answers `ask` in its `form`, and opens its tunnel, into which goes first what the client has sent `early`.
 pub(crate) async fn serve(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     mut stream: ClientStream,
     early: &mut BytesMut,
     mut trail: Trail,
     ask: Ask<'_>,
     form: Form,
-) -> Option<ClientStream> {
+) -> Asked {
     let target = ask.target;
     // Each phase is on the heap, so that a tunnel which is open takes no room for how it came to be.
     let ready = match Box::pin(begin(shared, &mut trail, ask, form)).await {
@@ -92,11 +106,12 @@ pub(crate) async fn serve(
         Err(refusal) => return Box::pin(refuse(shared, stream, &mut trail, &refusal, form)).await,
     };
     if linger::say(&mut stream, &form.established(&ready.dialled), &shared.limits).await {
-        Box::pin(open(shared, stream, early.split(), target, ready, trail)).await;
+        let relaying = Box::pin(open(shared, stream, early.split(), target, ready, trail)).await;
+        relaying.map_or(Asked::Over, Asked::Open)
     } else {
         ready.unopened(shared, trail);
+        Asked::Over
     }
-    None
 }
 
 impl Form {
@@ -175,24 +190,24 @@ async fn refuse(
     trail: &mut Trail,
     refusal: &Refusal,
     form: Form,
-) -> Option<ClientStream> {
+) -> Asked {
     let may_retry = match form {
         Form::Connect { may_retry } => may_retry && refusal.status == 407,
         Form::Socks5 => {
             refuse_socks(shared, stream, trail, refusal, SocksStep::Request).await;
-            return None;
+            return Asked::Over;
         }
     };
     shared.record_refusal(trail, Event::Decision, refusal);
     let after = if may_retry { After::KeepAlive } else { After::Close };
     let bytes = refusal.to_bytes(shared.signature(trail), after, true);
     if may_retry && linger::say(&mut stream, &bytes, &shared.limits).await {
-        return Some(stream);
+        return Asked::Again(stream);
     }
     if !may_retry {
         linger::say_and_close(stream, &bytes, &shared.limits).await;
     }
-    None
+    Asked::Over
 }
 
 /// Records a refusal to a SOCKS client, which is sent no HTTP status, says it and closes.
@@ -208,30 +223,30 @@ pub(crate) async fn refuse_socks(
     linger::say_and_close(stream, &refusal.to_socks(step), &shared.limits).await;
 }
 
-/// Checks the opening of an answered tunnel and relays it to its end.
+/// Checks the opening of an answered tunnel. Returns the tunnel, if it may go on.
 pub(crate) async fn open(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     mut stream: ClientStream,
     early: BytesMut,
     target: &Authority,
     ready: Ready,
     mut trail: Trail,
-) {
+) -> Option<Relaying> {
     let Ready { route, dialled, slot, flow } = ready;
     let limits = &shared.limits;
-    let meter = flow.meter();
     let reading = read_opening(&mut stream, early, route.opening(), target, limits);
-    let end = match meter.unless_ended(reading).await {
+    let end = match flow.meter().unless_ended(reading).await {
         Ok(Opening::Agreed(early)) => {
-            if early.is_empty() {
-                flow.note_spoken(Spoken::Unknown);
-            }
-            let opened = |bytes: &[u8]| flow.note_spoken(opening::spoken(bytes, target, limits));
-            let end = relay(stream, dialled.stream, &early, limits.idle_timeout, meter, &opened).await;
-            if let End::Broken { side, source } = &end {
-                tracing::debug!(request_id = trail.request_id(), ?side, error = %source, "a tunnel broke");
-            }
-            end.token()
+            let tunnel = Tunnel {
+                shared: Arc::clone(shared),
+                stream,
+                upstream: dialled.stream,
+                early: Early { from_client: early.freeze(), ..Early::default() },
+                slot,
+                flow,
+                trail,
+            };
+            return Some(tunnel.relay());
         }
         Ok(Opening::Refused(refused)) => {
             // Nothing went upstream, and nothing will: that connection ends before the client is told.
@@ -250,6 +265,49 @@ pub(crate) async fn open(
     };
     drop(slot);
     record_end(shared, &mut trail, &flow, end);
+    None
+}
+
+/// A tunnel whose opening is as it has to be.
+struct Tunnel {
+    shared: Arc<Shared>,
+    stream: ClientStream,
+    upstream: UpstreamStream,
+    early: Early,
+    slot: TunnelSlot,
+    flow: Live,
+    trail: Trail,
+}
+
+impl Tunnel {
+    /// Relays to the end, and records it.
+    fn relay(mut self) -> Relaying {
+        // Used where it was captured: an `async fn` would hold all of it twice.
+        Box::pin(async move {
+            let Self { shared, stream, upstream, early, flow, .. } = &mut self;
+            if early.from_client.is_empty() {
+                flow.note_spoken(Spoken::Unknown);
+            }
+            let limits = &shared.limits;
+            let terms = Terms {
+                meter: flow.meter(),
+                opened: &|bytes| flow.note_spoken(opening::spoken(bytes, flow.target(), limits)),
+                idle_timeout: limits.idle_timeout,
+                pipes: &shared.pipes,
+            };
+            let end = relay(stream, upstream, early, &terms).await;
+            self.end(&end);
+        })
+    }
+
+    fn end(self, end: &End) {
+        let Self { shared, stream, upstream, slot, flow, mut trail, .. } = self;
+        if let End::Broken { side, source } = end {
+            tracing::debug!(request_id = trail.request_id(), ?side, error = %source, "a tunnel broke");
+        }
+        drop((stream, upstream, slot));
+        record_end(&shared, &mut trail, &flow, end.token());
+    }
 }
 
 /// Tells the client in the protocol that it began to speak why its tunnel ends.

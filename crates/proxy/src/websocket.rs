@@ -3,9 +3,12 @@
 //! The request is decided on as any other. If the upstream agrees to switch, the connection to it is taken out of
 //! hyper, and with the client's it becomes a tunnel. Any other response is an ordinary one.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    mem,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::{Bytes, BytesMut};
@@ -16,9 +19,10 @@ use crate::{
     client_stream::ClientStream,
     flows::TunnelSlot,
     linger,
-    relay::{Early, End, relay_both},
+    relay::{Early, End, Terms, relay},
     report::Report,
     shared::Shared,
+    tunnel::Relaying,
     upstream_stream::UpstreamStream,
 };
 
@@ -96,29 +100,39 @@ impl Handover {
     }
 }
 
-/// Writes `last`, which ends in the 101, to the client, and relays; `early` is what the client has sent since its
-/// request.
-pub(crate) async fn run(
-    shared: &Shared,
+/// Writes `last`, which ends in the 101, to the client, and returns the tunnel; `early` is what the client has sent
+/// since its request.
+pub(crate) async fn open(
+    shared: &Arc<Shared>,
     mut stream: ClientStream,
     last: &[u8],
     early: BytesMut,
-    agreed: Agreed,
-) {
-    let Agreed { upstream, slot, mut report } = agreed;
-    if linger::say(&mut stream, last, &shared.limits).await {
-        let early = Early { from_client: &early, from_upstream: &upstream.early };
-        let (idle_timeout, meter) = (shared.limits.idle_timeout, &report.meter);
-        // What opens it has been said: the request.
-        let end = relay_both(stream, upstream.stream, early, idle_timeout, meter, &|_| {}).await;
+    mut agreed: Agreed,
+) -> Option<Relaying> {
+    if !linger::say(&mut stream, last, &shared.limits).await {
+        agreed.report.end = Some("client_reset");
+        return None;
+    }
+    let shared = Arc::clone(shared);
+    Some(Box::pin(async move {
+        let Agreed { upstream, report, .. } = &mut agreed;
+        let mut early = Early { from_client: early.freeze(), from_upstream: mem::take(&mut upstream.early) };
+        let terms = Terms {
+            meter: &report.meter,
+            // What opens it has been said: the request.
+            opened: &|_| {},
+            idle_timeout: shared.limits.idle_timeout,
+            pipes: &shared.pipes,
+        };
+        let end = relay(&mut stream, &mut upstream.stream, &mut early, &terms).await;
         if let End::Broken { side, source } = &end {
             tracing::debug!(request_id = report.trail.request_id(), ?side, error = %source, "a WebSocket broke");
         }
         report.end = Some(end.token());
-    } else {
-        report.end = Some("client_reset");
-    }
-    drop(slot);
+        let Agreed { upstream, slot, report } = agreed;
+        drop((stream, upstream, slot));
+        drop(report);
+    }))
 }
 
 impl Agreed {

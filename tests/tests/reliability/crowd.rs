@@ -90,7 +90,7 @@ pub(crate) fn a_crowd_of_silent_clients_holds_up_nobody() -> Result<()> {
 }
 
 pub(crate) fn descriptors_run_out() -> Result<()> {
-    const DESCRIPTORS: usize = 128;
+    const DESCRIPTORS: usize = 256;
     let world = World::new()?;
     let limit = format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}");
     let limits = "[limits]\nhead_timeout = \"60s\"\n";

@@ -99,7 +99,7 @@ impl Flow {
         &self.meter
     }
 
-    pub(super) const fn target(&self) -> &Authority {
+    pub(crate) const fn target(&self) -> &Authority {
         &self.target
     }
 

@@ -30,7 +30,7 @@ use crate::{
     shared::Shared,
     target,
     trail::{Target, Trail},
-    tunnel::{self, Form},
+    tunnel::{self, Form, Relaying},
     websocket::Handover,
 };
 
@@ -43,17 +43,32 @@ const CONNECTION_FIELDS: [HeaderName; 5] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// Answers one request of `client`.
+/// Answers one request of `client`, and relays its tunnel.
 pub(super) async fn serve(
     shared: Arc<Shared>,
     client: Client,
     here: Arc<Here>,
     request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    respond: SendResponse<Bytes>,
 ) {
+    // In a box of its own, which is gone before the tunnel waits for its bytes.
+    if let Some(relaying) = Box::pin(answer(&shared, client, &here, request, respond)).await {
+        relaying.await;
+    }
+}
+
+/// Answers one request of `client`. Returns its tunnel, if it is open.
+async fn answer(
+    shared: &Arc<Shared>,
+    client: Client,
+    here: &Here,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) -> Option<Relaying> {
     let (mut parts, body) = request.into_parts();
-    if let Some((content_type, content)) = resources::answer_http2(shared.resources, &here, &parts) {
-        return send_resource(content_type, content, &mut respond);
+    if let Some((content_type, content)) = resources::answer_http2(shared.resources, here, &parts) {
+        send_resource(content_type, content, &mut respond);
+        return None;
     }
     let checked = match parts.extensions.get::<Protocol>() {
         // RFC 8441 was not offered.
@@ -61,13 +76,16 @@ pub(super) async fn serve(
         None => request::check(&parts, &shared.limits),
     };
     match checked {
-        Ok(target::Target::Tunnel(target)) => tunnel(&shared, client, &parts, body, respond, &target).await,
+        Ok(target::Target::Tunnel(target)) => {
+            return tunnel(shared, client, &parts, body, respond, &target).await;
+        }
         Ok(target::Target::Forward(_)) => {
             request::join_cookies(&mut parts);
-            forward(&shared, client, parts, body, respond).await;
+            forward(shared, client, parts, body, respond).await;
         }
-        Err(error) => refuse(&shared, client, &parts, &error, &mut respond),
+        Err(error) => refuse(shared, client, &parts, &error, &mut respond),
     }
+    None
 }
 
 /// Answers what is for this listener itself.
@@ -129,15 +147,15 @@ fn fit<B>(mut response: Response<B>) -> Response<B> {
     response
 }
 
-/// Decides on a CONNECT, answers it, and relays over its stream.
+/// Decides on a CONNECT, answers it, and opens its tunnel over the stream.
 async fn tunnel(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     client: Client,
     parts: &Parts,
     body: RecvStream,
     mut respond: SendResponse<Bytes>,
     target: &Authority,
-) {
+) -> Option<Relaying> {
     let asked = Target::Authority(target, "");
     let mut trail = Trail::new(shared.next_request_id(), client, parts.method.as_str(), asked);
     let values = |name| parts.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
@@ -148,15 +166,19 @@ async fn tunnel(
         Ok(ready) => ready,
         Err(refusal) => {
             shared.record_refusal(&mut trail, Event::Decision, &refusal);
-            return send_refusal(shared, &trail, &refusal, true, &mut respond);
+            send_refusal(shared, &trail, &refusal, true, &mut respond);
+            return None;
         }
     };
     match respond.send_response(Response::new(()), false) {
         Ok(sending) => {
             let stream = ClientStream::Http2(Box::new(Http2Stream::new(sending, body)));
-            tunnel::open(shared, stream, BytesMut::new(), target, ready, trail).await;
+            tunnel::open(shared, stream, BytesMut::new(), target, ready, trail).await
         }
-        Err(_) => ready.unopened(shared, trail),
+        Err(_) => {
+            ready.unopened(shared, trail);
+            None
+        }
     }
 }
 

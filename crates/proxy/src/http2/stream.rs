@@ -54,7 +54,7 @@ impl Http2Stream {
     }
 
     /// Breaks the stream off, as a proxy does when the connection at the other end broke (RFC 9113 §8.5).
-    pub(crate) fn reset(mut self) {
+    pub(crate) fn reset(&mut self) {
         self.sending.stream.send_reset(Reason::CONNECT_ERROR);
     }
 }

@@ -39,8 +39,12 @@ impl<K: Key> Default for Counters<K> {
 
 impl<K: Key> Counters<K> {
     pub(crate) fn count(&self, key: K) {
+        self.add(key, 1);
+    }
+
+    pub(crate) fn add(&self, key: K, count: u64) {
         if let Some(counter) = self.counts.get(key.index()) {
-            counter.add(1);
+            counter.add(count);
         }
     }
 

@@ -118,6 +118,16 @@ label! {
 }
 
 label! {
+    /// How the bytes of a tunnel get from one side to the other.
+    RelayPath {
+        /// They are read and written.
+        Copy "copy",
+        /// The kernel moves them.
+        Splice "splice",
+    }
+}
+
+label! {
     /// How a flow ended, where no reason of the table ended it.
     FlowEnd {
         /// Both sides were done.
@@ -144,6 +154,7 @@ mod tests {
         check::<AuthResult>();
         check::<DnsResult>();
         check::<LimitHit>();
+        check::<RelayPath>();
         check::<FlowEnd>();
     }
 }

@@ -1,0 +1,71 @@
+//! What the two directions of a relay have done so far.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    meter::{Meter, Side},
+    metrics::RelayPath,
+};
+
+/// What both directions have done so far. Atomics because the relay may move between threads; no order is needed.
+pub(super) struct Traffic<'a> {
+    pub(super) meter: &'a Meter,
+    /// Whether the client's connection, and upstream's, takes no more.
+    client_broken: AtomicBool,
+    upstream_broken: AtomicBool,
+    started: Instant,
+    /// When the last byte was delivered, in milliseconds after the start.
+    moved_ms: AtomicU64,
+}
+
+impl<'a> Traffic<'a> {
+    pub(super) fn start(meter: &'a Meter) -> Self {
+        Self {
+            meter,
+            client_broken: AtomicBool::new(false),
+            upstream_broken: AtomicBool::new(false),
+            started: Instant::now(),
+            moved_ms: AtomicU64::new(0),
+        }
+    }
+
+    const fn broken(&self, side: Side) -> &AtomicBool {
+        match side {
+            Side::Client => &self.client_broken,
+            Side::Upstream => &self.upstream_broken,
+        }
+    }
+
+    /// Whether `side` takes no more.
+    pub(super) fn is_broken(&self, side: Side) -> bool {
+        self.broken(side).load(Relaxed)
+    }
+
+    pub(super) fn note_broken(&self, side: Side) {
+        self.broken(side).store(true, Relaxed);
+    }
+
+    /// Notes that `receiver` took `bytes`.
+    pub(super) fn took(&self, receiver: Side, bytes: usize, path: RelayPath) {
+        self.meter.took(receiver, bytes);
+        self.meter.relayed(path, bytes);
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved_ms.store(now, Relaxed);
+    }
+
+    /// Waits until nothing was delivered for `limit`.
+    pub(super) async fn idle(&self, limit: Duration) {
+        loop {
+            let deadline = self.started + Duration::from_millis(self.moved_ms.load(Relaxed)) + limit;
+            if deadline <= Instant::now() {
+                return;
+            }
+            sleep_until(deadline).await;
+        }
+    }
+}
