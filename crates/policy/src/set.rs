@@ -240,6 +240,17 @@ impl PolicySet {
         self.revision
     }
 
+    /// Gives this snapshot another number, before it decides.
+    pub fn renumber(&mut self, revision: Revision) {
+        self.revision = revision;
+    }
+
+    /// Returns the addresses that none of its policies can open.
+    #[must_use]
+    pub fn floor(&self) -> &Floor {
+        &self.floor
+    }
+
     /// Returns every policy and ceiling, in the order of the configuration, policies first.
     pub fn owners(&self) -> impl Iterator<Item = OwnerView<'_>> {
         self.owners.iter().map(|owner| OwnerView {

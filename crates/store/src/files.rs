@@ -11,6 +11,7 @@ use exeat_policy::{Entry, ListBuilder};
 use crate::entry;
 use crate::problem::{Code, Finding, Problem, Severity, shown};
 use crate::source::Source;
+use crate::written::{Digest, Digesting, NamedFile};
 
 /// Largest group file, in bytes: ten million names, beyond any published blocklist.
 pub const GROUP_FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -28,6 +29,8 @@ const BUFFER_BYTES: usize = 64 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Files {
     by_name: BTreeMap<Arc<str>, Found>,
+    /// What was read to its end.
+    read: Vec<NamedFile>,
 }
 
 #[derive(Debug, Default)]
@@ -58,16 +61,30 @@ impl Files {
         let found = self.by_name.entry(Arc::clone(name)).or_default();
         path.clone_into(&mut found.path);
         let result = File::open(path).map_err(ReadError::Io).and_then(|file| {
-            each_line(file, |line, text| {
+            let mut file = Digesting::new(file);
+            each_line(&mut file, |line, text| {
                 match parse_line(text) {
                     Ok(None) => {}
                     Ok(Some(entry)) => list.push(entry, line, 0),
                     Err(finding) => found.push(line, finding),
                 }
                 true
-            })
+            })?;
+            Ok(file.finish())
         });
-        result.map_err(|error| error.finding(name))
+        let digest = result.map_err(|error| error.finding(name))?;
+        self.read.push(NamedFile { name: Arc::clone(name), digest, is_secret: false });
+        Ok(())
+    }
+
+    /// Notes a file that holds a password, and what was in it.
+    pub(crate) fn note_secret(&mut self, name: &str, content: &[u8]) {
+        self.read.push(NamedFile { name: name.into(), digest: Digest::of(content), is_secret: true });
+    }
+
+    /// Hands over what was read.
+    pub(crate) fn take_read(&mut self) -> Vec<NamedFile> {
+        std::mem::take(&mut self.read)
     }
 
     /// Records a problem of one line of a file that has been read.

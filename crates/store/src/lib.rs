@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod changed;
 mod clients;
 mod document;
 mod duration;
@@ -28,18 +29,22 @@ mod problem;
 mod reader;
 mod references;
 mod report;
+mod revisions;
 mod secrets;
 mod sections;
 mod settings;
 mod source;
 mod suggest;
 mod syntax;
+mod written;
 
 pub use api::api_socket;
 pub use edit::{EditError, Existing, NewClient, WriteError, add_client, write_atomically};
 pub use files::{GROUP_FILE_BYTES_MAX, GROUP_FILE_PROBLEMS_MAX, GROUP_LINE_BYTES_MAX};
 pub use flags::{FLAGS_CLIENT, Flags, from_flags};
-pub use load::{CONFIGURATION_BYTES_MAX, CONFIGURATION_PROBLEMS_MAX, Options, load, load_text};
+pub use load::{CONFIGURATION_BYTES_MAX, CONFIGURATION_PROBLEMS_MAX, Options, load, load_as, load_text};
 pub use problem::{Code, Location, Problem, Severity};
 pub use report::{Colour, Report};
+pub use revisions::{History, HistoryError, Kept, News, Origin, REVISIONS_BYTES_MAX, REVISIONS_MAX};
 pub use settings::{ApiSettings, AuditSettings, LISTEN_DEFAULT, Listener, Loaded, Settings};
+pub use written::{Digest, NamedFile, Written, digest_of_file};

@@ -1,6 +1,6 @@
 //! From a file, a text or command-line flags to a [`Loaded`] configuration.
 
-use std::fs::{File, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
@@ -23,6 +23,7 @@ use crate::references::{self, Places};
 use crate::report::Report;
 use crate::settings::{Loaded, Settings};
 use crate::source::Source;
+use crate::written::Written;
 
 /// Largest configuration file, in bytes. Lists that need more go to group files.
 pub const CONFIGURATION_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -63,6 +64,17 @@ pub fn load(path: &Path, options: &Options) -> Result<Loaded, Report> {
     load_source(name, &text, base_dir, Some(&metadata), options)
 }
 
+/// Reads a text as [`load`] would if it stood in the file at `path`. That file is looked at for its permissions only,
+/// and need not be there.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_as(path: &Path, text: &str, options: &Options) -> Result<Loaded, Report> {
+    let metadata = fs::metadata(path).ok();
+    let base_dir = path.parent().unwrap_or(Path::new(""));
+    load_source(path.to_string_lossy().into(), text, base_dir, metadata.as_ref(), options)
+}
+
 /// Reads a configuration from text. `name` stands for the file in places and reports; relative paths in the text
 /// start from `base_dir`.
 ///
@@ -99,11 +111,12 @@ fn load_source(
     } else {
         compile(document, options).map_err(|finding| notes.push_whole(finding)).ok()
     };
+    let read = files.take_read();
     let mut problems = notes.finish(&source, CONFIGURATION_PROBLEMS_MAX);
     problems.extend(files.finish());
     let report = Report::new(problems);
     match compiled {
-        Some(loaded) => Ok(Loaded { warnings: report, ..loaded }),
+        Some(loaded) => Ok(Loaded { warnings: report, written: Some(Written::new(text, read)), ..loaded }),
         None => Err(report),
     }
 }
@@ -162,6 +175,7 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
             api,
         },
         warnings: Report::default(),
+        written: None,
     })
 }
 

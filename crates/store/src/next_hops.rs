@@ -194,7 +194,7 @@ fn read_credentials(
         }
         (None, Some(user), Some(file)) => {
             let span = span_of("password_file");
-            (user.to_owned(), read_password(&cx.base_dir.join(file), span, cx.notes)?, span_of("username"))
+            (user.to_owned(), read_password(&cx.base_dir.join(file), span, cx)?, span_of("username"))
         }
         (None, username, _) => {
             let (key, other) = if username.is_some() {
@@ -226,8 +226,8 @@ fn decode(userinfo: &str) -> Option<(String, String)> {
 }
 
 /// The first line of a file. The path is shown, what is in it never.
-fn read_password(path: &Path, span: Range<usize>, notes: &mut Notes) -> Option<String> {
-    let name = path.display().to_string();
+fn read_password(path: &Path, span: Range<usize>, cx: &mut Cx<'_, '_>) -> Option<String> {
+    let (name, notes) = (path.display().to_string(), &mut *cx.notes);
     let mut failed = |message: String, help: &str| {
         notes.push(span.clone(), Finding::error(Code::Unreadable, message).help(help));
     };
@@ -245,6 +245,7 @@ fn read_password(path: &Path, span: Range<usize>, notes: &mut Notes) -> Option<S
             return None;
         }
     };
+    cx.files.note_secret(&name, &bytes);
     let text = String::from_utf8(bytes).ok().filter(|text| text.len() as u64 <= PASSWORD_FILE_BYTES_MAX);
     let Some(text) = text else {
         failed(

@@ -12,6 +12,7 @@ use exeat_policy::PolicySet;
 use exeat_proxy::{Hops, Limits, TlsFiles};
 
 use crate::Report;
+use crate::written::Written;
 
 /// Where the proxy listens unless told otherwise: loopback, and the port that Squid made customary.
 pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 3128);
@@ -94,6 +95,8 @@ pub struct Loaded {
     pub anonymous: Option<Arc<Principal>>,
     /// What the author of the configuration should know of; holds no error.
     pub warnings: Report,
+    /// What all of this was read from. `None` if it was the command line.
+    pub written: Option<Written>,
 }
 
 impl Default for AuditSettings {
