@@ -6,6 +6,9 @@
 //! to [`crate::decide`] and [`crate::permit`] on both sides; where they differ, that member is
 //! the witness of the change. So no change is made up.
 //!
+//! What both sides allow may leave by another way, straight from here or through a next hop: that
+//! is a change too, once gained and once lost.
+//!
 //! Nor is one missed: for every request whose target is a name, or an address, that one side
 //! allows and the other refuses, the result is not empty. This holds for a name with one
 //! address, at any port, and for what opens the connection. It does not cover answers of
@@ -22,6 +25,7 @@ mod probe;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use exeat_model::{Authority, DnsName, IpBlock, PortSet};
 
@@ -78,6 +82,22 @@ pub enum What {
     MixedAnswers,
     /// Connections that open like this.
     OpenedBy(Vec<Opening>),
+    /// Connections that leave this way; the other side sends them another.
+    LeavesBy(WayOut),
+}
+
+/// The way that a request leaves by.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum WayOut {
+    /// Straight from here.
+    Straight,
+    /// Through a next hop.
+    NextHop {
+        /// Its name.
+        name: Arc<str>,
+        /// Where it listens.
+        endpoint: Authority,
+    },
 }
 
 /// How a connection opens.
@@ -106,7 +126,7 @@ pub struct Witness {
     pub opening: Option<Opening>,
 }
 
-/// Something that one side allows and the other refuses.
+/// Something that one side allows and the other refuses, or sends another way.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Change {
     /// Which side allows it.
@@ -119,9 +139,9 @@ pub struct Change {
     pub what: What,
     /// The rule of the side that allows it.
     pub rule: RuleView,
-    /// Why the other side refuses it.
+    /// Why the other side refuses it. Of a way out: what ends the connections that took it.
     pub reason: Reason,
-    /// The rule of the other side that refuses it, or that comes nearest.
+    /// The rule of the other side that refuses it, that comes nearest, or that sends it another way.
     pub refused_by: Option<RuleView>,
     /// A request to see it with.
     pub witness: Witness,
@@ -189,6 +209,15 @@ impl fmt::Display for Opening {
     }
 }
 
+impl fmt::Display for WayOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Straight => f.write_str("straight from here"),
+            Self::NextHop { name, endpoint } => write!(f, "through {name} at {endpoint}"),
+        }
+    }
+}
+
 /// The part of a line after host and ports; empty for the target itself.
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -201,6 +230,7 @@ impl fmt::Display for What {
                 let openings: Vec<String> = openings.iter().map(ToString::to_string).collect();
                 write!(f, "opened by {}", openings.join(", "))
             }
+            Self::LeavesBy(way) => way.fmt(f),
         }
     }
 }

@@ -21,7 +21,7 @@ mod set;
 
 pub use announce::Announce;
 pub use decide::{Allowed, Denial, EgressRequest, Verdict, decide};
-pub use diff::{Change, Direction, Hosts, Opening, View, What, Witness, diff};
+pub use diff::{Change, Direction, Hosts, Opening, View, WayOut, What, Witness, diff};
 pub use entry::{Answers, Defaults, Destination, Entry, EntryError, Expect, Side};
 pub use explain::{Explanation, Outcome, Stage, explain, smallest_entry};
 pub use hop::{HopSpec, NextHop, Resolve, Way};

@@ -11,6 +11,7 @@ use super::classes::{Mentions, block_edges, partition};
 use super::join::Joiner;
 use super::{Direction, Hosts, Opening, Pair, What, conditions};
 use crate::decide::{Denial, each_match, owners};
+use crate::reason::Reason;
 use crate::rule::{ListSide, RuleId};
 
 /// A difference as it is found: one class, in the words of the snapshots.
@@ -114,8 +115,11 @@ fn compare(pair: &Pair<'_>, hosts: &Hosts, host: &Host) -> Compared {
             (Err(denial), Ok(rule)) => (Direction::Gained, rule, denial),
             (Ok(rule), Err(denial)) => (Direction::Lost, rule, denial),
             (Err(_), Err(_)) => continue,
-            (Ok(_), Ok(_)) => {
+            (Ok(old), Ok(new)) => {
                 compared.both.push(range);
+                for finding in ways(pair, hosts, &target, (old, new)) {
+                    add(&mut compared.findings, finding, range);
+                }
                 for finding in conditions::differences(pair, hosts, &target) {
                     add(&mut compared.findings, finding, range);
                 }
@@ -137,6 +141,30 @@ fn compare(pair: &Pair<'_>, hosts: &Hosts, host: &Host) -> Compared {
         add(&mut compared.findings, finding, range);
     }
     compared
+}
+
+/// The ways out of a target that both sides allow, by these rules, if they are not the same.
+fn ways(pair: &Pair<'_>, hosts: &Hosts, target: &Authority, (old, new): (RuleId, RuleId)) -> Vec<Finding> {
+    if !pair.has_hops {
+        return Vec::new();
+    }
+    let (Some(before), Some(after)) = (pair.old.way(target), pair.new.way(target)) else { return Vec::new() };
+    if before == after {
+        return Vec::new();
+    }
+    let finding = |direction, way, rule, other| Finding {
+        direction,
+        hosts: hosts.clone(),
+        ports: Vec::new(),
+        what: What::LeavesBy(way),
+        rule,
+        refused: Denial { reason: Reason::PolicyChanged, rule: Some(other) },
+        host: target.host.clone(),
+        port: target.port,
+        addrs: Vec::new(),
+        opening: None,
+    };
+    vec![finding(Direction::Gained, after, new, old), finding(Direction::Lost, before, old, new)]
 }
 
 /// Adds a port range to the finding that it continues, or a new finding.

@@ -96,7 +96,15 @@ fn witness(allows: View<'_>, refuses: View<'_>, finding: &Finding, ports: &PortS
         addrs: finding.addrs.clone(),
         opening: finding.opening.clone(),
     });
-    witnesses.into_iter().find(|witness| is_allowed(allows, witness) && !is_allowed(refuses, witness))
+    witnesses.into_iter().find(|witness| match &finding.what {
+        What::LeavesBy(way) => {
+            let other = refuses.way(&witness.target);
+            allows.way(&witness.target).as_ref() == Some(way) && other.is_some_and(|other| other != *way)
+        }
+        What::Target | What::At(_) | What::AtPublic | What::MixedAnswers | What::OpenedBy(_) => {
+            is_allowed(allows, witness) && !is_allowed(refuses, witness)
+        }
+    })
 }
 
 /// Asks the engine.

@@ -70,7 +70,9 @@ fn continues(old: &Finding, new: &Finding) -> bool {
 fn stretch(finding: &mut Finding, to: &IpBlock) {
     let place = match (&mut finding.what, &mut finding.hosts) {
         (What::At(block), _) | (_, Hosts::Addresses(block)) => block,
-        (What::Target | What::AtPublic | What::MixedAnswers | What::OpenedBy(_), _) => return,
+        (What::Target | What::AtPublic | What::MixedAnswers | What::OpenedBy(_) | What::LeavesBy(_), _) => {
+            return;
+        }
     };
     *place = IpBlock::between(place.first(), to.last()).unwrap_or(*place);
 }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use exeat_model::{Authority, CanonicalIp, Host, IpBlock, Port, PortRange, PortSet};
 
-use super::View;
 use super::classes::block_edges;
+use super::{View, WayOut};
 use crate::decide::{Denial, EgressRequest, Verdict, decide, denied_address, each_match, owners};
 use crate::permit::{OpeningRule, permit, permit_via};
 use crate::reason::Reason;
@@ -45,6 +46,20 @@ impl<'a> View<'a> {
                 let first = allowed.rules().first().copied();
                 first.or(allowed.report).ok_or(Denial::of(Reason::HostNotAllowed))
             }
+        }
+    }
+
+    /// The way that an allowed target leaves by.
+    pub(super) fn way(&self, target: &Authority) -> Option<WayOut> {
+        match decide(self.set, &self.request(target)) {
+            Verdict::Deny(_) => None,
+            Verdict::Allow(allowed) => Some(match allowed.way() {
+                None => WayOut::Straight,
+                Some(way) => {
+                    let hop = way.hop();
+                    WayOut::NextHop { name: Arc::clone(&hop.name), endpoint: hop.endpoint.clone() }
+                }
+            }),
         }
     }
 
@@ -96,6 +111,8 @@ pub(super) struct Pair<'a> {
     pub(super) new: View<'a>,
     /// Where deny networks of either side begin and end, in ascending order.
     pub(super) deny_edges: Vec<IpAddr>,
+    /// Whether anything leaves through a next hop on either side.
+    pub(super) has_hops: bool,
 }
 
 impl<'a> Pair<'a> {
@@ -105,7 +122,8 @@ impl<'a> Pair<'a> {
             lists.flat_map(|l| l.list().blocks()).flat_map(block_edges).collect();
         deny_edges.sort_unstable();
         deny_edges.dedup();
-        Self { old, new, deny_edges }
+        let leaves = |view: View<'_>| owners(view.set, view.bound).any(|(_, owner)| owner.way.is_some());
+        Self { old, new, deny_edges, has_hops: leaves(old) || leaves(new) }
     }
 
     /// What deny networks say of the address on both sides, unless they say different things.

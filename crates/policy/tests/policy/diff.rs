@@ -4,7 +4,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use exeat_model::{AddressClass, Authority, CanonicalIp, Host, in_closed_zone};
-use exeat_policy::{Bound, Change, Defaults, Direction, Entry, Expect, Floor, Hosts, Mode, View, What, diff};
+use exeat_policy::{
+    Bound, Change, Defaults, Direction, Entry, Expect, Floor, Hosts, Mode, Reason, Resolve, View, What, diff,
+};
 use proptest::prelude::*;
 
 use crate::reference::{ADDRESSES, NAMES, any_entry, any_rules};
@@ -22,6 +24,51 @@ fn lines(old: &World, new: &World) -> Vec<String> {
 
 fn one(rules: Rules) -> World {
     world(&[], &[rules], &[])
+}
+
+#[test]
+fn another_way_out_is_gained_and_the_old_one_lost() {
+    let plain = || rules("p", &["a.example", "*.b.example:443", "10.0.0.0/24:22"], &[]);
+    let by = |hop, resolve| Rules { next_hop: Some((hop, resolve)), ..plain() };
+    let hop = |resolve| by("hop", resolve);
+    let through = |sign: char| {
+        let line = |host: &str| format!("{sign} {host} through hop at 10.0.0.9:3128");
+        ["*.b.example:443", "10.0.0.0/24:22", "a.example:80,443"].map(line).to_vec()
+    };
+    let straight = |sign: char| {
+        let line = |host: &str| format!("{sign} {host} straight from here");
+        ["*.b.example:443", "10.0.0.0/24:22", "a.example:80,443"].map(line).to_vec()
+    };
+    let named = |sign: char| {
+        let line = |host: &str| format!("{sign} {host} through named at proxy.example:3128");
+        ["*.b.example:443", "10.0.0.0/24:22", "a.example:80,443"].map(line).to_vec()
+    };
+    let ways = |old: Rules, new: Rules| {
+        let mut lines = lines(&one(old), &one(new));
+        lines.retain(|line| line.ends_with("from here") || line.contains(" through "));
+        lines.sort();
+        lines
+    };
+    let both = |mut lines: Vec<String>, more: Vec<String>| {
+        lines.extend(more);
+        lines.sort();
+        lines
+    };
+    for (case, old, new, want) in [
+        ("none", plain(), plain(), vec![]),
+        ("the same", hop(Resolve::NextHop), hop(Resolve::NextHop), vec![]),
+        ("one now", plain(), hop(Resolve::NextHop), both(through('+'), straight('-'))),
+        ("none now", hop(Resolve::Local), plain(), both(straight('+'), through('-'))),
+        ("another", hop(Resolve::NextHop), by("named", Resolve::NextHop), both(named('+'), through('-'))),
+        // What it resolves to is compared by what may be reached, not by who asks.
+        ("resolved elsewhere", hop(Resolve::NextHop), hop(Resolve::Local), vec![]),
+        ("nothing that both allow", rules("p", &[], &[]), hop(Resolve::NextHop), vec![]),
+    ] {
+        assert_eq!(ways(old, new), want, "{case}");
+    }
+    let changes = between(&one(plain()), &one(hop(Resolve::Local)));
+    let change = changes.iter().find(|c| matches!(c.what, What::LeavesBy(_))).unwrap();
+    assert_eq!((change.reason, change.refused_by.is_some()), (Reason::PolicyChanged, true));
 }
 
 #[test]
@@ -309,7 +356,7 @@ fn speaks_of(change: &Change, target: &Authority, ip: IpAddr) -> bool {
         What::Target => true,
         What::At(block) => block.contains(ip),
         What::AtPublic => ip.class() == AddressClass::Global,
-        What::MixedAnswers | What::OpenedBy(_) => false,
+        What::MixedAnswers | What::OpenedBy(_) | What::LeavesBy(_) => false,
     };
     host && place && change.ports.contains(target.port)
 }
