@@ -59,6 +59,8 @@ struct Flow {
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    via: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<Rule>,
     revision: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -212,6 +214,7 @@ impl From<FlowView> for Flow {
             source: flow.source.to_string(),
             target: flow.target.to_string(),
             address: flow.address.map(|address| address.to_string()),
+            via: flow.via.map(|via| via.to_string()),
             rule: flow.rule.map(Rule::from),
             revision: flow.revision.0,
             would_deny: flow.would_deny.map(Reason::token),

@@ -159,6 +159,13 @@ const FAMILIES: &[Family] = &[
         },
     },
     Family {
+        name: "ways_out",
+        kind: Kind::Counter,
+        labels: "`way`: `straight`, `next_hop`",
+        help: "Tunnels and requests that were allowed and connected, by the way that they left. Which next hop it was is in the audit log",
+        read: |view| Numbers::Counts(by_key("way", &view.metrics.ways)),
+    },
+    Family {
         name: "flow_ends",
         kind: Kind::Counter,
         labels: "`kind`: `tunnel`, `request`; `end`: `finished`, `client_reset`, `upstream_reset` or a reason",

@@ -17,7 +17,7 @@ mod count;
 mod label;
 
 pub use count::{Activity, Counter, Counters, Distribution, Histogram};
-pub use label::{AuthResult, DnsResult, FlowEnd, Key, LimitHit, RelayPath};
+pub use label::{AuthResult, DnsResult, FlowEnd, Key, LimitHit, RelayPath, WayTaken};
 
 /// How flows of one kind ended.
 #[derive(Debug, Default)]
@@ -57,6 +57,8 @@ const HEAD_SECONDS: &[f64] = &[0.000_1, 0.001, 0.01, 0.1, 1.0, 10.0];
 pub struct Metrics {
     /// Requests that were allowed and passed on.
     pub allowed: Counter,
+    /// The same, by the way that they left.
+    pub ways: Counters<WayTaken>,
     /// Requests that were allowed and came to nothing, by why.
     pub failed: Counters<Reason>,
     /// Denials, by why. An allow that the opening of its tunnel takes back has been counted as allowed before.
@@ -103,6 +105,7 @@ impl Default for Metrics {
     fn default() -> Self {
         Self {
             allowed: Counter::default(),
+            ways: Counters::default(),
             failed: Counters::default(),
             denied: Counters::default(),
             would_deny: Counters::default(),
@@ -135,6 +138,7 @@ pub(crate) struct Told {
     reason: Option<Reason>,
     would_deny: Option<Reason>,
     end: Option<&'static str>,
+    way: WayTaken,
 }
 
 impl Told {
@@ -145,6 +149,7 @@ impl Told {
             reason: record.reason,
             would_deny: record.would_deny,
             end: record.end,
+            way: if record.via.is_some() { WayTaken::NextHop } else { WayTaken::Straight },
         }
     }
 
@@ -200,7 +205,10 @@ impl Metrics {
 
     fn note_verdict(&self, told: &Told) {
         match (told.verdict, told.reason) {
-            (Some(Outcome::Allow), None) => self.allowed.add(1),
+            (Some(Outcome::Allow), None) => {
+                self.allowed.add(1);
+                self.ways.count(told.way);
+            }
             (Some(Outcome::Allow), Some(reason)) => self.failed.count(reason),
             (Some(Outcome::Deny) | None, Some(reason)) => self.denied.count(reason),
             (Some(Outcome::Deny) | None, None) => {}
@@ -298,6 +306,24 @@ mod tests {
         assert_eq!((metrics.allowed.get(), metrics.tunnels.active(), metrics.tunnels.total()), (1, 0, 1));
         let ends: Vec<_> = metrics.tunnel_ends.iter().filter(|(_, count)| *count > 0).collect();
         assert_eq!(ends, [("finished", 1)]);
+    }
+
+    #[test]
+    fn what_leaves_is_counted_by_its_way() {
+        let metrics = Metrics::default();
+        let leaves = |event, verdict, reason, via: Option<&str>| {
+            let mut record = Record::new(event, SystemTime::UNIX_EPOCH);
+            (record.verdict, record.reason, record.via) = (Some(verdict), reason, via.map(Arc::from));
+            metrics.note(&Told::of(&record));
+        };
+        leaves(Event::Decision, Outcome::Allow, None, Some("corp"));
+        leaves(Event::End, Outcome::Allow, None, Some("corp"));
+        leaves(Event::Request, Outcome::Allow, None, Some("corp"));
+        leaves(Event::Request, Outcome::Allow, None, None);
+        leaves(Event::Request, Outcome::Allow, Some(Reason::EgressGatewayUnavailable), Some("corp"));
+        leaves(Event::Request, Outcome::Deny, Some(Reason::HostNotAllowed), None);
+        let ways: Vec<_> = metrics.ways.iter().map(|(way, count)| (way.label(), count)).collect();
+        assert_eq!(ways, [("straight", 1), ("next_hop", 2)]);
     }
 
     #[test]

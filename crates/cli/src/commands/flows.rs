@@ -17,7 +17,7 @@ use crate::output::{Exit, to_stdout};
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The columns: title, and the key of a flow.
-const COLUMNS: [(&str, &str); 9] = [
+const COLUMNS: [(&str, &str); 10] = [
     ("ID", "id"),
     ("KIND", "kind"),
     ("CLIENT", "client"),
@@ -27,6 +27,7 @@ const COLUMNS: [(&str, &str); 9] = [
     ("UP", "bytes_up"),
     ("DOWN", "bytes_down"),
     ("RULE", "rule"),
+    ("VIA", "via"),
 ];
 
 /// Lists, follows or ends flows.
@@ -181,20 +182,20 @@ mod tests {
         let flows = [
             json!({"id": 7, "kind": "tunnel", "client": "payments", "target": "api.example.com:443",
                    "address": "93.184.216.34:443", "age_seconds": 61.2, "bytes_up": 10, "bytes_down": 2000,
-                   "rule": {"place": "exeat.toml:4:10", "policy": "p", "text": "x"}}),
+                   "via": "corp", "rule": {"place": "exeat.toml:4:10", "policy": "p", "text": "x"}}),
             json!({"id": 12, "kind": "request", "client": "a", "target": "b.example.com:80",
                    "age_seconds": 0.2, "bytes_up": 0, "bytes_down": 0}),
         ];
         assert_eq!(
             table(&flows, Style::Plain),
-            "7\ttunnel\tpayments\tapi.example.com:443\t93.184.216.34:443\t61s\t10\t2000\texeat.toml:4:10\n\
-             12\trequest\ta\tb.example.com:80\t-\t0s\t0\t0\t-\n"
+            "7\ttunnel\tpayments\tapi.example.com:443\t93.184.216.34:443\t61s\t10\t2000\texeat.toml:4:10\tcorp\n\
+             12\trequest\ta\tb.example.com:80\t-\t0s\t0\t0\t-\t-\n"
         );
         assert_eq!(
             table(&flows, Style::Table),
-            "ID  KIND     CLIENT    TARGET               ADDRESS            AGE  UP  DOWN  RULE\n\
-             7   tunnel   payments  api.example.com:443  93.184.216.34:443  61s  10  2000  exeat.toml:4:10\n\
-             12  request  a         b.example.com:80     -                  0s   0   0     -\n"
+            "ID  KIND     CLIENT    TARGET               ADDRESS            AGE  UP  DOWN  RULE             VIA\n\
+             7   tunnel   payments  api.example.com:443  93.184.216.34:443  61s  10  2000  exeat.toml:4:10  corp\n\
+             12  request  a         b.example.com:80     -                  0s   0   0     -                -\n"
         );
         assert_eq!(table(&[], Style::Plain), "");
     }

@@ -162,6 +162,10 @@ impl Flow {
             labels: principal.labels.clone(),
             source: self.source,
             address: standing.dialled,
+            via: match &standing.grant {
+                Grant::Straight(_) => None,
+                Grant::Via(permit) => Some(Arc::clone(&permit.hop().name)),
+            },
             rule: standing.rule().and_then(|rule| policy.rule(rule)),
             revision: policy.revision(),
             mode: if policy.reports(&principal.bound) { Mode::Report } else { Mode::Enforce },

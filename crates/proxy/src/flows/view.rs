@@ -76,6 +76,8 @@ pub struct FlowView {
     pub source: SocketAddr,
     /// The address that was dialled; `None` until one has answered.
     pub address: Option<SocketAddr>,
+    /// The next hop that it leaves through; then `address` is the next hop's.
+    pub via: Option<Arc<str>>,
     /// The rule that allows it, by the newest snapshot that has looked at it.
     pub rule: Option<RuleView>,
     /// The number of that snapshot.

@@ -52,6 +52,16 @@ impl Key for Reason {
 }
 
 label! {
+    /// How a request that was passed on has left.
+    WayTaken {
+        /// Straight from here.
+        Straight "straight",
+        /// Through a next hop.
+        NextHop "next_hop",
+    }
+}
+
+label! {
     /// What came of checking who asks.
     AuthResult {
         /// The credentials are right.
