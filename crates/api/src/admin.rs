@@ -1,18 +1,29 @@
 //! The admin API: every route in one table, which `docs/openapi.json` describes and a test compares.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use axum::{
     Router,
     extract::DefaultBodyLimit,
-    routing::{MethodRouter, delete, get, post},
+    routing::{MethodRouter, delete, get, post, put as put_to},
 };
 use exeat_proxy::Proxy;
+use exeat_store::History;
 use http::{Method, StatusCode, Uri};
-use tokio::{net::UnixListener, sync::mpsc};
+use tokio::{
+    net::UnixListener,
+    sync::{Semaphore, mpsc},
+};
 
 use crate::{
-    error::Failure, explain, flows, policy, quarantine, reload, reload::ReloadOrder, server, status::Status,
+    diff,
+    document::{DOCUMENT_BYTES_MAX, DOCUMENTS_MAX},
+    error::Failure,
+    explain, flows,
+    orders::Order,
+    policy, put, quarantine, reload, revisions, server,
+    server::Caller,
+    status::Status,
     traffic,
 };
 
@@ -23,11 +34,46 @@ pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
 #[derive(Clone)]
 pub struct Admin {
     /// The proxy.
+    pub(crate) proxy: Proxy,
+    /// What came of loads of the configuration.
+    pub(crate) status: Arc<Status>,
+    /// Takes orders to change it.
+    pub(crate) orders: mpsc::Sender<Order>,
+    /// What has decided.
+    pub(crate) history: Arc<History>,
+    /// Where relative paths of documents start from.
+    pub(crate) base_dir: Arc<Path>,
+    /// What is listened on, for the floor of documents that are compared.
+    pub(crate) listeners: Arc<[SocketAddr]>,
+    /// Places for work on whole documents.
+    pub(crate) documents: Arc<Semaphore>,
+}
+
+/// What an [`Admin`] is put together from.
+pub struct Parts<'a> {
+    /// The proxy.
     pub proxy: Proxy,
     /// What came of loads of the configuration.
     pub status: Arc<Status>,
-    /// Takes orders to load it again.
-    pub reloads: mpsc::Sender<ReloadOrder>,
+    /// Takes orders to change it.
+    pub orders: mpsc::Sender<Order>,
+    /// What has decided.
+    pub history: Arc<History>,
+    /// The folder of the configuration file.
+    pub base_dir: &'a Path,
+    /// What is listened on.
+    pub listeners: &'a [SocketAddr],
+}
+
+impl Admin {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: Parts<'_>) -> Self {
+        let Parts { proxy, status, orders, history, base_dir, listeners } = parts;
+        let documents = Arc::new(Semaphore::new(DOCUMENTS_MAX));
+        let (base_dir, listeners) = (base_dir.into(), listeners.into());
+        Self { proxy, status, orders, history, base_dir, listeners, documents }
+    }
 }
 
 /// One method of one path.
@@ -37,8 +83,18 @@ struct Route {
     handler: fn() -> MethodRouter<Admin>,
 }
 
-const ROUTES: [Route; 10] = [
+const ROUTES: [Route; 16] = [
     Route { method: Method::GET, path: "/v1/policy", handler: || get(policy::get) },
+    Route { method: Method::PUT, path: "/v1/policy", handler: || put_to(put::put).layer(whole_document()) },
+    Route { method: Method::GET, path: "/v1/policy/revisions", handler: || get(revisions::list) },
+    Route { method: Method::GET, path: "/v1/policy/revisions/{revision}", handler: || get(revisions::one) },
+    Route { method: Method::GET, path: "/v1/policy/diff", handler: || get(diff::between) },
+    Route {
+        method: Method::POST,
+        path: "/v1/policy/diff",
+        handler: || post(diff::sent).layer(whole_document()),
+    },
+    Route { method: Method::POST, path: "/v1/policy/rollback", handler: || post(put::rollback) },
     Route { method: Method::POST, path: "/v1/reload", handler: || post(reload::post) },
     Route { method: Method::POST, path: "/v1/explain", handler: || post(explain::post) },
     Route { method: Method::GET, path: "/v1/flows", handler: || get(flows::list) },
@@ -50,9 +106,20 @@ const ROUTES: [Route; 10] = [
     Route { method: Method::DELETE, path: "/v1/quarantine", handler: || delete(quarantine::release) },
 ];
 
+/// The bound of a body that is a configuration.
+fn whole_document() -> DefaultBodyLimit {
+    DefaultBodyLimit::max(DOCUMENT_BYTES_MAX)
+}
+
 /// Answers the admin API on `listener`, for ever.
 pub async fn serve(listener: UnixListener, admin: Admin) {
-    server::serve(router(admin), async || Ok(listener.accept().await?.0)).await;
+    let accept = async || {
+        let stream = listener.accept().await?.0;
+        // Where the system does not tell, nobody is named.
+        let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+        Ok((stream, Caller { uid }))
+    };
+    server::serve(router(admin), accept).await;
 }
 
 pub(crate) fn router(admin: Admin) -> Router {

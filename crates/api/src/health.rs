@@ -7,7 +7,7 @@ use exeat_proxy::Proxy;
 use http::{StatusCode, header};
 use tokio::net::TcpListener;
 
-use crate::{metrics, server, status::Status};
+use crate::{metrics, server, server::Caller, status::Status};
 
 /// What a probe is answered from.
 #[derive(Clone)]
@@ -24,7 +24,7 @@ pub async fn serve(listener: TcpListener, proxy: Proxy, status: Arc<Status>) {
         .route("/metrics", get(scrape))
         .method_not_allowed_fallback(async || StatusCode::NOT_FOUND)
         .with_state(Seen { proxy, status });
-    server::serve(router, async || Ok(listener.accept().await?.0)).await;
+    server::serve(router, async || Ok((listener.accept().await?.0, Caller::default()))).await;
 }
 
 /// Whether the proxy takes new work. There is a policy whenever there is a proxy.

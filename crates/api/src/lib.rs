@@ -5,24 +5,31 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod diff;
+mod differences;
+mod document;
 mod error;
 mod explain;
 mod flows;
 mod health;
 mod metrics;
+mod orders;
 mod policy;
+mod put;
 mod quarantine;
 mod reload;
+mod revisions;
 mod server;
 mod socket;
 mod status;
 mod target;
 mod traffic;
 
-pub use admin::{Admin, serve as serve_admin};
+pub use admin::{Admin, Parts, serve as serve_admin};
+pub use differences::{Side, differences};
 pub use health::serve as serve_health;
 pub use metrics::{Family, families, render};
-pub use reload::{ReloadOrder, Reloaded};
+pub use orders::{Do, Done, Order, Put, Refused, Terms};
 pub use socket::{Socket, SocketError, SocketFile};
 pub use status::{Reloading, Status};
 pub use target::{TargetError, parse_target};

@@ -1,10 +1,15 @@
 //! `GET /v1/policy`: what decides at present.
 
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use exeat_policy::Mode;
+use http::header;
 use serde::Serialize;
 
-use crate::{admin::Admin, flows::time_text};
+use crate::{admin::Admin, document::tag, flows::time_text};
 
 /// The policy in use.
 #[derive(Debug, Serialize)]
@@ -28,7 +33,7 @@ struct Owner {
     mode: &'static str,
 }
 
-pub(crate) async fn get(State(admin): State<Admin>) -> Json<Policy> {
+pub(crate) async fn get(State(admin): State<Admin>) -> Response {
     let snapshot = admin.proxy.snapshot();
     let reloading = admin.status.reloading();
     let of = |is_ceiling: bool| {
@@ -43,8 +48,9 @@ pub(crate) async fn get(State(admin): State<Admin>) -> Json<Policy> {
         });
         shown.collect()
     };
-    Json(Policy {
-        revision: snapshot.policy.revision().0,
+    let revision = snapshot.policy.revision().0;
+    let policy = Policy {
+        revision,
         source: admin.status.source().to_owned(),
         loaded: time_text(reloading.loaded_at),
         age_seconds: reloading.age.as_secs(),
@@ -52,5 +58,6 @@ pub(crate) async fn get(State(admin): State<Admin>) -> Json<Policy> {
         clients: snapshot.clients.len(),
         policies: of(false),
         ceilings: of(true),
-    })
+    };
+    ([(header::ETAG, tag(revision))], Json(policy)).into_response()
 }

@@ -29,18 +29,25 @@ const HEAD_BYTES: usize = 16 * 1024;
 /// How long accepting rests when descriptors or memory are short.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Who is on the other side of a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Caller {
+    /// The user, where the system tells (`SO_PEERCRED`, unix(7)).
+    pub(crate) uid: Option<u32>,
+}
+
 /// Takes connections from `accept` and serves them by `router`, for ever.
 pub(crate) async fn serve<S, F>(router: Router, mut accept: impl FnMut() -> F)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    F: Future<Output = io::Result<S>>,
+    F: Future<Output = io::Result<(S, Caller)>>,
 {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // The semaphore is never closed.
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match accept().await {
-            Ok(stream) => {
-                tokio::spawn(serve_one(router.clone(), stream, place));
+            Ok((stream, caller)) => {
+                tokio::spawn(serve_one(router.clone(), stream, caller, place));
             }
             Err(error) => {
                 tracing::debug!(%error, "cannot accept an operator's connection");
@@ -50,11 +57,14 @@ where
     }
 }
 
-async fn serve_one<S>(router: Router, stream: S, place: OwnedSemaphorePermit)
+async fn serve_one<S>(router: Router, stream: S, caller: Caller, place: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request: Request<Incoming>| answer(router.clone(), request));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(caller);
+        answer(router.clone(), request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

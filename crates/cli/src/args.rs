@@ -8,6 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use exeat_policy::Label;
 
+mod policy;
+
+pub(crate) use policy::{PolicyCommand, PolicyDiffArgs, PutArgs, PutHow, RevisionsArgs, RollbackArgs};
+
 /// Controls what workloads may reach outside themselves.
 #[derive(Debug, Parser)]
 #[command(
@@ -48,6 +52,9 @@ pub enum Command {
     Top(TopArgs),
     /// Refuse everything to a client, or to all with a label, and end their flows
     Quarantine(QuarantineArgs),
+    /// Show, compare and replace what the running proxy decides by
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Say what two configurations allow differently, client by client
     Diff(DiffArgs),
     /// Make credentials for clients
@@ -147,7 +154,7 @@ pub struct ReloadArgs {
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "On a terminal a table; elsewhere a line for each flow, tab-separated: id, kind, client, target,\n\
-                  address, age, bytes up, bytes down, place of the rule.\n\n\
+                  address, age, bytes up, bytes down, place of the rule, next hop.\n\n\
                   Examples:\n  \
                   exeat flows\n  \
                   exeat flows --client payments --json\n  \
@@ -444,6 +451,13 @@ mod tests {
             &["exeat", "quarantine", "spice=x"],
             &["exeat", "quarantine", "--release"],
             &["exeat", "flows", "cut", "x"],
+            &["exeat", "policy"],
+            &["exeat", "policy", "put"],
+            &["exeat", "policy", "diff"],
+            &["exeat", "policy", "diff", "x", "--from", "1"],
+            &["exeat", "policy", "diff", "--to", "1"],
+            &["exeat", "policy", "rollback", "x"],
+            &["exeat", "policy", "put", "x", "--if-revision", "current"],
             &["exeat", "flows", "cut", "1", "--client", "x"],
             &["exeat", "flows", "cut", "--all", "--client", "x"],
             &["exeat"],

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderName, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -40,6 +40,38 @@ pub(crate) struct Answer {
     pub(crate) body: Value,
 }
 
+/// A question, and what goes with it.
+#[derive(Debug)]
+pub(crate) struct Ask {
+    method: Method,
+    target: String,
+    fields: Vec<(HeaderName, String)>,
+    body: String,
+}
+
+impl Ask {
+    /// Asks for `target` without a body.
+    pub(crate) fn new(method: Method, target: &str) -> Self {
+        Self { method, target: target.to_owned(), fields: Vec::new(), body: String::new() }
+    }
+
+    /// Sends a text of this media type.
+    pub(crate) fn body(self, kind: &str, body: String) -> Self {
+        Self { body, ..self.header(header::CONTENT_TYPE, kind.to_owned()) }
+    }
+
+    /// Sends a value as JSON.
+    pub(crate) fn json(self, value: &Value) -> Self {
+        self.body("application/json", value.to_string())
+    }
+
+    /// Sends a header field.
+    pub(crate) fn header(mut self, name: HeaderName, value: String) -> Self {
+        self.fields.push((name, value));
+        self
+    }
+}
+
 impl Control {
     /// Finds the socket: as given, of the environment, or of `./exeat.toml`.
     pub(crate) fn new(given: Option<&Path>) -> anyhow::Result<Self> {
@@ -49,10 +81,39 @@ impl Control {
 
     /// Asks for `target` and returns the answer, whatever its status.
     pub(crate) fn ask(&self, method: Method, target: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
+        let ask = Ask::new(method, target);
+        self.send(match body {
+            Some(body) => ask.json(body),
+            None => ask,
+        })
+    }
+
+    /// Asks and returns the answer, whatever its status.
+    pub(crate) fn send(&self, ask: Ask) -> anyhow::Result<Answer> {
+        let (status, body) = self.exchanged(ask)?;
+        Ok(Answer { status, body: self.read(&body)? })
+    }
+
+    /// Asks for a text that is not JSON; an answer that is not a success is an error.
+    pub(crate) fn document(&self, target: &str) -> anyhow::Result<String> {
+        let (status, body) = self.exchanged(Ask::new(Method::GET, target))?;
+        if !status.is_success() {
+            Answer { status, body: self.read(&body)? }.succeeded()?;
+        }
+        String::from_utf8(body.into()).context("the document is not text")
+    }
+
+    fn exchanged(&self, ask: Ask) -> anyhow::Result<(StatusCode, Bytes)> {
         let path = self.path.display();
-        let asked = async { timeout(REQUEST_TIMEOUT, exchange(&self.path, method, target, body)).await };
+        let asked = async { timeout(REQUEST_TIMEOUT, exchange(&self.path, ask)).await };
         let asked = self.runtime.block_on(asked);
         asked.with_context(|| format!("no answer at {path} within {} s", REQUEST_TIMEOUT.as_secs()))?
+    }
+
+    fn read(&self, body: &[u8]) -> anyhow::Result<Value> {
+        serde_json::from_slice(body).with_context(|| {
+            format!("what answers at {} is not this program's admin API", self.path.display())
+        })
     }
 
     /// Asks for `target`; an answer that is not a success is an error.
@@ -92,7 +153,7 @@ fn find(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     })
 }
 
-async fn exchange(path: &Path, method: Method, target: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
+async fn exchange(path: &Path, ask: Ask) -> anyhow::Result<(StatusCode, Bytes)> {
     let shown = path.display();
     let stream = UnixStream::connect(path).await.map_err(|error| {
         let kind = error.kind();
@@ -110,20 +171,15 @@ async fn exchange(path: &Path, method: Method, target: &str, body: Option<&Value
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Ends with the sender; its error reaches whoever waits for the response.
     tokio::spawn(async move { drop(connection.await) });
-    let bytes = body.map(Value::to_string).unwrap_or_default();
-    let request = Request::builder()
-        .method(method)
-        .uri(target)
-        .header(header::HOST, "exeat")
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(bytes)))?;
+    let Ask { method, target, fields, body } = ask;
+    let request = Request::builder().method(method).uri(target).header(header::HOST, "exeat");
+    let request = fields.into_iter().fold(request, |request, (name, value)| request.header(name, value));
+    let request = request.body(Full::new(Bytes::from(body)))?;
     let response = sender.send_request(request).await.with_context(|| format!("no answer at {shown}"))?;
     let status = response.status();
     let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
     let body = body.map_err(anyhow::Error::from_boxed).context("the answer broke off")?.to_bytes();
-    let body = serde_json::from_slice(&body)
-        .with_context(|| format!("what answers at {shown} is not this program's admin API"))?;
-    Ok(Answer { status, body })
+    Ok((status, body))
 }
 
 /// Returns a path with the parameters that are set, encoded.

@@ -42,6 +42,7 @@ pub fn run() -> Next {
         Command::Flows(args) => exit(commands::flows::run(&args)),
         Command::Top(args) => exit(commands::top::run(&args)),
         Command::Quarantine(args) => exit(commands::quarantine::run(&args)),
+        Command::Policy(command) => exit(commands::policy::run(&command)),
         Command::Diff(args) => exit(commands::diff::run(&args)),
         Command::Client(command) => exit(commands::client::run(command)),
         Command::Completions { shell } => exit(commands::docs::completions(shell)),

@@ -1,18 +1,19 @@
 //! The only place that sees every crate: it puts them together once and hands each its parts.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use exeat_api::{Admin, ReloadOrder, Reloaded, Socket, SocketFile, Status};
+use exeat_api::{Admin, Order, Socket, SocketFile, Status};
 use exeat_audit::{AuditLog, AuditWriter, Sink};
 use exeat_cli::Source;
 use exeat_dns::Resolver;
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
-use exeat_proxy::{Parts, Proxy, Snapshot, Tls};
-use exeat_store::{Loaded, Options, Report, Settings};
+use exeat_proxy::{Parts, Proxy, Tls};
+use exeat_store::{History, Loaded, Options, Settings};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -22,13 +23,14 @@ use crate::inherited::Inherited;
 use crate::listening::{Listening, listen};
 use crate::log::Log;
 use crate::notify;
+use crate::reloader::{Reloader, snapshot, warn_unkept};
 use crate::signals::{Signal, Signals};
 
 /// How long the last audit records may take to reach their sink when the program ends.
 const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Reloads that are asked for over the admin API while one is under way.
-const RELOADS_WAITING: usize = 8;
+/// Changes that are asked for over the admin API while one is under way.
+const ORDERS_WAITING: usize = 8;
 
 /// Runs the proxy until it is told to stop.
 ///
@@ -79,6 +81,9 @@ async fn serve(
         loaded = source.load(&options).context("the configuration changed while starting")?;
     }
     exeat_cli::announce(&source, &loaded, &bound, health_bound);
+    let history = Arc::new(History::default());
+    number(&history, &mut loaded);
+    let revision = loaded.policy.revision();
 
     let settings = loaded.settings.clone();
     let proxy = Proxy::new(Parts {
@@ -103,15 +108,22 @@ async fn serve(
     let cores = Cores::start(&proxy, listeners.collect())?;
     let shown = certificates.iter().flatten().cloned().collect();
     let status = Arc::new(Status::new(source.describe(), shown).with_lost_lines(stderr.lost()));
-    let (reloads, mut orders) = mpsc::channel(RELOADS_WAITING);
-    let admin = Admin { proxy: proxy.clone(), status: Arc::clone(&status), reloads };
+    let (ordered, mut orders) = mpsc::channel(ORDERS_WAITING);
+    let admin = Admin::new(exeat_api::Parts {
+        proxy: proxy.clone(),
+        status: Arc::clone(&status),
+        orders: ordered,
+        history: Arc::clone(&history),
+        base_dir: &base_dir(&source),
+        listeners: &ours,
+    });
     let _socket = socket.map(|socket| serve_admin(socket, admin));
     for socket in health.into_iter().flat_map(|health| health.sockets) {
         let listener = TcpListener::from_std(socket).context("cannot serve health")?;
         tokio::spawn(exeat_api::serve_health(listener, proxy.clone(), Arc::clone(&status)));
     }
-    tracing::info!(revision = 1, instance = proxy.instance(), "ready");
-    notify::ready("revision 1");
+    tracing::info!(%revision, instance = proxy.instance(), "ready");
+    notify::ready(&format!("revision {revision}"));
     notify::start_watchdog();
 
     let mut reloader = Reloader {
@@ -120,7 +132,7 @@ async fn serve(
         bound: ours,
         status,
         certificates,
-        revision: Revision(1),
+        history,
         proxy: proxy.clone(),
         audit,
         stderr: stderr.clone(),
@@ -128,13 +140,12 @@ async fn serve(
     loop {
         tokio::select! {
             signal = signals.next() => match signal {
-                // What came of it is in the log.
-                Signal::Reload => drop(reloader.reload()),
+                Signal::Reload => reloader.on_signal(),
                 Signal::Stop => break,
             },
-            Some(ReloadOrder { reply }) = orders.recv() => {
+            Some(Order { what, uid, reply }) = orders.recv() => {
                 // Whoever asked may have left.
-                let _ = reply.send(reloader.reload());
+                let _ = reply.send(reloader.carry_out(what, uid));
             }
         }
     }
@@ -149,6 +160,30 @@ async fn serve(
     Ok(())
 }
 
+/// Gives what was loaded its number in the history. That may be damaged or out of reach: it decides nothing.
+fn number(history: &History, loaded: &mut Loaded) {
+    if let Some(directory) = &loaded.settings.state {
+        match history.open(directory) {
+            Ok(damaged) => damaged.iter().for_each(|error| tracing::warn!(%error, "a revision is lost")),
+            Err(error) => warn_unkept(&error),
+        }
+    }
+    let Some(written) = loaded.written.clone() else { return };
+    let (revision, kept) = history.start(written, SystemTime::now());
+    loaded.policy.renumber(revision);
+    if let Err(error) = kept {
+        warn_unkept(&error);
+    }
+}
+
+/// The folder of the configuration file.
+fn base_dir(source: &Source) -> PathBuf {
+    match source {
+        Source::File(path) => path.parent().unwrap_or(Path::new("")).to_owned(),
+        Source::Flags { .. } => PathBuf::new(),
+    }
+}
+
 /// Serves the admin API. The file of the socket lives as long as what is returned.
 fn serve_admin(socket: Socket, admin: Admin) -> SocketFile {
     let Socket { listener, file } = socket;
@@ -161,83 +196,6 @@ fn certificates(settings: &Settings) -> anyhow::Result<Vec<Option<Tls>>> {
     let files = settings.listen.iter().map(|listener| listener.tls.clone());
     let tls = |files| Tls::new(files, settings.http2).context("cannot set up TLS");
     files.map(|files| files.map(tls).transpose()).collect()
-}
-
-fn snapshot(loaded: Loaded) -> Snapshot {
-    Snapshot {
-        policy: loaded.policy,
-        hops: loaded.hops,
-        clients: loaded.clients,
-        anonymous: loaded.anonymous,
-        disclose: loaded.settings.disclose,
-    }
-}
-
-/// Swaps the whole policy when the configuration loads, and changes nothing when it does not.
-struct Reloader {
-    source: Source,
-    settings: Settings,
-    /// Every address that is listened on, for the floor.
-    bound: Vec<SocketAddr>,
-    status: Arc<Status>,
-    certificates: Vec<Option<Tls>>,
-    revision: Revision,
-    proxy: Proxy,
-    audit: AuditLog,
-    stderr: Log,
-}
-
-impl Reloader {
-    fn reload(&mut self) -> Result<Reloaded, Report> {
-        notify::reloading();
-        let result = self.swap();
-        notify::ready(&format!("revision {}", self.revision));
-        result
-    }
-
-    fn swap(&mut self) -> Result<Reloaded, Report> {
-        self.audit.reopen();
-        // Whatever comes of the rest: a renewed certificate is not part of the policy.
-        self.certificates.iter().flatten().for_each(Tls::reload);
-        let next = Revision(self.revision.0 + 1);
-        let options = Options { revision: next, listeners: self.bound.clone() };
-        let loaded = match self.source.load(&options) {
-            Ok(loaded) => loaded,
-            Err(report) => {
-                self.status.note_reload(false);
-                self.stderr.say(&exeat_cli::report_text(&report));
-                tracing::error!(revision = %self.revision, "reload refused: the configuration has errors; the old one stays");
-                return Err(report);
-            }
-        };
-        self.stderr.say(&exeat_cli::report_text(&loaded.warnings));
-        self.warn_of_fixed_settings(&loaded.settings);
-        let warnings = loaded.warnings.clone();
-        self.proxy.replace(snapshot(loaded));
-        self.revision = next;
-        self.status.note_reload(true);
-        tracing::info!(revision = %next, "reloaded");
-        Ok(Reloaded { revision: next, warnings })
-    }
-
-    /// Says which changed settings wait for a restart: what is bound and opened at the start.
-    fn warn_of_fixed_settings(&self, new: &Settings) {
-        let old = &self.settings;
-        let fixed = [
-            ("proxy.listen", old.listen != new.listen),
-            ("proxy.http2", old.http2 != new.http2),
-            ("proxy.pac", old.pac != new.pac),
-            ("proxy.proxy_protocol_from", old.proxy_protocol_from != new.proxy_protocol_from),
-            ("limits", old.limits != new.limits),
-            ("resolver", old.resolver != new.resolver),
-            ("audit", old.audit != new.audit),
-            ("state", old.state != new.state),
-            ("api", old.api != new.api),
-        ];
-        for (section, _) in fixed.into_iter().filter(|(_, changed)| *changed) {
-            tracing::warn!(section, "changed, but takes effect after a restart only");
-        }
-    }
 }
 
 fn flush(writer: AuditWriter) {

@@ -8,6 +8,7 @@ mod inherited;
 mod listening;
 mod log;
 mod notify;
+mod reloader;
 mod signals;
 
 use std::io::IsTerminal;

@@ -27,13 +27,18 @@ pub(crate) fn run(args: &ReloadArgs) -> anyhow::Result<Exit> {
     if !json {
         to_stderr(&told(&body, "warnings"));
         let revision = body.get("revision").context("an answer without a revision")?;
-        to_stdout(format_args!("reloaded: revision {revision}\n"))?;
+        let is_same = body.get("changed").and_then(Value::as_bool) == Some(false);
+        to_stdout(if is_same {
+            format!("nothing has changed: revision {revision}\n")
+        } else {
+            format!("reloaded: revision {revision}\n")
+        })?;
     }
     Ok(Exit::Success)
 }
 
 /// Returns a list of problems as text, as compilers write them.
-fn told(body: &Value, key: &str) -> String {
+pub(crate) fn told(body: &Value, key: &str) -> String {
     let problems = body.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     problems.iter().map(one).collect()
 }

@@ -1,0 +1,88 @@
+//! `/v1/policy/revisions`: the documents that have decided, and how they came to.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    response::{IntoResponse, Response},
+};
+use exeat_policy::Revision;
+use exeat_store::{Kept, NamedFile};
+use http::header;
+use serde::Serialize;
+
+use crate::{admin::Admin, document::tag, error::Failure, flows::time_text, orders::Refused};
+
+/// The revision that decides, in place of its number.
+const CURRENT: &str = "current";
+
+/// The revisions that are kept, the newest first.
+#[derive(Debug, Serialize)]
+pub(crate) struct Revisions {
+    current: u64,
+    revisions: Vec<One>,
+}
+
+/// One revision.
+#[derive(Debug, Serialize)]
+struct One {
+    revision: u64,
+    when: String,
+    origin: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restored: Option<u64>,
+    change: String,
+    bytes: usize,
+    digest: String,
+    files: Vec<File>,
+}
+
+/// A group file of a revision.
+#[derive(Debug, Serialize)]
+struct File {
+    name: String,
+    digest: String,
+}
+
+impl From<&Kept> for One {
+    fn from(kept: &Kept) -> Self {
+        let file = |file: &NamedFile| File { name: file.name.to_string(), digest: file.digest.to_string() };
+        Self {
+            revision: kept.revision.0,
+            when: time_text(kept.when),
+            origin: kept.origin.word(),
+            uid: kept.uid,
+            restored: kept.restored.map(|revision| revision.0),
+            change: kept.change.clone(),
+            bytes: kept.written.text.len(),
+            digest: kept.written.digest.to_string(),
+            files: kept.written.shown_files().map(file).collect(),
+        }
+    }
+}
+
+pub(crate) async fn list(State(admin): State<Admin>) -> Json<Revisions> {
+    let current = admin.proxy.snapshot().policy.revision().0;
+    let revisions = admin.history.list();
+    Json(Revisions { current, revisions: revisions.iter().rev().map(|kept| One::from(&**kept)).collect() })
+}
+
+/// The document itself, byte for byte.
+pub(crate) async fn one(State(admin): State<Admin>, Path(which): Path<String>) -> Result<Response, Failure> {
+    let revision = match which.as_str() {
+        CURRENT => admin.proxy.snapshot().policy.revision(),
+        number => parse(number)?,
+    };
+    let kept = admin.history.get(revision).ok_or(Refused::Unknown { revision })?;
+    let headers = [(header::CONTENT_TYPE, "application/toml".to_owned()), (header::ETAG, tag(revision.0))];
+    Ok((headers, kept.written.text.to_string()).into_response())
+}
+
+/// Reads the number of a revision.
+pub(crate) fn parse(text: &str) -> Result<Revision, Failure> {
+    text.parse().map(Revision).map_err(|_| {
+        Failure::request(format!("`{text}` is not the number of a revision"))
+            .help("GET /v1/policy/revisions lists them")
+    })
+}
