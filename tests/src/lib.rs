@@ -1,6 +1,7 @@
 //! The world in which the product's end-to-end scenarios run: a network of its own, a name server that logs, origins
 //! that count, real clients, and the real binary.
 
+pub mod api;
 pub mod client;
 pub mod content;
 pub mod dns;

@@ -2,22 +2,19 @@
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value gives null for what is not there")]
 
 use std::fs;
-use std::io::{BufReader, Write};
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use exeat_tests::api::Document;
 use exeat_tests::client::{Client, Outcome};
 use exeat_tests::exeat::{Exeat, binary};
 use exeat_tests::fixture::{PASSWORD, ask, configuration, get, password_entry, request_with};
-use exeat_tests::http::Reply;
 use exeat_tests::namespace::PROXY;
 use exeat_tests::origin::PATIENCE;
 use exeat_tests::raw::{Raw, authorization};
-use exeat_tests::source::root;
 use exeat_tests::world::{GREETING, World};
 use exeat_tests::{harness, scenarios};
 use nix::sys::signal::Signal;
@@ -61,18 +58,7 @@ fn socket(world: &World) -> PathBuf {
 
 /// Asks the API over its socket.
 fn api(world: &World, line: &str, body: &str) -> Result<(u16, Value)> {
-    let mut stream = UnixStream::connect(socket(world)).context("connect to the socket")?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let length = body.len();
-    write!(
-        stream,
-        "{line} HTTP/1.1\r\nHost: exeat\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-    )?;
-    let method = line.split(' ').next().unwrap_or_default();
-    let reply = Reply::read(&mut BufReader::new(stream), method)?;
-    let kind = reply.head.field("content-type");
-    ensure!(kind == Some("application/json"), "{line}: {reply:?}");
-    Ok((reply.status, serde_json::from_slice(&reply.body)?))
+    exeat_tests::api::ask(&socket(world), line, "", body.as_bytes())
 }
 
 /// Runs a command beside the configuration.
@@ -252,7 +238,7 @@ fn flows_are_listed_by_filter() -> Result<()> {
     // The command: tab-separated for programs.
     let listed = command(&world, &["flows", "--client", "other"])?;
     let cells: Vec<&str> = listed.out.trim_end().split('\t').collect();
-    ensure!(listed.code == 0 && cells.len() == 9, "{listed:?}");
+    ensure!(listed.code == 0 && cells.len() == 10, "{listed:?}");
     ensure!(cells[1] == "tunnel" && cells[2] == "other" && cells[3] == "mail.example.org:25", "{listed:?}");
     let listed = command(&world, &["flows", "--json"])?;
     ensure!(serde_json::from_str::<Value>(&listed.out)?["total"] == 3, "{listed:?}");
@@ -411,7 +397,7 @@ fn commands_without_a_proxy_say_so() -> Result<()> {
 fn answers_are_as_the_document_describes_them() -> Result<()> {
     let world = World::new()?;
     let exeat = serve(&world)?;
-    let document: Value = serde_json::from_str(&fs::read_to_string(root()?.join("docs/openapi.json"))?)?;
+    let document = Document::read()?;
     let _tunnel = tunnel_of_app("mail.example.org")?;
     ensure!(get("evil.test/")?.0 == 403);
     let question = json!({ "client": "app", "target": "https://example.net/" }).to_string();
@@ -421,50 +407,19 @@ fn answers_are_as_the_document_describes_them() -> Result<()> {
         ("GET /v1/traffic", "", "Traffic"),
         ("POST /v1/explain", question.as_str(), "Explanation"),
         ("POST /v1/explain", "{}", "Failure"),
-        ("POST /v1/reload", "", "Reloaded"),
+        ("POST /v1/reload", "", "Changed"),
         ("DELETE /v1/flows?client=nobody", "", "Cut"),
         ("POST /v1/quarantine", "{\"label\":\"space=green\"}", "Cut"),
         ("GET /v1/quarantine", "", "Quarantined"),
         ("DELETE /v1/quarantine?label=space%3Dgreen", "", "Released"),
     ] {
         let (_, answer) = api(&world, line, body)?;
-        conforms(&document, &document["components"]["schemas"][schema], &answer, Path::new(line))?;
+        document.describes(&answer, schema, line)?;
     }
     Exeat::write_config(world.directory(), &config("\"*.com\""))?;
     let (_, answer) = api(&world, "POST /v1/reload", "")?;
     ensure!(answer["problems"].as_array().is_some_and(|problems| !problems.is_empty()), "{answer}");
-    conforms(&document, &document["components"]["schemas"]["Failure"], &answer, Path::new("reload"))?;
+    document.describes(&answer, "Failure", "reload")?;
     exeat.signal(Signal::SIGTERM)?;
-    Ok(())
-}
-
-fn conforms(document: &Value, schema: &Value, value: &Value, place: &Path) -> Result<()> {
-    if let Some(reference) = schema["$ref"].as_str() {
-        let schema = document.pointer(reference.trim_start_matches('#')).context("a reference")?;
-        return conforms(document, schema, value, place);
-    }
-    let is_right = match schema["type"].as_str() {
-        Some("object") => value.is_object(),
-        Some("array") => value.is_array(),
-        Some("string") => value.is_string(),
-        Some("integer") => value.is_u64(),
-        Some("number") => value.is_number(),
-        Some("boolean") => value.is_boolean(),
-        _ => false,
-    };
-    ensure!(is_right, "{}: {value} is not {schema}", place.display());
-    if let Some(words) = schema["enum"].as_array() {
-        ensure!(words.contains(value), "{}: {value} is not of {words:?}", place.display());
-    }
-    for element in value.as_array().into_iter().flatten() {
-        conforms(document, &schema["items"], element, place)?;
-    }
-    let Some(members) = value.as_object().filter(|_| schema["properties"].is_object()) else { return Ok(()) };
-    for (name, member) in members {
-        conforms(document, &schema["properties"][name], member, &place.join(name))?;
-    }
-    for name in schema["required"].as_array().into_iter().flatten() {
-        ensure!(name.as_str().is_some_and(|n| members.contains_key(n)), "{}: no {name}", place.display());
-    }
     Ok(())
 }

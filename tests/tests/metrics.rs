@@ -76,12 +76,13 @@ const ASKED: [(&str, f64); 5] = [
 ];
 
 /// What a name that is looked up for the first time and connected moves besides.
-const CONNECTED: [(&str, f64); 5] = [
+const CONNECTED: [(&str, f64); 6] = [
     ("dns_lookups_total{result=\"answered\"}", 1.0),
     ("dns_lookup_duration_seconds_count", 1.0),
     ("dns_cache_misses_total", 1.0),
     ("connect_duration_seconds_count", 1.0),
     ("decisions_total{verdict=\"allow\",reason=\"none\"}", 1.0),
+    ("ways_out_total{way=\"straight\"}", 1.0),
 ];
 
 fn an_allowed_request_counts_once_everywhere() -> Result<()> {

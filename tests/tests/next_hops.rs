@@ -1,4 +1,5 @@
 //! Squid as the next hop: what goes through it, what it refuses, and that nothing goes around it.
+#![expect(clippy::indexing_slicing, reason = "indexing a JSON value gives null for what is not there")]
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -9,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use exeat_tests::api;
 use exeat_tests::dns::{Dns, Entry};
 use exeat_tests::exeat::Exeat;
 use exeat_tests::fixture::{ask, configuration, request};
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
 
 /// Where Squid listens: inside, where no client's request may lead.
 const SQUID: &str = "10.99.0.1:3129";
+/// Where the product's numbers are.
+const API: &str = "127.0.0.1:9128";
 /// Its own name server, so that ours sees what the product asks and nothing else.
 const SQUIDS_NAME_SERVER: &str = "93.184.216.253:53";
 /// How long Squid may take to start or stop.
@@ -169,7 +173,7 @@ fn serve(world: &World) -> Result<Exeat> {
     fs::set_permissions(&password, fs::Permissions::from_mode(0o600))?;
     let policy = "next_hop = \"corp\"\nallow = [\"example.com:22,80,443\", \"*.example.org:22,80,443\"]\n";
     let hop = format!(
-        "[next_hop.corp]\nurl = \"http://{SQUID}\"\nusername = \"scott\"\npassword_file = \"{}\"\n",
+        "[next_hop.corp]\nurl = \"http://{SQUID}\"\nusername = \"scott\"\npassword_file = \"{}\"\n[api]\nsocket = \"s\"\nlisten = \"{API}\"\n",
         password.display()
     );
     Exeat::serve(world.directory(), &configuration(policy, &hop), PROXY)
@@ -194,6 +198,14 @@ fn what_squid_lets_through() -> Result<()> {
     ensure!(client.exactly(GREETING.len())? == GREETING.as_bytes());
     client.send("ping")?;
     ensure!(client.exactly(4)? == b"ping");
+    let (_, listed) = api::ask(&world.directory().join("s"), "GET /v1/flows", "", b"")?;
+    ensure!(listed["flows"][0]["via"] == "corp" && listed["flows"][0]["address"] == SQUID, "{listed}");
+    let mut metrics = Raw::connect(API.parse()?)?;
+    let numbers = metrics.ask(format!("GET /metrics HTTP/1.1\r\nHost: {API}\r\n\r\n"))?;
+    let numbers = String::from_utf8(numbers.body)?;
+    for line in ["exeat_ways_out_total{way=\"next_hop\"} 2\n", "exeat_ways_out_total{way=\"straight\"} 0\n"] {
+        ensure!(numbers.contains(line), "{line} is not in {numbers}");
+    }
     drop(client);
     let requests = squid.wait_for_requests(2)?;
     ensure!(

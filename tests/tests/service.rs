@@ -68,6 +68,7 @@ fn the_service_manager_is_told() -> Result<()> {
     ensure!(get("example.com/")?.0 == 200, "it is ready when it says so");
     told(&socket, "WATCHDOG=1")?;
     told(&socket, "WATCHDOG=1")?;
+    Exeat::write_config(directory, &format!("{}# Another one.\n", config()))?;
     exeat.signal(Signal::SIGHUP)?;
     let reloading = told(&socket, "RELOADING=1")?;
     ensure!(reloading.contains("MONOTONIC_USEC="), "{reloading}");
