@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use exeat_tests::client::{Client, Outcome};
+use exeat_tests::client::{Client, Outcome, tool};
 use exeat_tests::exeat::Exeat;
 use exeat_tests::fixture::{CLIENT, PASSWORD, configuration, request};
 use exeat_tests::http::Reply;
@@ -22,6 +22,7 @@ const TLS_HOST: &str = "10.99.0.1";
 fn main() -> ExitCode {
     harness::main(scenarios![
         curl_through_tls,
+        curl_http2_through_tls,
         node_http2_through_tls,
         chromium_through_tls,
         requests_and_tunnels_share_a_tls_connection,
@@ -98,6 +99,59 @@ fn curl_through_tls() -> Result<()> {
         .run()?;
     ensure!(done.code == 60, "{done:?}");
     stage.exeat.wait_for_output("10.99.0.1:3129 (TLS)")?;
+    stage.exeat.stop()
+}
+
+/// What `curl -v --proxy-http2` does, in the libcurl that the Python package brings: Debian's curl is older than that.
+/// Prints what it says about CONNECT, the header that gives a reason, and the page.
+const CURL_HTTP2: &str = r#"
+import io, pycurl, sys
+proxy, credentials, ca, url = sys.argv[1:]
+HTTPS2 = 3  # CURLPROXY_HTTPS2
+page, told = io.BytesIO(), ''
+def tell(kind, text):
+    global told
+    told += text.decode() if kind == pycurl.INFOTYPE_TEXT else ''
+c = pycurl.Curl()
+for option, value in [(c.URL, url), (c.PROXY, proxy), (c.PROXYTYPE, HTTPS2), (c.PROXYUSERPWD, credentials),
+                      (c.HTTPPROXYTUNNEL, 1), (c.PROXY_CAINFO, ca), (c.CAINFO, ca),
+                      (c.WRITEFUNCTION, page.write), (c.VERBOSE, 1), (c.DEBUGFUNCTION, tell)]:
+    c.setopt(option, value)
+try:
+    c.perform()
+except pycurl.error as error:
+    print(*error.args)
+lines = [line.strip() for line in told.splitlines()]
+print(*(line for line in lines if line.startswith(('CONNECT', 'x-deny-reason'))), page.getvalue().decode(), sep='\n')
+"#;
+
+fn curl_http2_through_tls() -> Result<()> {
+    let mut stage = Stage::start("")?;
+    let python = tool("venv/bin/python")?;
+    let (ca, credentials) = (stage.world.ca_file(), format!("{CLIENT}:{PASSWORD}"));
+    let proxy = format!("https://{TLS_PROXY}");
+    let fetch = |url: &str| {
+        let client = Client::new(&python, stage.world.directory());
+        client.args(["-c", CURL_HTTP2, &proxy, &credentials, &ca, url]).run()
+    };
+    for url in ["http://example.com/", "https://example.com/"] {
+        let done = fetch(url)?;
+        let spoke_http2 = done.out.starts_with("CONNECT: 'h2' negotiated\nCONNECT Response Status 200\n");
+        ensure!(spoke_http2 && done.out.ends_with("\nhello from example.com\n\n"), "{done:?}");
+    }
+    let accepts = stage.world.accepts();
+    let refused = [("http://evil.test/", "evil.test:80"), ("https://evil.test/", "evil.test:443")];
+    for (url, _) in refused {
+        let done = fetch(url)?;
+        let told = "CONNECT: 'h2' negotiated\nCONNECT Response Status 403\nx-deny-reason: host_not_allowed\n";
+        ensure!(done.out.contains(told) && !done.out.contains("hello"), "{done:?}");
+    }
+    for (_, target) in refused {
+        stage.exeat.audit_record("the refusal", |(_, r)| {
+            r["method"] == "CONNECT" && r["target"] == target && r["reason"] == "host_not_allowed"
+        })?;
+    }
+    ensure!(stage.world.accepts() == accepts, "a refused host was reached");
     stage.exeat.stop()
 }
 
