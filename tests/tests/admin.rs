@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         following_prints_what_begins_and_ends,
         requests_that_are_not_understood_say_what_to_do,
         commands_without_a_proxy_say_so,
+        health_is_an_exit_code,
         answers_are_as_the_document_describes_them,
     ])
 }
@@ -386,11 +387,29 @@ fn commands_without_a_proxy_say_so() -> Result<()> {
     let path = socket(&world);
     let found = Client::new(binary()?, world.directory()).env("EXEAT_SOCKET", &path).args(["flows"]).run()?;
     ensure!(found.code == 0 && found.out.is_empty(), "{found:?}");
-    for help in ["reload", "flows", "top", "quarantine"] {
+    for help in ["reload", "health", "flows", "top", "quarantine"] {
         let shown = run(&[help, "--help"])?;
         ensure!(shown.code == 0 && shown.out.contains("Examples:"), "{shown:?}");
     }
     exeat.stop()
+}
+
+fn health_is_an_exit_code() -> Result<()> {
+    let world = World::new()?;
+    let mut exeat = serve(&world)?;
+    let ready = command(&world, &["health"])?;
+    ensure!(ready.code == 0 && ready.out == "ready\n", "{ready:?}");
+    let tunnel = tunnel_of_app("mail.example.org")?;
+    exeat.signal(Signal::SIGTERM)?;
+    exeat.wait_for_output("draining")?;
+    let draining = command(&world, &["health"])?;
+    ensure!(draining.code == 1 && draining.out.is_empty(), "{draining:?}");
+    ensure!(draining.err.contains("error: draining"), "{draining:?}");
+    drop(tunnel);
+    ensure!(exeat.wait()?.success());
+    let gone = command(&world, &["health"])?;
+    ensure!(gone.code == 1 && gone.err.contains("no socket at"), "{gone:?}");
+    Ok(())
 }
 
 /// The answers have the members that the document says, no others, and those of the right type.
@@ -402,6 +421,7 @@ fn answers_are_as_the_document_describes_them() -> Result<()> {
     ensure!(get("evil.test/")?.0 == 403);
     let question = json!({ "client": "app", "target": "https://example.net/" }).to_string();
     for (line, body, schema) in [
+        ("GET /v1/health", "", "Health"),
         ("GET /v1/policy", "", "Policy"),
         ("GET /v1/flows", "", "Flows"),
         ("GET /v1/traffic", "", "Traffic"),

@@ -19,7 +19,7 @@ use crate::{
     diff,
     document::{DOCUMENT_BYTES_MAX, DOCUMENTS_MAX},
     error::Failure,
-    explain, flows,
+    explain, flows, health,
     orders::Order,
     policy, put, quarantine, reload, revisions, server,
     server::Caller,
@@ -83,7 +83,8 @@ struct Route {
     handler: fn() -> MethodRouter<Admin>,
 }
 
-const ROUTES: [Route; 16] = [
+const ROUTES: [Route; 17] = [
+    Route { method: Method::GET, path: "/v1/health", handler: || get(health::get) },
     Route { method: Method::GET, path: "/v1/policy", handler: || get(policy::get) },
     Route { method: Method::PUT, path: "/v1/policy", handler: || put_to(put::put).layer(whole_document()) },
     Route { method: Method::GET, path: "/v1/policy/revisions", handler: || get(revisions::list) },

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::{Router, extract::State, routing::get};
+use axum::{Json, Router, extract::State, routing};
 use exeat_proxy::Proxy;
 use http::{StatusCode, header};
+use serde::Serialize;
 use tokio::net::TcpListener;
 
-use crate::{metrics, server, server::Caller, status::Status};
+use crate::{admin::Admin, error::Failure, metrics, server, server::Caller, status::Status};
 
 /// What a probe is answered from.
 #[derive(Clone)]
@@ -19,23 +20,45 @@ struct Seen {
 /// Answers `/healthz`, `/readyz` and `/metrics` on `listener`, for ever.
 pub async fn serve(listener: TcpListener, proxy: Proxy, status: Arc<Status>) {
     let router = Router::new()
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(scrape))
+        .route("/healthz", routing::get(async || "ok\n"))
+        .route("/readyz", routing::get(ready))
+        .route("/metrics", routing::get(scrape))
         .method_not_allowed_fallback(async || StatusCode::NOT_FOUND)
         .with_state(Seen { proxy, status });
     server::serve(router, async || Ok((listener.accept().await?.0, Caller::default()))).await;
 }
 
-/// Whether the proxy takes new work. There is a policy whenever there is a proxy.
-async fn ready(State(Seen { proxy, .. }): State<Seen>) -> (StatusCode, &'static str) {
+/// Whether the proxy takes new work, or why not. There is a policy whenever there is a proxy.
+fn readiness(proxy: &Proxy) -> Result<(), &'static str> {
     if proxy.is_draining() {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+        Err("draining")
     } else if proxy.audit().check().is_err() {
-        (StatusCode::SERVICE_UNAVAILABLE, "the audit log cannot be written, and it is required\n")
+        Err("the audit log cannot be written, and it is required")
     } else {
-        (StatusCode::OK, "ready\n")
+        Ok(())
     }
+}
+
+async fn ready(State(Seen { proxy, .. }): State<Seen>) -> (StatusCode, String) {
+    match readiness(&proxy) {
+        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
+
+/// `GET /v1/health` of the admin API: what `/readyz` says, for whoever has the socket and no HTTP client, such as a
+/// container's health check.
+pub(crate) async fn get(State(admin): State<Admin>) -> Result<Json<Health>, Failure> {
+    match readiness(&admin.proxy) {
+        Ok(()) => Ok(Json(Health { is_ready: true })),
+        Err(why) => Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, why)),
+    }
+}
+
+/// The proxy takes new work.
+#[derive(Debug, Serialize)]
+pub(crate) struct Health {
+    is_ready: bool,
 }
 
 async fn scrape(

@@ -46,6 +46,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Make the running proxy read its configuration again
     Reload(ReloadArgs),
+    /// Say whether the running proxy takes new work
+    Health(HealthArgs),
     /// List what is open through the running proxy, and end it
     Flows(FlowsArgs),
     /// Watch who talks to what through the running proxy, and what is refused
@@ -144,6 +146,19 @@ pub struct Output {
                         exeat reload\n  \
                         exeat reload --socket /run/exeat/exeat.sock")]
 pub struct ReloadArgs {
+    /// Where to ask
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Arguments of `health`.
+#[derive(Args, Debug)]
+#[command(after_help = "For health checks where there is no HTTP client, such as a container's.\n\
+                        Exit status: 0 it does, 1 it drains, cannot write a required audit log, or does not answer.\n\n\
+                        Examples:\n  \
+                        exeat health\n  \
+                        exeat health --socket /run/exeat/api.sock")]
+pub struct HealthArgs {
     /// Where to ask
     #[command(flatten)]
     pub output: Output,

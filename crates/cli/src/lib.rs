@@ -39,6 +39,7 @@ pub fn run() -> Next {
         Command::Check(args) => exit(commands::check::run(&args)),
         Command::Explain(args) => exit(commands::explain::run(&args)),
         Command::Reload(args) => exit(commands::reload::run(&args)),
+        Command::Health(args) => exit(commands::health::run(&args)),
         Command::Flows(args) => exit(commands::flows::run(&args)),
         Command::Top(args) => exit(commands::top::run(&args)),
         Command::Quarantine(args) => exit(commands::quarantine::run(&args)),
