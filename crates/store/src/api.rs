@@ -71,9 +71,9 @@ fn read_socket(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut Notes) -> O
 pub fn api_socket(path: &Path) -> Option<PathBuf> {
     let (text, _) = read_text(path).ok()?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let repaired = syntax::repair(text);
-    let (table, _) = syntax::parse(repaired.as_ref().map_or(text, |repaired| &repaired.text));
-    let socket = table.get_ref().get("api")?.get_ref().get("socket")?.get_ref().as_str()?;
+    let mut right = String::new();
+    let parsed = syntax::parse(text, &mut right);
+    let socket = parsed.table.get_ref().get("api")?.get_ref().get("socket")?.get_ref().as_str()?;
     let base_dir = path.parent().unwrap_or(Path::new(""));
     Some(base_dir.join(socket)).filter(|_| !socket.is_empty())
 }

@@ -25,7 +25,7 @@ use crate::sections::{self, Proxy};
 use crate::settings::{ApiSettings, AuditSettings};
 use crate::source::Source;
 use crate::suggest::{closest, listed};
-use crate::syntax;
+use crate::syntax::{self, Parsed};
 
 /// Everything a configuration file says, before references between its parts are looked at.
 pub(crate) struct Document {
@@ -81,10 +81,8 @@ pub(crate) fn read(
     files: &mut Files,
 ) -> Document {
     let text = source.text();
-    let repaired = syntax::repair(text);
-    let (table, mut errors) = syntax::parse(repaired.as_ref().map_or(text, |repaired| &repaired.text));
-    let broken = repaired.is_some();
-    errors.extend(repaired.iter().flat_map(|repaired| repaired.errors.iter().cloned()));
+    let mut right = String::new();
+    let Parsed { table, errors, broken } = syntax::parse(text, &mut right);
     let root = table.get_ref();
     // Of a key that is set twice the tree has only one value: then too, secrets are looked for line by line.
     source.hide(secrets::find(text, root, !errors.is_empty()));

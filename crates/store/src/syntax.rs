@@ -5,6 +5,7 @@
 //! are right: one error for each broken statement, and the rest is still checked.
 
 use std::ops::Range;
+use std::thread;
 
 use toml::Spanned;
 use toml::de::{DeTable, Error};
@@ -14,19 +15,78 @@ use crate::problem::{Code, Finding, shown};
 /// Largest text of which all duplicates are told: each takes memory, and a larger broken file has one cause.
 const RECOVERABLE_BYTES_MAX: usize = 1024 * 1024;
 
+/// Larger texts are parsed in a thread of their own, in bytes.
+const APART_BYTES_MIN: usize = 1024 * 1024;
+
 /// What the parser says of a key that is set again.
 const DUPLICATE: &str = "duplicate key";
 
-/// The statements of a broken text that are right, every other byte but line ends replaced by a space, so that
-/// offsets stay.
-pub(crate) struct Repaired {
-    pub(crate) text: String,
+/// A text as a tree.
+pub(crate) struct Parsed<'t> {
+    pub(crate) table: Spanned<DeTable<'t>>,
     pub(crate) errors: Vec<(Range<usize>, Finding)>,
+    /// Whether there is more in the text than in the tree: broken statements are told and left out.
+    pub(crate) broken: bool,
 }
 
-/// Returns the errors of a text, and a text without them; `None` if nothing in it is broken.
-pub(crate) fn repair(text: &str) -> Option<Repaired> {
-    let error = DeTable::parse(text).err().filter(|error| !is_duplicate(error))?;
+/// The statements of a broken text that are right, every other byte but line ends replaced by a space, so that
+/// offsets stay.
+struct Repaired {
+    text: String,
+    errors: Vec<(Range<usize>, Finding)>,
+}
+
+/// Parses a text. If it is broken, what is right of it is put in `right`, for the tree to refer to.
+pub(crate) fn parse<'t>(text: &'t str, right: &'t mut String) -> Parsed<'t> {
+    match tree(text) {
+        Ok(table) => Parsed { table, errors: Vec::new(), broken: false },
+        Err(error) if is_duplicate(&error) => {
+            let (table, errors) = with_duplicates(text);
+            Parsed { table, errors, broken: false }
+        }
+        Err(error) => {
+            let repaired = repair(text, &error);
+            *right = repaired.text;
+            let (table, mut errors) = with_duplicates(right);
+            errors.extend(repaired.errors);
+            Parsed { table, errors, broken: true }
+        }
+    }
+}
+
+/// Parses a text that should be right.
+///
+/// The tree of a large text takes fifteen times as much memory. An allocator keeps memory for each thread apart, so
+/// that all of it can be given back when the tree is gone; from among what is made while it stands, none could.
+fn tree(text: &str) -> Result<Spanned<DeTable<'_>>, Error> {
+    if text.len() < APART_BYTES_MIN {
+        return DeTable::parse(text);
+    }
+    thread::scope(|scope| {
+        let parser = thread::Builder::new().spawn_scoped(scope, || DeTable::parse(text));
+        match parser.map(thread::ScopedJoinHandle::join) {
+            Ok(Ok(result)) => result,
+            // There is no thread to be had, or it has ended badly: here, then.
+            Ok(Err(_)) | Err(_) => DeTable::parse(text),
+        }
+    })
+}
+
+/// Parses a text in which nothing is broken: what may be left are keys set twice.
+fn with_duplicates(text: &str) -> (Spanned<DeTable<'_>>, Vec<(Range<usize>, Finding)>) {
+    let (table, errors) = if text.len() <= RECOVERABLE_BYTES_MAX {
+        DeTable::parse_recoverable(text)
+    } else {
+        match DeTable::parse(text) {
+            Ok(table) => (table, Vec::new()),
+            Err(error) => (Spanned::new(0..0, DeTable::new()), vec![error]),
+        }
+    };
+    (table, errors.iter().map(|error| (span(error, 0), finding(error))).collect())
+}
+
+/// Returns the errors of a text that the parser refuses with `error`, and the text without them.
+fn repair(text: &str, error: &Error) -> Repaired {
     let mut repaired = Repaired { text: String::with_capacity(text.len()), errors: Vec::new() };
     let mut in_broken_table = false;
     for range in statements(text) {
@@ -44,23 +104,10 @@ pub(crate) fn repair(text: &str) -> Option<Repaired> {
     }
     // Every statement is right alone, so the cut was wrong: say what the parser says of the whole.
     if repaired.errors.is_empty() {
-        repaired.errors.push((span(&error, 0), finding(&error)));
+        repaired.errors.push((span(error, 0), finding(error)));
         repaired.text.clear();
     }
-    Some(repaired)
-}
-
-/// Parses a text that has been repaired, or never was broken: what is left are keys set twice.
-pub(crate) fn parse(text: &str) -> (Spanned<DeTable<'_>>, Vec<(Range<usize>, Finding)>) {
-    let (table, errors) = if text.len() <= RECOVERABLE_BYTES_MAX {
-        DeTable::parse_recoverable(text)
-    } else {
-        match DeTable::parse(text) {
-            Ok(table) => (table, Vec::new()),
-            Err(error) => (Spanned::new(0..0, DeTable::new()), vec![error]),
-        }
-    };
-    (table, errors.iter().map(|error| (span(error, 0), finding(error))).collect())
+    repaired
 }
 
 /// Cuts a text before each header and each key at the start of a line.
@@ -143,10 +190,28 @@ mod tests {
             ("list over lines", "a = [\n 1,\n]\nb = \n", Some(("a = [\n 1,\n]\n    \n", vec![16]))),
         ];
         for (name, text, want) in cases {
-            let got = repair(text);
-            let starts = |repaired: &Repaired| repaired.errors.iter().map(|(span, _)| span.start).collect();
-            assert_eq!(got.as_ref().map(|got| (got.text.as_str(), starts(got))), want, "{name}");
-            assert!(got.is_none_or(|got| got.text.len() == text.len()), "{name}");
+            let mut right = String::new();
+            let parsed = parse(text, &mut right);
+            let starts: Vec<usize> = parsed.errors.iter().map(|(span, _)| span.start).collect();
+            let broken = parsed.broken;
+            let got = broken.then(|| (right.as_str(), starts));
+            assert_eq!(got, want, "{name}");
+            assert!(!broken || right.len() == text.len(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_large_text_is_parsed_like_any_other() {
+        let filler = "# filler\n".repeat(APART_BYTES_MIN / 8);
+        for (name, end, keys, broken) in [
+            ("right", "a = 1\n", 1, false),
+            ("broken", "a = 1\nb = \n", 1, true),
+            ("twice", "a = 1\na = 2\n", 0, false),
+        ] {
+            let (text, mut right) = (format!("{filler}{end}"), String::new());
+            let parsed = parse(&text, &mut right);
+            assert_eq!((parsed.table.get_ref().len(), parsed.broken), (keys, broken), "{name}");
+            assert_eq!(parsed.errors.is_empty(), name == "right", "{name}");
         }
     }
 }
