@@ -18,6 +18,7 @@ mod place;
 mod reason;
 mod rule;
 mod set;
+mod slot;
 
 pub use announce::Announce;
 pub use decide::{Allowed, Denial, EgressRequest, Verdict, decide};

@@ -17,39 +17,10 @@ use smallvec::SmallVec;
 
 use crate::entry::{Defaults, Destination, Entry, EntryError, Side, Width, width};
 use crate::place::Place;
-
-/// The end of a chain, and "no settings".
-const NONE: u32 = u32::MAX;
+use crate::slot::{Kind, NONE, Slot, Slots};
 
 /// Entries one list can hold: numbers are 32 bits wide with one value kept for [`NONE`].
 const ENTRIES_MAX: usize = u32::MAX as usize - 1;
-
-/// What an entry speaks of, in the arena form.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Kind {
-    Exact,
-    Subdomains,
-    AnyName,
-    Network,
-    AnyPublic,
-}
-
-/// One entry: 24 bytes, so that a list of a million stays small.
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    line: u32,
-    column: u16,
-    kind: Kind,
-    suffix: bool,
-    /// Into `settings`, or [`NONE`].
-    settings: u32,
-    /// The next entry of the same name, or [`NONE`].
-    next: u32,
-    /// Names: start in the arena. Networks: index in `blocks`.
-    at: u32,
-    /// Names: length in the arena.
-    len: u8,
-}
 
 /// The parts of an entry that most entries do not have.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -86,7 +57,7 @@ pub struct List {
     file: Arc<str>,
     defaults: Defaults,
     arena: String,
-    slots: Vec<Slot>,
+    slots: Slots,
     table: HashTable<u32>,
     hasher: DefaultHashBuilder,
     blocks: Vec<IpBlock>,
@@ -180,13 +151,13 @@ impl List {
 
     /// Where an entry was written.
     pub(crate) fn place(&self, number: u32) -> Option<Place> {
-        let slot = self.slots.get(number as usize)?;
+        let slot = self.slots.get(number)?;
         Some(Place { file: Arc::clone(&self.file), line: slot.line, column: u32::from(slot.column) })
     }
 
     /// The entry as it was written, rebuilt from the arena.
     pub(crate) fn entry(&self, number: u32) -> Option<Entry> {
-        let slot = self.slots.get(number as usize)?;
+        let slot = self.slots.get(number)?;
         let destination = match slot.kind {
             Kind::Exact => Destination::Name(NamePattern::Exact(self.name(slot)?)),
             Kind::Subdomains => Destination::Name(NamePattern::Subdomains(self.name(slot)?)),
@@ -205,12 +176,12 @@ impl List {
 
     /// The settings that the entry itself carries.
     pub(crate) fn settings(&self, number: u32) -> Option<&Settings> {
-        self.settings.get(self.slots.get(number as usize)?.settings as usize)
+        self.settings.get(self.slots.get(number)?.settings as usize)
     }
 
     /// Which settings the entry carries: entries with the same number carry the same ones.
     pub(crate) fn settings_number(&self, number: u32) -> u32 {
-        self.slots.get(number as usize).map_or(NONE, |slot| slot.settings)
+        self.slots.get(number).map_or(NONE, |slot| slot.settings)
     }
 
     /// Every distinct settings that an entry of the list carries.
@@ -236,7 +207,7 @@ impl List {
     /// addresses rank highest, `@any-public` lowest.
     pub(crate) fn specificity(&self, number: u32) -> u32 {
         const EXACT: u32 = 1000;
-        match self.slots.get(number as usize) {
+        match self.slots.get(number) {
             None => 0,
             Some(slot) => match slot.kind {
                 Kind::Exact => EXACT,
@@ -249,7 +220,7 @@ impl List {
 
     /// Whether an entry opens the address because it is a network around it.
     pub(crate) fn network_contains(&self, number: u32, ip: CanonicalIp) -> bool {
-        self.slots.get(number as usize).is_some_and(|slot| {
+        self.slots.get(number).is_some_and(|slot| {
             slot.kind == Kind::Network
                 && self.blocks.get(slot.at as usize).is_some_and(|block| block.contains(ip))
         })
@@ -303,13 +274,13 @@ impl List {
         let hash = hash_key(&self.hasher, kind, text);
         let head = self.table.find(hash, |&number| slot_is(&self.slots, &self.arena, number, kind, text));
         let mut number = head.copied().unwrap_or(NONE);
-        while let Some(slot) = self.slots.get(number as usize) {
+        while let Some(slot) = self.slots.get(number) {
             found(number);
             number = slot.next;
         }
     }
 
-    fn name(&self, slot: &Slot) -> Option<DnsName> {
+    fn name(&self, slot: Slot) -> Option<DnsName> {
         DnsName::parse(slot_text(&self.arena, slot)).ok()
     }
 }
@@ -333,6 +304,8 @@ fn prefix_bits(block: &IpBlock) -> u32 {
 pub struct ListBuilder {
     list: List,
     interned: HashMap<Settings, u32>,
+    /// Entries that go into the table.
+    names: usize,
 }
 
 impl ListBuilder {
@@ -343,7 +316,7 @@ impl ListBuilder {
             file: file.into(),
             defaults,
             arena: String::new(),
-            slots: Vec::new(),
+            slots: Slots::default(),
             table: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             blocks: Vec::new(),
@@ -356,7 +329,7 @@ impl ListBuilder {
             remarkable: Vec::new(),
             subdomains: false,
         };
-        Self { list, interned: HashMap::new() }
+        Self { list, interned: HashMap::new(), names: 0 }
     }
 
     /// Adds an entry that stands at `line` and `column` (both from 1; column 0 means the whole
@@ -386,11 +359,11 @@ impl ListBuilder {
         };
         match &entry.destination {
             Destination::Name(NamePattern::Exact(name)) => {
-                self.add_name(&mut slot, Kind::Exact, name, number)
+                self.add_name(&mut slot, Kind::Exact, name);
             }
             Destination::Name(NamePattern::Subdomains(name)) => {
                 self.list.subdomains = true;
-                self.add_name(&mut slot, Kind::Subdomains, name, number);
+                self.add_name(&mut slot, Kind::Subdomains, name);
             }
             Destination::Name(NamePattern::Any) => {
                 slot.kind = Kind::AnyName;
@@ -415,6 +388,7 @@ impl ListBuilder {
     /// Returns the compiled list.
     #[must_use]
     pub fn finish(mut self) -> List {
+        self.index_names();
         self.list.arena.shrink_to_fit();
         self.list.slots.shrink_to_fit();
         self.list
@@ -444,27 +418,40 @@ impl ListBuilder {
         number
     }
 
-    fn add_name(&mut self, slot: &mut Slot, kind: Kind, name: &DnsName, number: u32) {
+    fn add_name(&mut self, slot: &mut Slot, kind: Kind, name: &DnsName) {
         let text = name.as_str();
         slot.kind = kind;
-        let list = &mut self.list;
-        let hash = hash_key(&list.hasher, kind, text);
-        let (slots, arena) = (&list.slots, &list.arena);
-        let same = |&n: &u32| slot_is(slots, arena, n, kind, text);
-        if let Some(head) = list.table.find_mut(hash, same) {
-            // The newest entry becomes the head of the chain and shares the older one's text.
-            if let Some(older) = slots.get(*head as usize) {
-                (slot.at, slot.len, slot.next) = (older.at, older.len, *head);
-            }
-            *head = number;
-            return;
-        }
-        slot.at = u32::try_from(list.arena.len()).unwrap_or(NONE);
+        slot.at = u32::try_from(self.list.arena.len()).unwrap_or(NONE);
         slot.len = u8::try_from(text.len()).unwrap_or(u8::MAX);
-        list.arena.push_str(text);
-        let (slots, arena, hasher) = (&list.slots, &list.arena, &list.hasher);
-        let rehash = |&n: &u32| slots.get(n as usize).map_or(hash, |s| slot_hash(hasher, arena, s));
-        list.table.insert_unique(hash, number, rehash);
+        self.list.arena.push_str(text);
+        self.names += 1;
+    }
+
+    /// Makes the table of the names, which is large enough from the start: one that grows with the list would have
+    /// to look at every name again each time.
+    fn index_names(&mut self) {
+        let list = &mut self.list;
+        list.table = HashTable::with_capacity(self.names);
+        for number in 0..u32::try_from(list.slots.len()).unwrap_or(NONE) {
+            let Some(slot) = list.slots.get(number) else { continue };
+            match slot.kind {
+                Kind::Exact | Kind::Subdomains => {}
+                Kind::AnyName | Kind::Network | Kind::AnyPublic => continue,
+            }
+            let (slots, arena, hasher) = (&list.slots, &list.arena, &list.hasher);
+            let text = slot_text(arena, slot);
+            let hash = hash_key(hasher, slot.kind, text);
+            let same = |&other: &u32| slot_is(slots, arena, other, slot.kind, text);
+            if let Some(head) = list.table.find_mut(hash, same) {
+                // The newest entry becomes the head of the chain.
+                let older = std::mem::replace(head, number);
+                list.slots.set_next(number, older);
+            } else {
+                let rehash =
+                    |&other: &u32| slots.get(other).map_or(hash, |slot| slot_hash(hasher, arena, slot));
+                list.table.insert_unique(hash, number, rehash);
+            }
+        }
     }
 
     fn add_block(&mut self, slot: &mut Slot, block: &IpBlock, number: u32) {
@@ -480,15 +467,15 @@ impl ListBuilder {
     }
 }
 
-fn slot_text<'a>(arena: &'a str, slot: &Slot) -> &'a str {
+fn slot_text(arena: &str, slot: Slot) -> &str {
     let start = slot.at as usize;
     arena.get(start..start + usize::from(slot.len)).unwrap_or_default()
 }
 
-fn slot_is(slots: &[Slot], arena: &str, number: u32, kind: Kind, text: &str) -> bool {
-    slots.get(number as usize).is_some_and(|s| s.kind == kind && slot_text(arena, s) == text)
+fn slot_is(slots: &Slots, arena: &str, number: u32, kind: Kind, text: &str) -> bool {
+    slots.get(number).is_some_and(|s| s.kind == kind && slot_text(arena, s) == text)
 }
 
-fn slot_hash(hasher: &DefaultHashBuilder, arena: &str, slot: &Slot) -> u64 {
+fn slot_hash(hasher: &DefaultHashBuilder, arena: &str, slot: Slot) -> u64 {
     hash_key(hasher, slot.kind, slot_text(arena, slot))
 }
