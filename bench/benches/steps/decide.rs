@@ -3,12 +3,11 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 
-use criterion::Criterion;
 use exeat_policy::{EgressRequest, Verdict, decide, permit};
 
 use crate::world::{World, allowed_targets, target, unlisted};
 
-pub(crate) fn decisions(criterion: &mut Criterion) {
+pub(crate) fn decisions(criterion: &mut crate::Criterion) {
     for rules in [10, 1000, 1_000_000] {
         let world = World::of(rules);
         let (set, bound) = (&world.loaded.policy, &world.principal.bound);
@@ -36,7 +35,7 @@ pub(crate) fn decisions(criterion: &mut Criterion) {
     }
 }
 
-fn permits(criterion: &mut Criterion, world: &World, rules: u64) {
+fn permits(criterion: &mut crate::Criterion, world: &World, rules: u64) {
     let (set, bound) = (&world.loaded.policy, &world.principal.bound);
     let target = allowed_targets(rules).remove(0);
     let request = EgressRequest { bound, target: &target };

@@ -4,12 +4,11 @@ use std::hint::black_box;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use criterion::Criterion;
 use exeat_identity::{Authenticator, Clients, PasswordHash, generate_password, hash_generated};
 
 use crate::world::{PASSWORD, USER, World};
 
-pub(crate) fn passwords(criterion: &mut Criterion) {
+pub(crate) fn passwords(criterion: &mut crate::Criterion) {
     let world = World::of(1);
     remembered(criterion, "password/argon2, remembered", &world.loaded.clients, PASSWORD);
 
@@ -20,7 +19,7 @@ pub(crate) fn passwords(criterion: &mut Criterion) {
     remembered(criterion, "password/generated", &clients, &secret);
 }
 
-fn remembered(criterion: &mut Criterion, name: &str, clients: &Clients, password: &str) {
+fn remembered(criterion: &mut crate::Criterion, name: &str, clients: &Clients, password: &str) {
     let authenticator = Authenticator::new().expect("random bytes");
     let field = format!("Basic {}", STANDARD.encode(format!("{USER}:{password}")));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

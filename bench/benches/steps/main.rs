@@ -2,6 +2,7 @@
 
 #![expect(clippy::expect_used, reason = "a step that does not work is not measured")]
 
+mod cpu_time;
 mod decide;
 mod identity;
 mod names;
@@ -9,14 +10,15 @@ mod parse;
 mod record;
 mod world;
 
+use cpu_time::CpuTime;
 use criterion::{criterion_group, criterion_main};
 
+/// What every step is given.
+pub(crate) type Criterion = criterion::Criterion<CpuTime>;
+
 criterion_group!(
-    steps,
-    decide::decisions,
-    parse::requests,
-    identity::passwords,
-    names::messages,
-    record::lines
+    name = steps;
+    config = criterion::Criterion::default().with_measurement(CpuTime);
+    targets = decide::decisions, parse::requests, identity::passwords, names::messages, record::lines
 );
 criterion_main!(steps);

@@ -4,13 +4,12 @@ use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use criterion::Criterion;
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use crate::world::listed;
 
-pub(crate) fn messages(criterion: &mut Criterion) {
+pub(crate) fn messages(criterion: &mut crate::Criterion) {
     let name = Name::from_str(&format!("{}.", listed(7))).expect("a name");
     let mut query = Message::query();
     query.add_query(Query::query(name.clone(), RecordType::A));

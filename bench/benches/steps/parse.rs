@@ -2,7 +2,6 @@
 
 use std::hint::black_box;
 
-use criterion::Criterion;
 use exeat_model::Authority;
 use exeat_proxy::{Hello, Limits, check, client_hello, socks5_wire};
 use rustls::crypto::aws_lc_rs;
@@ -11,7 +10,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use crate::world::listed;
 
-pub(crate) fn requests(criterion: &mut Criterion) {
+pub(crate) fn requests(criterion: &mut crate::Criterion) {
     let name = listed(7);
     heads(criterion, &name);
     let authority = format!("{name}:9080");
@@ -29,7 +28,7 @@ pub(crate) fn requests(criterion: &mut Criterion) {
     socks5(criterion, &name);
 }
 
-fn heads(criterion: &mut Criterion, name: &str) {
+fn heads(criterion: &mut crate::Criterion, name: &str) {
     let fields = "User-Agent: curl/8.5.0\r\nAccept: */*\r\nProxy-Connection: Keep-Alive\r\n\
                   Proxy-Authorization: Basic YmVuY2g6YmVuY2gtcGFzc3dvcmQ=\r\n";
     let limits = Limits::default();
@@ -43,7 +42,7 @@ fn heads(criterion: &mut Criterion, name: &str) {
     }
 }
 
-fn socks5(criterion: &mut Criterion, name: &str) {
+fn socks5(criterion: &mut crate::Criterion, name: &str) {
     let length = u8::try_from(name.len()).expect("a short name");
     let request = [&[5, 1, 0, 3, length], name.as_bytes(), &9080_u16.to_be_bytes()].concat();
     criterion.bench_function("parse/SOCKS5 request", |bencher| {

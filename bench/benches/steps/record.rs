@@ -3,14 +3,13 @@
 use std::hint::black_box;
 use std::time::{Duration, SystemTime};
 
-use criterion::Criterion;
 use exeat_audit::{Event, Outcome, PrincipalRecord, Record, RuleRecord, Text};
 use exeat_model::{DnsName, Port};
 use exeat_policy::{Label, Labels, Mode, Place, Revision};
 
 use crate::world::listed;
 
-pub(crate) fn lines(criterion: &mut Criterion) {
+pub(crate) fn lines(criterion: &mut crate::Criterion) {
     let record = end_of_tunnel();
     let mut line = Vec::with_capacity(1024);
     criterion.bench_function("audit/write a record", |bencher| {
