@@ -9,6 +9,7 @@
 mod address;
 mod authority;
 mod block;
+mod duration;
 mod name;
 mod pattern;
 mod port;
@@ -18,6 +19,7 @@ mod suffix;
 pub use address::{AddressClass, CanonicalIp, METADATA_ADDRESSES, Never, SpecialUse};
 pub use authority::{Authority, AuthorityError, Host};
 pub use block::{BlockError, IpBlock};
+pub use duration::{duration_text, parse_duration};
 pub use name::{DnsName, LABEL_OCTETS_MAX, NAME_OCTETS_MAX, NameError};
 pub use pattern::{NamePattern, PatternError};
 pub use port::{Port, PortError, PortRange, PortSet};

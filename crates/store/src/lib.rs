@@ -9,7 +9,6 @@ mod api;
 mod changed;
 mod clients;
 mod document;
-mod duration;
 mod edit;
 mod entry;
 mod files;

@@ -172,7 +172,7 @@ mod tests {
                     value.parse().is_ok_and(|value| range.contains(&value))
                 }
                 LimitKind::Time(range, _) => {
-                    crate::duration::parse(value).is_some_and(|value| range.contains(&value))
+                    exeat_model::parse_duration(value).is_some_and(|value| range.contains(&value))
                 }
             };
             assert!(within, "{} = {value}", key.name);

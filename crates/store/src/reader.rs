@@ -4,10 +4,10 @@ use std::fmt;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
+use exeat_model::{duration_text, parse_duration};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::duration;
 use crate::keys;
 use crate::notes::Notes;
 use crate::problem::{Code, Finding, shown};
@@ -130,9 +130,9 @@ impl<'v, 'i> Fields<'v, 'i> {
         notes: &mut Notes,
     ) -> Option<Duration> {
         let value = self.get(key)?;
-        let (low, high) = (duration::text(*range.start()), duration::text(*range.end()));
+        let (low, high) = (duration_text(*range.start()), duration_text(*range.end()));
         let read = match value.get_ref() {
-            DeValue::String(text) => duration::parse(text),
+            DeValue::String(text) => parse_duration(text),
             DeValue::Integer(number) if number.as_str().bytes().all(|byte| byte.is_ascii_digit()) => {
                 let help = format!("write {key} = \"{number}s\"");
                 wrong_type(value, What::Key(key), "a duration such as \"10s\"", Some(help), notes);
