@@ -92,6 +92,7 @@ fn object(client: &str, change: &Change) -> Value {
             "target": witness.target.to_string(),
             "addresses": witness.addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "opening": witness.opening.as_ref().map(ToString::to_string),
+            "beyond": witness.beyond.as_ref().map(ToString::to_string),
         },
     })
 }

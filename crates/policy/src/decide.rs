@@ -187,7 +187,7 @@ pub(crate) fn owners<'a>(set: &'a PolicySet, bound: &'a Bound) -> impl Iterator<
 /// The allow rules of these owners that match the target and its port, most specific first, or
 /// why there is none.
 pub(crate) fn matching(set: &PolicySet, owners: &[u32], target: &Authority) -> Result<Candidates, Denial> {
-    let mut ranked: SmallVec<[(Rank, Out<'_>, RuleId); 4]> = SmallVec::new();
+    let mut ranked: SmallVec<[(Rank, Out<'_>, _, RuleId); 4]> = SmallVec::new();
     let mut wrong_port = None;
     let mut opens_addresses = false;
     for &number in owners {
@@ -200,15 +200,17 @@ pub(crate) fn matching(set: &PolicySet, owners: &[u32], target: &Authority) -> R
             let rule = RuleId { owner: number, at };
             if allow_port(&terms, target.port) {
                 let list = lists.get(list as usize).map(|l| l.list());
-                ranked.push((rank(list, entry, &terms, target.port), out, rule));
+                let rank = rank(list, entry, &terms, target.port);
+                ranked.push((rank, out, terms.caps.strictness(), rule));
             } else {
                 wrong_port = Some(rule);
             }
         });
         if let Some(index) = metadata_rule(owner, &target.host) {
             let rule = RuleId { owner: number, at: At::Metadata(index) };
-            if allow_port(&Terms::new(None, &owner.defaults), target.port) {
-                ranked.push((Rank::FIRST, out, rule));
+            let terms = Terms::new(None, &owner.defaults);
+            if allow_port(&terms, target.port) {
+                ranked.push((Rank::FIRST, out, terms.caps.strictness(), rule));
             } else {
                 wrong_port = Some(rule);
             }
@@ -218,7 +220,7 @@ pub(crate) fn matching(set: &PolicySet, owners: &[u32], target: &Authority) -> R
         return Err(no_match(&target.host, wrong_port, opens_addresses));
     }
     ranked.sort_unstable();
-    Ok(ranked.into_iter().map(|(_, _, rule)| rule).collect())
+    Ok(ranked.into_iter().map(|(_, _, _, rule)| rule).collect())
 }
 
 fn no_match(host: &Host, wrong_port: Option<RuleId>, opens_addresses: bool) -> Denial {
@@ -269,8 +271,8 @@ pub(crate) fn default_expect(port: Port) -> Expect {
 }
 
 /// The order in which matching rules are tried: narrow host, then few ports, then what the rule
-/// says itself over what the port implies, then the laxer opening. It depends on what rules say,
-/// never on where they stand.
+/// says itself over what the port implies, then the laxer opening, then the laxer bounds. It depends
+/// on what rules say, never on where they stand.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 struct Rank {
     width: u32,

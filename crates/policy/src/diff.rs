@@ -11,9 +11,11 @@
 //!
 //! Nor is one missed: for every request whose target is a name, or an address, that one side
 //! allows and the other refuses, the result is not empty. This holds for a name with one
-//! address, at any port, and for what opens the connection. It does not cover answers of
-//! several addresses that are split between rules, nor IPv6 targets that differ from their
-//! neighbours only by an IPv4 address inside (Teredo, ISATAP, `64:ff9b:1::/48`).
+//! address, at any port, for what opens the connection, and for what a flow may come to. It does
+//! not cover answers of several addresses that are split between rules; nor another opening or
+//! bound of what both sides let through, one of them in report mode alone; nor IPv6 targets that
+//! differ from their neighbours only by an IPv4 address inside (Teredo, ISATAP,
+//! `64:ff9b:1::/48`).
 
 mod classes;
 mod compare;
@@ -29,6 +31,7 @@ use std::sync::Arc;
 
 use exeat_model::{Authority, DnsName, IpBlock, PortSet};
 
+use crate::caps::Cap;
 use crate::reason::Reason;
 use crate::rule::RuleView;
 use crate::set::{Bound, PolicySet};
@@ -84,6 +87,8 @@ pub enum What {
     OpenedBy(Vec<Opening>),
     /// Connections that leave this way; the other side sends them another.
     LeavesBy(WayOut),
+    /// Flows that go beyond this.
+    Beyond(Cap),
 }
 
 /// The way that a request leaves by.
@@ -124,6 +129,8 @@ pub struct Witness {
     pub addrs: Vec<IpAddr>,
     /// How the connection opens, if that tells.
     pub opening: Option<Opening>,
+    /// What the flow goes beyond, if that tells.
+    pub beyond: Option<Cap>,
 }
 
 /// Something that one side allows and the other refuses, or sends another way.
@@ -231,6 +238,7 @@ impl fmt::Display for What {
                 write!(f, "opened by {}", openings.join(", "))
             }
             Self::LeavesBy(way) => way.fmt(f),
+            Self::Beyond(cap) => write!(f, "beyond {cap}"),
         }
     }
 }

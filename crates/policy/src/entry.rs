@@ -9,6 +9,7 @@ use exeat_model::{
 };
 
 use crate::announce::Announce;
+use crate::caps::Caps;
 
 /// What an entry speaks of.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -92,6 +93,8 @@ pub struct Defaults {
     pub answers: Option<Answers>,
     /// What the upstream is told of the client, where it is dialled from here.
     pub announce: Option<Announce>,
+    /// What each flow may come to.
+    pub caps: Caps,
 }
 
 impl Defaults {
@@ -104,6 +107,7 @@ impl Defaults {
             expect: self.expect.or(outer.expect),
             answers: self.answers.or(outer.answers),
             announce: self.announce.or(outer.announce),
+            caps: self.caps.or(outer.caps),
         }
     }
 }
@@ -347,8 +351,11 @@ impl fmt::Display for Destination {
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = &self.settings;
-        let short =
-            s.addresses.is_none() && s.expect.is_none() && s.answers.is_none() && s.announce.is_none();
+        let short = s.addresses.is_none()
+            && s.expect.is_none()
+            && s.answers.is_none()
+            && s.announce.is_none()
+            && s.caps == Caps::default();
         if short && self.sni.is_empty() && !self.suffix {
             return self.fmt_short(f);
         }
@@ -393,6 +400,9 @@ impl Entry {
         }
         if let Some(announce) = s.announce {
             write!(f, ", proxy_protocol = \"{}\"", announce.word())?;
+        }
+        for cap in s.caps.iter() {
+            write!(f, ", {cap}")?;
         }
         if !self.sni.is_empty() {
             let names: Vec<String> = self.sni.iter().map(|n| format!("\"{n}\"")).collect();

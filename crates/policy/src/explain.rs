@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use exeat_model::{AddressClass, CanonicalIp, Host, IpBlock, NamePattern, Port, PortRange, PortSet};
 
 use crate::announce::Announce;
+use crate::caps::Caps;
 use crate::decide::{Allowed, Denial, EgressRequest, Verdict, decide, denied, matching};
 use crate::entry::{Destination, Entry, Expect};
 use crate::hop::Resolve;
@@ -32,7 +33,8 @@ pub enum Outcome {
 /// One stage of a decision.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Stage {
-    /// What is looked at: `deny`, `allow`, `ceiling NAME`, `addresses`, `opening` or `PROXY header`.
+    /// What is looked at: `deny`, `allow`, `ceiling NAME`, `addresses`, `opening`, `bounds`,
+    /// `PROXY header` or `next hop`.
     pub name: String,
     /// How it ended.
     pub outcome: Outcome,
@@ -107,7 +109,7 @@ impl Explanation {
             None => (Outcome::Open, "not resolved".to_owned(), None, None),
             Some(Ok(permit)) => {
                 self.would_deny = permit.would_deny.map(|d| d.reason);
-                let later = (permit.opening, permit.announce);
+                let later = (permit.opening, permit.caps, permit.announce);
                 (Outcome::Pass, permit.addresses, set.rule(permit.rule), Some(later))
             }
             Some(Err(denial)) => {
@@ -117,8 +119,11 @@ impl Explanation {
             }
         };
         self.stages.push(Stage { name: ADDRESSES.to_owned(), outcome, detail, rule });
-        if let Some((opening, announce)) = later {
+        if let Some((opening, caps, announce)) = later {
             self.add_later("opening", opening_detail(&opening));
+            if caps != Caps::default() {
+                self.add_later("bounds", caps.to_string());
+            }
             if let Some(detail) = announce_detail(announce) {
                 self.add_later("PROXY header", detail.to_owned());
             }
@@ -144,6 +149,7 @@ struct Permitted {
     rule: RuleId,
     opening: OpeningRule,
     announce: Announce,
+    caps: Caps,
     would_deny: Option<Denial>,
 }
 
@@ -162,6 +168,7 @@ fn permitted(
             rule: permit.rule(),
             opening: permit.opening().clone(),
             announce: permit.announce(),
+            caps: permit.caps(),
             would_deny: permit.would_deny(),
         }));
     };
@@ -179,6 +186,7 @@ fn permitted(
         opening: permit.opening().clone(),
         // That is for the next hop, which the configuration says apart.
         announce: Announce::Nothing,
+        caps: permit.caps(),
         would_deny: permit.would_deny(),
     }))
 }

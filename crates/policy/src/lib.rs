@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod announce;
+mod caps;
 mod decide;
 mod diff;
 mod entry;
@@ -21,6 +22,7 @@ mod set;
 mod slot;
 
 pub use announce::Announce;
+pub use caps::{Cap, Caps};
 pub use decide::{Allowed, Denial, EgressRequest, Verdict, decide};
 pub use diff::{Change, Direction, Hosts, Opening, View, WayOut, What, Witness, diff};
 pub use entry::{Answers, Defaults, Destination, Entry, EntryError, Expect, Side};

@@ -9,6 +9,7 @@ use exeat_model::{AddressClass, Authority, CanonicalIp, DnsName, Host, Never};
 use smallvec::SmallVec;
 
 use crate::announce::Announce;
+use crate::caps::Caps;
 use crate::decide::{Allowed, Candidates, Denial, EgressRequest, default_expect, denied_address};
 use crate::entry::{Answers, Expect};
 use crate::hop::{HopSpec, Resolve};
@@ -24,6 +25,7 @@ pub struct Permit {
     rule: RuleId,
     opening: OpeningRule,
     announce: Announce,
+    caps: Caps,
     would_deny: Option<Denial>,
     revision: Revision,
 }
@@ -53,6 +55,13 @@ impl Permit {
         self.announce
     }
 
+    /// Returns what the flow may come to: what the rule, a rule of each ceiling and the principal
+    /// say, of each kind the lowest.
+    #[must_use]
+    pub fn caps(&self) -> Caps {
+        self.caps
+    }
+
     /// Returns why the request would have been refused, if only report mode let it through.
     #[must_use]
     pub fn would_deny(&self) -> Option<Denial> {
@@ -76,6 +85,7 @@ pub struct HopPermit {
     checked: SmallVec<[IpAddr; 4]>,
     rule: RuleId,
     opening: OpeningRule,
+    caps: Caps,
     would_deny: Option<Denial>,
     revision: Revision,
 }
@@ -110,6 +120,13 @@ impl HopPermit {
     #[must_use]
     pub fn opening(&self) -> &OpeningRule {
         &self.opening
+    }
+
+    /// Returns what the flow may come to: what the rule, a rule of each ceiling and the principal
+    /// say, of each kind the lowest.
+    #[must_use]
+    pub fn caps(&self) -> Caps {
+        self.caps
     }
 
     /// Returns why the request would have been refused, if only report mode let it through.
@@ -209,6 +226,7 @@ pub fn permit(
         rule: found.rule,
         opening: opening(set, request, allowed, found.rule, &found.covered)?,
         announce: announce(set, found.rule),
+        caps: caps(set, request, allowed, &found),
         would_deny: found.would_deny,
         revision: set.revision(),
     })
@@ -245,6 +263,7 @@ pub fn permit_via(
         checked: addrs.iter().map(|ip| ip.get()).collect(),
         rule: found.rule,
         opening: opening(set, request, allowed, found.rule, &found.covered)?,
+        caps: caps(set, request, allowed, &found),
         would_deny: found.would_deny,
         revision: set.revision(),
     })
@@ -417,12 +436,7 @@ fn opening(
     // Report mode must not break what it watches, so a ceiling's opening does not bind it.
     let ceilings = if rule.at == At::Report { &[][..] } else { &allowed.ceilings[..] };
     for ceiling in ceilings {
-        let covers_all = |rule: &RuleId| match covered {
-            // Not resolved here: a rule about addresses did not let it through.
-            [] => set.terms(*rule).is_some_and(|terms| terms.addresses.is_none()),
-            covered => covered.iter().all(|&ip| covers(set, request, *rule, ip)),
-        };
-        let Some(&above) = ceiling.iter().find(|rule| covers_all(rule)) else { continue };
+        let Some(above) = above(set, request, ceiling, covered) else { continue };
         expect = both(expect, expect_of(above))
             .ok_or(Denial { reason: Reason::TlsRequired, rule: Some(above) })?;
         further.retain(|name| sni_of(above).contains(name));
@@ -442,6 +456,30 @@ fn announce(set: &PolicySet, rule: RuleId) -> Announce {
         At::Entry { .. } => set.terms(rule).map_or(Announce::Nothing, |terms| terms.announce),
         At::Metadata(_) | At::Report => Announce::Nothing,
     }
+}
+
+/// What the rule and each ceiling's rule let a flow come to, and the principal. A ceiling bounds what
+/// report mode lets through, too: it enforces.
+fn caps(set: &PolicySet, request: &EgressRequest<'_>, allowed: &Allowed, found: &Found) -> Caps {
+    let above = allowed.ceilings.iter().filter_map(|ceiling| above(set, request, ceiling, &found.covered));
+    let rules = std::iter::once(found.rule).chain(above);
+    let said = rules.filter_map(|rule| set.terms(rule)).map(|terms| terms.caps);
+    said.fold(request.bound.caps, Caps::strictest)
+}
+
+/// The rule of a ceiling that lets all of `covered` through.
+fn above(
+    set: &PolicySet,
+    request: &EgressRequest<'_>,
+    ceiling: &Candidates,
+    covered: &[CanonicalIp],
+) -> Option<RuleId> {
+    let covers_all = |rule: &RuleId| match covered {
+        // Not resolved here: a rule about addresses did not let it through.
+        [] => set.terms(*rule).is_some_and(|terms| terms.addresses.is_none()),
+        covered => covered.iter().all(|&ip| covers(set, request, *rule, ip)),
+    };
+    ceiling.iter().copied().find(covers_all)
 }
 
 /// What satisfies both expectations, if anything does.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use exeat_model::CanonicalIp;
 
+use crate::caps::Caps;
 use crate::entry::{Defaults, Expect, Side};
 use crate::hop::{HopSpec, NextHop, Way};
 use crate::labels::Labels;
@@ -204,11 +205,21 @@ impl Owner {
     }
 }
 
-/// The policies and ceilings that hold for one principal, by position in their snapshot.
+/// The policies and ceilings that hold for one principal, by position in their snapshot, and what
+/// each of its flows may come to.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Bound {
     pub(crate) policies: Box<[u32]>,
     pub(crate) ceilings: Box<[u32]>,
+    pub(crate) caps: Caps,
+}
+
+impl Bound {
+    /// Returns the same for a principal whose flows may come to `caps` at most, whatever rules say.
+    #[must_use]
+    pub fn within(self, caps: Caps) -> Self {
+        Self { caps, ..self }
+    }
 }
 
 /// A policy or ceiling of a snapshot, as it is shown to people.
@@ -286,7 +297,7 @@ impl PolicySet {
         }
         policies.sort_unstable();
         policies.dedup();
-        Bound { policies: policies.into(), ceilings: ceilings.into() }
+        Bound { policies: policies.into(), ceilings: ceilings.into(), caps: Caps::default() }
     }
 
     /// Returns the names of the policies and ceilings of `bound`, policies first.

@@ -36,8 +36,7 @@ pub(crate) fn permit_for(target: &str, addrs: &[IpAddr], expect: Option<Expect>,
             ports: Some(PortSet::parse(&target.port.to_string()).unwrap()),
             addresses,
             expect,
-            answers: None,
-            announce: None,
+            ..Defaults::default()
         },
         sni: sni.iter().map(|name| DnsName::parse(name).unwrap()).collect(),
         ..Entry::new(destination)

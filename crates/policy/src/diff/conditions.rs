@@ -1,5 +1,5 @@
-//! Where both sides allow a target: the addresses that it may lead to, and what may open the
-//! connection.
+//! Where both sides allow a target: the addresses that it may lead to, what may open the
+//! connection, and what a flow may come to.
 
 use std::net::IpAddr;
 
@@ -8,6 +8,7 @@ use exeat_model::{AddressClass, Authority, CanonicalIp, DnsName, Host, IpBlock, 
 use super::classes::{block_edges, partition};
 use super::compare::Finding;
 use super::join::Joiner;
+use super::probe::Permitted;
 use super::{Direction, Hosts, Opening, Pair, View, What};
 use crate::decide::{Denial, each_match, owners};
 use crate::entry::Expect;
@@ -19,7 +20,7 @@ use crate::rule::{ListSide, RuleId};
 pub(super) fn differences(pair: &Pair<'_>, hosts: &Hosts, target: &Authority) -> Vec<Finding> {
     let mut search = Search { pair, hosts, target, found: Vec::new(), agreed: None, refused: None };
     match &target.host {
-        Host::Address(ip) => search.opening(ip.get()),
+        Host::Address(ip) => search.allowed_by_both(ip.get()),
         Host::Name(_) => search.addresses(),
     }
     search.found
@@ -51,7 +52,7 @@ impl Search<'_> {
             let asked = self.pair.same_denies(self.target, ip).is_some();
             let found = if asked { self.ask(&[ip], What::At(block)) } else { None };
             joiner.add(&block, found.into_iter().collect());
-            self.opening(ip);
+            self.allowed_by_both(ip);
         }
         self.found.extend(joiner.finish());
         for ip in self.public_addresses(&named) {
@@ -59,7 +60,7 @@ impl Search<'_> {
             if !self.found.iter().any(|f| f.what == What::AtPublic) {
                 self.found.extend(found);
             }
-            self.opening(ip);
+            self.allowed_by_both(ip);
         }
         if let Some(agreed) = self.agreed {
             let never = IpAddr::from([0, 0, 0, 0]);
@@ -145,23 +146,44 @@ impl Search<'_> {
         Some(self.finding(direction, what, rule, refused, addrs, None))
     }
 
-    /// Compares what may open a connection to an address that both sides permit.
-    fn opening(&mut self, ip: IpAddr) {
-        let views = [(self.pair.old, self.pair.new), (self.pair.new, self.pair.old)];
-        for (direction, (from, to)) in [Direction::Lost, Direction::Gained].into_iter().zip(views) {
-            let Some((wide, narrow)) = both(&from, &to, self.target, ip) else { return };
-            let openings = openings(&self.target.host, &[&wide.1, &narrow.1]);
-            let mut only = openings.into_iter().filter_map(|opening| {
-                let refused = refuses(&narrow.1, &opening)?;
-                refuses(&wide.1, &opening).is_none().then_some((opening, refused))
-            });
-            let Some((first, reason)) = only.next() else { continue };
-            let what = What::OpenedBy(std::iter::once(first.clone()).chain(only.map(|(o, _)| o)).collect());
-            if self.found.iter().any(|f| f.direction == direction && f.what == what) {
-                continue;
-            }
-            let refused = Denial { reason, rule: Some(narrow.0) };
-            let finding = self.finding(direction, what, wide.0, refused, &[ip], Some(first));
+    /// Compares what the two sides say of connections to an address that both permit.
+    fn allowed_by_both(&mut self, ip: IpAddr) {
+        let pair = self.pair;
+        let (Ok(old), Ok(new)) = (pair.old.permit(self.target, &[ip]), pair.new.permit(self.target, &[ip]))
+        else {
+            return;
+        };
+        for (direction, wide, narrow) in [(Direction::Lost, &old, &new), (Direction::Gained, &new, &old)] {
+            self.opening(direction, wide, narrow, ip);
+            self.caps(direction, wide, narrow, ip);
+        }
+    }
+
+    /// Compares what may open a connection.
+    fn opening(&mut self, direction: Direction, wide: &Permitted, narrow: &Permitted, ip: IpAddr) {
+        let openings = openings(&self.target.host, &[wide.opening(), narrow.opening()]);
+        let mut only = openings.into_iter().filter_map(|opening| {
+            let refused = refuses(narrow.opening(), &opening)?;
+            refuses(wide.opening(), &opening).is_none().then_some((opening, refused))
+        });
+        let Some((first, reason)) = only.next() else { return };
+        let what = What::OpenedBy(std::iter::once(first.clone()).chain(only.map(|(o, _)| o)).collect());
+        let refused = Denial { reason, rule: Some(narrow.rule()) };
+        self.find_once(self.finding(direction, what, wide.rule(), refused, &[ip], Some(first)));
+    }
+
+    /// Compares what a flow may come to.
+    fn caps(&mut self, direction: Direction, wide: &Permitted, narrow: &Permitted, ip: IpAddr) {
+        for cap in narrow.caps().iter().filter(|cap| !wide.caps().end_beyond(*cap)) {
+            let refused = Denial { reason: cap.reason(), rule: Some(narrow.rule()) };
+            let what = What::Beyond(cap);
+            self.find_once(self.finding(direction, what, wide.rule(), refused, &[ip], None));
+        }
+    }
+
+    /// Keeps a finding, unless another address has shown the same.
+    fn find_once(&mut self, finding: Finding) {
+        if !self.found.iter().any(|f| f.direction == finding.direction && f.what == finding.what) {
             self.found.push(finding);
         }
     }
@@ -188,17 +210,6 @@ impl Search<'_> {
             opening,
         }
     }
-}
-
-type Opened = (RuleId, OpeningRule);
-
-/// What each side says of the opening, if both permit the address.
-fn both(from: &View<'_>, to: &View<'_>, target: &Authority, ip: IpAddr) -> Option<(Opened, Opened)> {
-    let opened = |view: &View<'_>| {
-        let permit = view.permit(target, &[ip]).ok()?;
-        Some((permit.rule(), permit.opening().clone()))
-    };
-    Some((opened(from)?, opened(to)?))
 }
 
 /// The openings that these rules can tell apart.

@@ -95,15 +95,27 @@ fn witness(allows: View<'_>, refuses: View<'_>, finding: &Finding, ports: &PortS
         target: Authority { host: finding.host.clone(), port },
         addrs: finding.addrs.clone(),
         opening: finding.opening.clone(),
+        beyond: match &finding.what {
+            What::Beyond(cap) => Some(*cap),
+            What::Target
+            | What::At(_)
+            | What::AtPublic
+            | What::MixedAnswers
+            | What::OpenedBy(_)
+            | What::LeavesBy(_) => None,
+        },
     });
     witnesses.into_iter().find(|witness| match &finding.what {
         What::LeavesBy(way) => {
             let other = refuses.way(&witness.target);
             allows.way(&witness.target).as_ref() == Some(way) && other.is_some_and(|other| other != *way)
         }
-        What::Target | What::At(_) | What::AtPublic | What::MixedAnswers | What::OpenedBy(_) => {
-            is_allowed(allows, witness) && !is_allowed(refuses, witness)
-        }
+        What::Target
+        | What::At(_)
+        | What::AtPublic
+        | What::MixedAnswers
+        | What::OpenedBy(_)
+        | What::Beyond(_) => is_allowed(allows, witness) && !is_allowed(refuses, witness),
     })
 }
 
@@ -116,9 +128,8 @@ fn is_allowed(view: View<'_>, witness: &Witness) -> bool {
         Host::Address(ip) => vec![ip.get()],
         Host::Name(_) => witness.addrs.clone(),
     };
-    match (view.permit(&witness.target, &own), &witness.opening) {
-        (Err(_), _) => false,
-        (Ok(_), None) => true,
-        (Ok(permit), Some(opening)) => refuses(permit.opening(), opening).is_none(),
-    }
+    view.permit(&witness.target, &own).is_ok_and(|permit| {
+        witness.opening.as_ref().is_none_or(|opening| refuses(permit.opening(), opening).is_none())
+            && witness.beyond.is_none_or(|cap| !permit.caps().end_beyond(cap))
+    })
 }

@@ -70,7 +70,15 @@ fn continues(old: &Finding, new: &Finding) -> bool {
 fn stretch(finding: &mut Finding, to: &IpBlock) {
     let place = match (&mut finding.what, &mut finding.hosts) {
         (What::At(block), _) | (_, Hosts::Addresses(block)) => block,
-        (What::Target | What::AtPublic | What::MixedAnswers | What::OpenedBy(_) | What::LeavesBy(_), _) => {
+        (
+            What::Target
+            | What::AtPublic
+            | What::MixedAnswers
+            | What::OpenedBy(_)
+            | What::LeavesBy(_)
+            | What::Beyond(_),
+            _,
+        ) => {
             return;
         }
     };

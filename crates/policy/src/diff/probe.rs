@@ -8,6 +8,7 @@ use exeat_model::{Authority, CanonicalIp, Host, IpBlock, Port, PortRange, PortSe
 
 use super::classes::block_edges;
 use super::{View, WayOut};
+use crate::caps::Caps;
 use crate::decide::{Denial, EgressRequest, Verdict, decide, denied_address, each_match, owners};
 use crate::permit::{OpeningRule, permit, permit_via};
 use crate::reason::Reason;
@@ -18,6 +19,7 @@ use crate::set::{ListRef, Mode};
 pub(super) struct Permitted {
     rule: RuleId,
     opening: OpeningRule,
+    caps: Caps,
 }
 
 impl Permitted {
@@ -27,6 +29,10 @@ impl Permitted {
 
     pub(super) const fn opening(&self) -> &OpeningRule {
         &self.opening
+    }
+
+    pub(super) const fn caps(&self) -> &Caps {
+        &self.caps
     }
 }
 
@@ -70,11 +76,11 @@ impl<'a> View<'a> {
             Verdict::Deny(denial) => Err(denial),
             Verdict::Allow(allowed) if allowed.way().is_some() => {
                 let permit = permit_via(self.set, &request, &allowed, addrs)?;
-                Ok(Permitted { rule: permit.rule(), opening: permit.opening().clone() })
+                Ok(Permitted { rule: permit.rule(), opening: permit.opening().clone(), caps: permit.caps() })
             }
             Verdict::Allow(allowed) => {
                 let permit = permit(self.set, &request, &allowed, addrs)?;
-                Ok(Permitted { rule: permit.rule(), opening: permit.opening().clone() })
+                Ok(Permitted { rule: permit.rule(), opening: permit.opening().clone(), caps: permit.caps() })
             }
         }
     }

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use exeat_model::{AddressClass, Authority, CanonicalIp, Host, in_closed_zone};
 use exeat_policy::{
-    Bound, Change, Defaults, Direction, Entry, Expect, Floor, Hosts, Mode, Reason, Resolve, View, What, diff,
+    Bound, Cap, Change, Defaults, Direction, Entry, Expect, Floor, Hosts, Mode, Reason, Resolve, View, What,
+    diff,
 };
 use proptest::prelude::*;
 
@@ -341,7 +342,7 @@ fn long_lists_are_compared_entry_by_entry() {
 }
 
 /// Whether a change speaks of the request.
-fn speaks_of(change: &Change, target: &Authority, ip: IpAddr) -> bool {
+fn speaks_of(change: &Change, target: &Authority, ip: IpAddr, beyond: Option<Cap>) -> bool {
     let ip = CanonicalIp::new(ip);
     let host = match (&change.hosts, &target.host) {
         (Hosts::Name(own), Host::Name(name)) => own == name,
@@ -357,8 +358,10 @@ fn speaks_of(change: &Change, target: &Authority, ip: IpAddr) -> bool {
         What::At(block) => block.contains(ip),
         What::AtPublic => ip.class() == AddressClass::Global,
         What::MixedAnswers | What::OpenedBy(_) | What::LeavesBy(_) => false,
+        What::Beyond(_) => true,
     };
-    host && place && change.ports.contains(target.port)
+    let beyond = beyond == change.witness.beyond;
+    host && place && beyond && change.ports.contains(target.port)
 }
 
 /// Every request of a small world: names with one address, and addresses.
@@ -409,14 +412,22 @@ proptest! {
         let (old, new) = (build(old, ceiling), build(new, new_ceiling));
         let changes = between(&old, &new);
         for (target, ip) in requests() {
-            let direction = match (old.run(&target, &[ip]), new.run(&target, &[ip])) {
-                (Err(_), Ok(_)) => Direction::Gained,
-                (Ok(_), Err(_)) => Direction::Lost,
-                _ => continue,
+            let (direction, beyond) = match (old.run(&target, &[ip]), new.run(&target, &[ip])) {
+                (Err(_), Ok(_)) => (Direction::Gained, None),
+                (Ok(_), Err(_)) => (Direction::Lost, None),
+                (Err(_), Err(_)) => continue,
+                // What only report mode lets through is bound by another rule.
+                (Ok(old), Ok(new)) if old.would_deny().is_some() != new.would_deny().is_some() => continue,
+                (Ok(old), Ok(new)) => match (old.caps().max_bytes_up, new.caps().max_bytes_up) {
+                    (Some(old), new) if new.is_none_or(|new| new > old) => (Direction::Gained, Some(old)),
+                    (old, Some(new)) if old.is_none_or(|old| old > new) => (Direction::Lost, Some(new)),
+                    _ => continue,
+                },
             };
+            let beyond = beyond.map(Cap::MaxBytesUp);
             prop_assert!(
-                changes.iter().any(|c| c.direction == direction && speaks_of(c, &target, ip)),
-                "{target} at {ip} is {direction:?}, but: {changes:#?}"
+                changes.iter().any(|c| c.direction == direction && speaks_of(c, &target, ip, beyond)),
+                "{target} at {ip} is {direction:?} beyond {beyond:?}, but: {changes:#?}"
             );
         }
     }

@@ -162,16 +162,22 @@ pub(crate) fn any_entry(deny: bool) -> impl Strategy<Value = Entry> {
         prop::option::weighted(0.4, prop::sample::select(vec!["443", "22", "80,8000-9000", "1-65535"]));
     let blocks =
         prop::option::weighted(0.3, prop::sample::select(vec!["10.0.0.0/8", "10.0.0.0/24", "93.184.216.34"]));
-    (host, ports, blocks, prop::bool::weighted(0.2)).prop_map(move |(host, ports, blocks, filter)| {
-        let mut entry = entry(&ports.map_or(host.clone(), |ports| format!("{host}:{ports}")));
-        if !deny && matches!(entry.destination, Destination::Name(_)) {
-            entry.settings.addresses = blocks.map(|b| vec![IpBlock::parse(b).unwrap()]);
-        }
-        if !deny && filter {
-            entry.settings.answers = Some(Answers::Filter);
-        }
-        entry
-    })
+    let bytes = prop::option::weighted(0.2, prop::sample::select(vec![1024u64, 4096]));
+    (host, ports, blocks, prop::bool::weighted(0.2), bytes).prop_map(
+        move |(host, ports, blocks, filter, bytes)| {
+            let mut entry = entry(&ports.map_or(host.clone(), |ports| format!("{host}:{ports}")));
+            if !deny && matches!(entry.destination, Destination::Name(_)) {
+                entry.settings.addresses = blocks.map(|b| vec![IpBlock::parse(b).unwrap()]);
+            }
+            if !deny && filter {
+                entry.settings.answers = Some(Answers::Filter);
+            }
+            if !deny {
+                entry.settings.caps.max_bytes_up = bytes;
+            }
+            entry
+        },
+    )
 }
 
 pub(crate) fn any_rules(name: &'static str, report: f64) -> impl Strategy<Value = Rules> {

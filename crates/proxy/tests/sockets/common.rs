@@ -200,8 +200,8 @@ fn policy(setup: &Setup) -> PolicySet {
             .is_none_or(|next| next.resolve == Resolve::Local)
             .then(|| vec![IpBlock::parse("127.0.0.0/8").unwrap()]),
         expect: Some(setup.expect),
-        answers: None,
         announce: setup.announce,
+        ..Defaults::default()
     };
     let mut allow = ListBuilder::new("test.toml", Defaults::default());
     for (line, name) in (1..).zip(["example.com", "*.example.org", MISSING]) {

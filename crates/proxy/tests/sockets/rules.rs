@@ -96,8 +96,7 @@ impl Rules {
                 ports: Some(PortSet::parse(if is_allow { &self.ports } else { "1-65535" }).unwrap()),
                 addresses,
                 expect: is_allow.then_some(self.expect),
-                answers: None,
-                announce: None,
+                ..Defaults::default()
             };
             list.push(Entry { settings, ..Entry::parse(text).unwrap() }, line, 1);
         }
