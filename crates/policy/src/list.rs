@@ -143,6 +143,12 @@ impl List {
         own.chain(self.groups.iter().map(group))
     }
 
+    /// Returns whether an entry carries settings of its own.
+    #[must_use]
+    pub fn has_settings(&self) -> bool {
+        !self.settings.is_empty()
+    }
+
     /// The settings that the list sets for its entries.
     #[must_use]
     pub fn defaults(&self) -> &Defaults {

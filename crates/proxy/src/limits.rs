@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use exeat_policy::Caps;
+
 /// The limits of one proxy instance. Each has a default with its reason; the configuration may change any of them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Limits {
@@ -63,6 +65,19 @@ pub struct Limits {
     pub linger_timeout: Duration,
     /// How long live tunnels may go on after a drain began.
     pub drain_timeout: Duration,
+}
+
+impl Limits {
+    /// What every flow may come to, whatever allowed it.
+    #[must_use]
+    pub fn caps(&self) -> Caps {
+        Caps {
+            idle_timeout: Some(self.idle_timeout),
+            max_age: self.flow_age,
+            max_bytes_up: self.flow_bytes_up,
+            max_bytes_down: self.flow_bytes_down,
+        }
+    }
 }
 
 impl Default for Limits {

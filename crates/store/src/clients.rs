@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use exeat_identity::{PasswordHash, PasswordHashError};
-use exeat_policy::Labels;
+use exeat_policy::{Caps, Labels};
 
+use crate::caps;
 use crate::document::{Cx, Named};
 use crate::names;
 use crate::notes::Notes;
@@ -25,6 +26,8 @@ pub(crate) struct Client {
     pub(crate) hashes: Vec<PasswordHash>,
     pub(crate) policies: Vec<(String, Range<usize>)>,
     pub(crate) labels: Labels,
+    /// What each of its flows may come to.
+    pub(crate) caps: Caps,
 }
 
 /// Reads a client.
@@ -41,6 +44,7 @@ pub(crate) fn read(named: &Named<'_, '_>, cx: &mut Cx<'_, '_>) -> Client {
         hashes: read_passwords(fields, cx.notes),
         policies: read_policies(fields, cx.notes),
         labels: labels.unwrap_or_default(),
+        caps: caps::read(fields, cx.notes),
     }
 }
 

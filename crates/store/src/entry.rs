@@ -6,6 +6,7 @@ use exeat_model::{
 use exeat_policy::{Announce, Answers, Defaults, Destination, Entry, EntryError, Expect};
 use toml::de::DeValue;
 
+use crate::caps;
 use crate::keys;
 use crate::notes::Notes;
 use crate::problem::{Code, Finding, shown};
@@ -125,7 +126,18 @@ fn check_settings(destination: &Destination, fields: &Fields<'_, '_>, notes: &mu
             (&["addresses", "sni", "answers"], "a network matches targets given as addresses")
         }
         Destination::Group(_) => (
-            &["ports", "addresses", "expect", "sni", "answers", "proxy_protocol"],
+            &[
+                "ports",
+                "addresses",
+                "expect",
+                "sni",
+                "answers",
+                "proxy_protocol",
+                "idle_timeout",
+                "max_age",
+                "max_bytes_up",
+                "max_bytes_down",
+            ],
             "a group carries its own settings: set them in [groups.NAME] or on its entries",
         ),
     };
@@ -148,6 +160,7 @@ pub(crate) fn read_defaults(fields: &Fields<'_, '_>, notes: &mut Notes) -> Defau
         expect: fields.word("expect", &["tls", "http", "any"], Expect::parse, notes),
         answers: fields.word("answers", &["refuse", "filter"], Answers::parse, notes),
         announce: read_announce(fields, notes),
+        caps: caps::read(fields, notes),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use exeat_identity::{PasswordHash, hash_generated};
 use exeat_policy::{
-    Defaults, Entry, Labels, List, ListBuilder, Mode, Place, Severity as EntrySeverity, Side,
+    Caps, Defaults, Entry, Labels, List, ListBuilder, Mode, Place, Severity as EntrySeverity, Side,
 };
 
 use crate::clients::Client;
@@ -89,6 +89,7 @@ pub fn from_flags(flags: &Flags<'_>, options: &Options) -> Result<Loaded, Report
             hashes,
             policies: vec![(FLAGS_CLIENT.to_owned(), 0..0)],
             labels: Labels::default(),
+            caps: Caps::default(),
         }],
         broken: false,
     };

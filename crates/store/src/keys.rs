@@ -50,7 +50,19 @@ pub(crate) const API: Section = Section { name: "api", named: false, keys: &["li
 pub(crate) const GROUPS: Section = Section {
     name: "groups",
     named: true,
-    keys: &["entries", "file", "ports", "addresses", "expect", "answers", "proxy_protocol"],
+    keys: &[
+        "entries",
+        "file",
+        "ports",
+        "addresses",
+        "expect",
+        "answers",
+        "proxy_protocol",
+        "idle_timeout",
+        "max_age",
+        "max_bytes_up",
+        "max_bytes_down",
+    ],
 };
 
 /// `[policy.NAME]`.
@@ -67,6 +79,10 @@ pub(crate) const POLICY: Section = Section {
         "expect",
         "answers",
         "proxy_protocol",
+        "idle_timeout",
+        "max_age",
+        "max_bytes_up",
+        "max_bytes_down",
         "metadata",
         "next_hop",
         "resolve",
@@ -77,7 +93,20 @@ pub(crate) const POLICY: Section = Section {
 pub(crate) const CEILING: Section = Section {
     name: "ceiling",
     named: true,
-    keys: &["bind", "allow", "deny", "ports", "addresses", "expect", "answers", "metadata"],
+    keys: &[
+        "bind",
+        "allow",
+        "deny",
+        "ports",
+        "addresses",
+        "expect",
+        "answers",
+        "idle_timeout",
+        "max_age",
+        "max_bytes_up",
+        "max_bytes_down",
+        "metadata",
+    ],
 };
 
 /// `[next_hop.NAME]`.
@@ -88,8 +117,11 @@ pub(crate) const NEXT_HOP: Section = Section {
 };
 
 /// `[client.NAME]`.
-pub(crate) const CLIENT: Section =
-    Section { name: "client", named: true, keys: &["passwords", "policies", "labels"] };
+pub(crate) const CLIENT: Section = Section {
+    name: "client",
+    named: true,
+    keys: &["passwords", "policies", "labels", "idle_timeout", "max_age", "max_bytes_up", "max_bytes_down"],
+};
 
 /// Every section, in the order of the documentation.
 pub(crate) const SECTIONS: [&Section; 11] = [
@@ -107,8 +139,21 @@ pub(crate) const SECTIONS: [&Section; 11] = [
 ];
 
 /// Keys of an entry written as a table.
-pub(crate) const ENTRY: &[&str] =
-    &["host", "suffix", "network", "ports", "addresses", "expect", "sni", "answers", "proxy_protocol"];
+pub(crate) const ENTRY: &[&str] = &[
+    "host",
+    "suffix",
+    "network",
+    "ports",
+    "addresses",
+    "expect",
+    "sni",
+    "answers",
+    "proxy_protocol",
+    "idle_timeout",
+    "max_age",
+    "max_bytes_up",
+    "max_bytes_down",
+];
 
 /// Keys of a listener written as a table.
 pub(crate) const LISTENER: &[&str] = &["address", "tls"];

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod caps;
 mod changed;
 mod clients;
 mod document;

@@ -35,13 +35,14 @@ const BYTES: RangeInclusive<u64> = 512..=16 * 1024 * 1024;
 /// Header fields, interim responses and streams.
 const FIELDS: RangeInclusive<u64> = 1..=10_000;
 /// Bytes that one flow may move: from a small answer to more than any line carries in a year.
-const FLOW_BYTES: RangeInclusive<u64> = 1024..=1 << 60;
+pub(crate) const FLOW_BYTES: RangeInclusive<u64> = 1024..=1 << 60;
 /// Bytes a second; 0 asks for none. Above a megabyte many honest lines would be too slow.
 const RATE: RangeInclusive<u64> = 0..=1024 * 1024;
 /// Time for one step, from what a local network needs to what no person waits for.
 const STEP: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 /// Time that something may live or idle.
-const LIFE: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(7 * 24 * 3600);
+pub(crate) const LIFE: RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_secs(7 * 24 * 3600);
 
 const fn count(name: &'static str, range: RangeInclusive<u64>, set: fn(&mut Limits, usize)) -> LimitKey {
     LimitKey { name, kind: LimitKind::Count(range, set) }

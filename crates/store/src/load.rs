@@ -197,7 +197,7 @@ fn bind_clients(clients: Vec<Client>, policy: &PolicySet) -> Clients {
         let principal = Principal {
             name: client.name.as_str().into(),
             proof: Proof::Password,
-            bound: policy.bind(&names, &client.labels),
+            bound: policy.bind(&names, &client.labels).within(client.caps),
             labels: client.labels,
         };
         bound.insert(&client.name, Arc::new(principal), client.hashes);

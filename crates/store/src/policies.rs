@@ -8,6 +8,7 @@ use exeat_model::{CanonicalIp, METADATA_ADDRESSES};
 use exeat_policy::{Defaults, Label, Labels, List, ListBuilder, Mode, NextHop, Place, Resolve, Side};
 use toml::de::DeValue;
 
+use crate::caps;
 use crate::document::{Cx, Named};
 use crate::entry;
 use crate::names;
@@ -158,11 +159,14 @@ pub(crate) fn read_list(
 /// A deny entry with a condition on the connection would deny less than it seems to.
 fn check_deny(value: &Value<'_>, notes: &mut Notes) {
     let DeValue::Table(table) = value.get_ref() else { return };
-    for key in ["addresses", "expect", "sni", "answers", "proxy_protocol"] {
+    let of_connections = ["addresses", "expect", "sni", "answers", "proxy_protocol"];
+    let of_connections = of_connections.map(|key| (key, "a deny holds whatever opens the connection"));
+    let of_flows = caps::KEYS.map(|key| (key, "what is denied has no flows"));
+    for (key, why) in of_connections.into_iter().chain(of_flows) {
         if let Some((key, _)) = table.get_key_value(key) {
             let finding =
                 Finding::error(Code::Conflict, format!("`{}` has no meaning in a deny list", key.get_ref()));
-            notes.push(key.span(), finding.help("remove it: a deny holds whatever opens the connection"));
+            notes.push(key.span(), finding.help(format!("remove it: {why}")));
         }
     }
 }

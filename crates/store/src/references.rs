@@ -7,6 +7,7 @@ use exeat_policy::{
     Destination, EntryProblem, Labels, List, Place, Resolve, Severity as EntrySeverity, Side,
 };
 
+use crate::caps;
 use crate::clients::Client;
 use crate::document::Document;
 use crate::files::Files;
@@ -33,7 +34,7 @@ pub(crate) struct Places<'p, 't> {
 }
 
 impl Places<'_, '_> {
-    fn push(&mut self, place: &Place, finding: Finding) {
+    pub(crate) fn push(&mut self, place: &Place, finding: Finding) {
         if &place.file == self.source.name() {
             self.notes.push(self.source.value_at(place.line, place.column), finding);
         } else {
@@ -68,6 +69,7 @@ pub(crate) fn check(document: &Document, places: &mut Places<'_, '_>) {
     }
     // Where something is wrong, what seems to be unused may be what was meant.
     if !places.notes.has_errors() && !places.files.has_errors() {
+        caps::check(document, places);
         warn_unused_groups(document, &used, places.notes);
         warn_unused_policies(document, places.notes);
         next_hops::warn_unused(document, places.notes);
