@@ -13,7 +13,7 @@ use bytes::Bytes;
 use exeat_policy::Reason;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
     http2::Http2Body,
@@ -68,12 +68,14 @@ pub(crate) struct UpBody {
     inner: Option<ClientBody>,
     meter: Arc<Meter>,
     pace: Pace,
+    /// There was more than the flow may move.
+    is_beyond: bool,
 }
 
 impl UpBody {
     /// Wraps the client's body.
     pub(crate) fn new(inner: ClientBody, meter: Arc<Meter>, limits: &Limits) -> Self {
-        Self { inner: Some(inner), meter, pace: Pace::new(limits) }
+        Self { inner: Some(inner), meter, pace: Pace::new(limits), is_beyond: false }
     }
 
     /// What has moved of it, to look at while it moves.
@@ -83,7 +85,7 @@ impl UpBody {
 
     /// The body of a request that has none.
     pub(crate) fn empty(meter: Arc<Meter>) -> Self {
-        Self { inner: None, meter, pace: Pace::none() }
+        Self { inner: None, meter, pace: Pace::none(), is_beyond: false }
     }
 }
 
@@ -97,20 +99,23 @@ impl Body for UpBody {
     ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        let Poll::Ready(polled) = poll_data(inner, cx) else {
-            if this.pace.poll_too_slow(cx).is_ready() {
+        if this.is_beyond {
+            this.meter.stop(Reason::MaxBytes);
+            // Whoever waits for the exchange hears of it and drops this.
+            return Poll::Pending;
+        }
+        let Poll::Ready(mut polled) = poll_data(inner, cx) else {
+            if this.pace.poll_too_slow(cx, this.meter.idle_timeout()).is_ready() {
                 this.meter.stop(Reason::IdleTimeout);
             }
             return Poll::Pending;
         };
-        if let Some(Ok(data)) = &polled {
+        if let Some(Ok(data)) = &mut polled {
             this.pace.moved(data.len());
-            if this.meter.room(Side::Upstream, data.len()) < data.len() {
-                this.meter.stop(Reason::MaxBytes);
-                // Whoever waits for the exchange hears of it and drops this.
+            this.is_beyond = take(&this.meter, Side::Upstream, data);
+            if data.is_empty() && this.is_beyond {
                 return Poll::Pending;
             }
-            this.meter.took(Side::Upstream, data.len());
         }
         Poll::Ready(polled.map(|data| data.map(Frame::data)))
     }
@@ -122,6 +127,15 @@ impl Body for UpBody {
     fn size_hint(&self) -> SizeHint {
         self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
+}
+
+/// Counts what `receiver` may take of `data`, and cuts off the rest. Returns whether there was one.
+fn take(meter: &Meter, receiver: Side, data: &mut Bytes) -> bool {
+    let room = meter.room(receiver, data.len());
+    let is_beyond = room < data.len();
+    data.truncate(room);
+    meter.took(receiver, room);
+    is_beyond
 }
 
 /// Polls for the next data, passing over trailers.
@@ -186,6 +200,18 @@ impl Streaming {
         }
     }
 
+    /// How long the client may take nothing of the response.
+    pub(crate) fn idle_timeout(&self) -> Option<Duration> {
+        self.0.load().as_ref().map(|meter| meter.idle_timeout())
+    }
+
+    /// Ends the response of which the client took nothing for so long.
+    pub(crate) fn stall(&self) {
+        if let Some(meter) = &*self.0.load() {
+            meter.stop(Reason::IdleTimeout);
+        }
+    }
+
     /// Whether the response had to end before its end.
     pub(crate) fn is_cut(&self) -> bool {
         self.0.load().as_ref().is_some_and(|meter| meter.reason().is_some())
@@ -195,9 +221,11 @@ impl Streaming {
 /// A response body, with the record that is made when it ends.
 pub(crate) struct Streamed {
     inner: Incoming,
-    idle_timeout: Duration,
-    silence: Option<Pin<Box<Sleep>>>,
-    is_silent: bool,
+    /// Kept between pauses, so that only the first one allocates.
+    timer: Option<Pin<Box<Sleep>>>,
+    silent_since: Option<Instant>,
+    /// There was more than the flow may move.
+    is_beyond: bool,
     /// Until the flow must end.
     ended: Pin<Box<dyn Future<Output = Reason> + Send>>,
     report: Report,
@@ -205,24 +233,26 @@ pub(crate) struct Streamed {
 
 impl Streamed {
     /// Wraps the upstream's body.
-    pub(crate) fn new(inner: Incoming, idle_timeout: Duration, report: Report) -> Self {
+    pub(crate) fn new(inner: Incoming, report: Report) -> Self {
         let meter = Arc::clone(&report.meter);
         let ended = Box::pin(async move { meter.ended().await });
-        Self { inner, idle_timeout, silence: None, is_silent: false, ended, report }
+        Self { inner, timer: None, silent_since: None, is_beyond: false, ended, report }
     }
 
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         if let Poll::Ready(reason) = self.ended.as_mut().poll(cx) {
             return self.cut(reason);
         }
+        if self.is_beyond {
+            return self.cut_beyond();
+        }
         match poll_data(&mut self.inner, cx) {
-            Poll::Ready(Some(Ok(data))) => {
-                self.is_silent = false;
-                if self.report.meter.room(Side::Client, data.len()) < data.len() {
-                    self.report.meter.stop(Reason::MaxBytes);
-                    return self.cut(Reason::MaxBytes);
+            Poll::Ready(Some(Ok(mut data))) => {
+                self.silent_since = None;
+                self.is_beyond = take(&self.report.meter, Side::Client, &mut data);
+                if data.is_empty() && self.is_beyond {
+                    return self.cut_beyond();
                 }
-                self.report.meter.took(Side::Client, data.len());
                 Poll::Ready(Some(Ok(data)))
             }
             Poll::Ready(Some(Err(error))) => {
@@ -234,11 +264,17 @@ impl Streamed {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                ready!(self.poll_silence(cx));
+                let idle_timeout = self.report.meter.idle_timeout();
+                ready!(self.poll_silence(cx, idle_timeout));
                 self.report.end = Some("idle_timeout");
-                Poll::Ready(Some(Err(BodyError::Idle(self.idle_timeout))))
+                Poll::Ready(Some(Err(BodyError::Idle(idle_timeout))))
             }
         }
+    }
+
+    fn cut_beyond(&mut self) -> Poll<Option<Result<Bytes, BodyError>>> {
+        self.report.meter.stop(Reason::MaxBytes);
+        self.cut(Reason::MaxBytes)
     }
 
     fn cut(&mut self, reason: Reason) -> Poll<Option<Result<Bytes, BodyError>>> {
@@ -246,11 +282,13 @@ impl Streamed {
         Poll::Ready(Some(Err(BodyError::Cut(reason))))
     }
 
-    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let timer = self.silence.get_or_insert_with(|| Box::pin(sleep(self.idle_timeout)));
-        if !self.is_silent {
-            self.is_silent = true;
-            timer.as_mut().reset(Instant::now() + self.idle_timeout);
+    /// The timeout may have changed since the last poll.
+    fn poll_silence(&mut self, cx: &mut Context<'_>, idle_timeout: Duration) -> Poll<()> {
+        let since = *self.silent_since.get_or_insert_with(Instant::now);
+        let deadline = since + idle_timeout;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
         }
         timer.as_mut().poll(cx)
     }

@@ -1,13 +1,14 @@
 //! What is alive: connections and flows. How many there may be, which they are, whether each is still allowed, and how
 //! all of it comes to an end.
 
+mod account;
 mod budget;
 mod flow;
 mod spoken;
 mod table;
 mod view;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use exeat_identity::Principal;
 use exeat_model::Authority;
@@ -17,10 +18,12 @@ use tokio::sync::watch;
 pub use view::{FlowFilter, FlowId, FlowKind, FlowView};
 
 pub(crate) use {
-    budget::{ConnectionSlot, TunnelSlot},
+    budget::{ConnectionSlot, Over, TunnelSlot},
     flow::{Beginning, Flow, Live, Standing},
     spoken::Spoken,
 };
+
+use account::Account;
 
 use crate::{limits::Limits, route::Grant, shared::Current, traffic::OpenFlow};
 
@@ -54,25 +57,53 @@ impl Flows {
     /// Counts a connection from `source`.
     ///
     /// # Errors
-    /// `connection_limit` if the proxy holds as many as it may, `rate_limited` if the source does.
-    pub(crate) fn admit(&self, source: IpAddr, limits: &Limits) -> Result<ConnectionSlot, Reason> {
-        self.budget.admit(source, limits)
+    /// `connection_limit` if the proxy holds as many as it may, `rate_limited` if the source does or opens them too
+    /// fast.
+    pub(crate) fn admit(&self, source: IpAddr, limits: &Limits) -> Result<ConnectionSlot, Over> {
+        let mut slot = self.budget.admit_unknown(limits)?;
+        slot.count_source(source, limits, Instant::now()).map(|()| slot)
     }
 
     /// Counts a connection whose source is to be told by who sent it.
     ///
     /// # Errors
     /// `connection_limit` if the proxy holds as many as it may.
-    pub(crate) fn admit_unknown(&self, limits: &Limits) -> Result<ConnectionSlot, Reason> {
+    pub(crate) fn admit_unknown(&self, limits: &Limits) -> Result<ConnectionSlot, Over> {
         self.budget.admit_unknown(limits)
     }
 
-    /// Counts a tunnel of `principal`.
+    /// Counts a request from `source`, before anybody asks whose it is.
     ///
     /// # Errors
-    /// `connection_limit` if the principal holds as many as it may.
-    pub(crate) fn open(&self, principal: &Arc<str>, limits: &Limits) -> Result<TunnelSlot, Reason> {
-        self.budget.open(principal, limits)
+    /// `rate_limited` if there are too many.
+    pub(crate) fn request_from(&self, source: IpAddr, limits: &Limits) -> Result<(), Over> {
+        self.budget.request_from(source, limits, Instant::now())
+    }
+
+    /// Counts a request of `principal`, which came from `source`.
+    ///
+    /// # Errors
+    /// `rate_limited` if there are too many.
+    pub(crate) fn request_of(
+        &self,
+        principal: &Principal,
+        source: IpAddr,
+        limits: &Limits,
+    ) -> Result<(), Over> {
+        self.budget.request_of(|| Account::of(principal, source), limits, Instant::now())
+    }
+
+    /// Counts a tunnel of `principal`, which came from `source`.
+    ///
+    /// # Errors
+    /// `connection_limit` if the principal holds as many as it may; without credentials, if that source does.
+    pub(crate) fn open(
+        &self,
+        principal: &Principal,
+        source: IpAddr,
+        limits: &Limits,
+    ) -> Result<TunnelSlot, Reason> {
+        self.budget.open(Account::of(principal, source), limits)
     }
 
     /// Takes a flow into the table. `newest` gives what decides now: if that is newer than what allowed the flow, it
@@ -82,6 +113,7 @@ impl Flows {
         beginning: Beginning,
         newest: impl FnOnce() -> Arc<Current>,
     ) -> Live {
+        beginning.meter.hold_to(beginning.grant.caps());
         let flow = Arc::new(Flow::new(self.table.next_id(), beginning));
         self.table.insert(&flow);
         if let Some(reason) = *self.stop.borrow() {
@@ -178,6 +210,7 @@ fn decide_on(flow: &Flow, now: &Arc<Current>) -> bool {
         standing.current = Arc::clone(now);
         match decided {
             Ok((principal, grant)) => {
+                flow.meter().hold_to(grant.caps());
                 standing.principal = principal;
                 standing.grant = grant;
             }

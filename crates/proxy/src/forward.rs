@@ -23,7 +23,7 @@ use crate::{
     headers,
     hop::Hop,
     listen::Client,
-    meter::Meter,
+    meter::{Meter, Side},
     metrics::LimitHit,
     pool::Key,
     report::Report,
@@ -63,9 +63,7 @@ pub(crate) async fn answer(
                 return response.map(|_| DownBody::Whole(Full::default()));
             }
             streaming.begins(&report.meter);
-            let idle_timeout = shared.limits.idle_timeout;
-            let mut response =
-                response.map(|body| DownBody::Upstream(Box::new(Streamed::new(body, idle_timeout, report))));
+            let mut response = response.map(|body| DownBody::Upstream(Box::new(Streamed::new(body, report))));
             if is_last {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -118,10 +116,13 @@ async fn exchange(
     let (authority, asks_websocket) = (&forward.authority, websocket::is_asked(&request));
     let (admitted, route) = allow(shared, trail, forward, request.headers()).await?;
     let slot = match asks_websocket {
-        true => Some(shared.flows.open(&admitted.principal.name, &shared.limits).map_err(|reason| {
-            shared.metrics.limits.count(LimitHit::TunnelsPerClient);
-            serve::refuse(trail, reason, Some(authority))
-        })?),
+        true => {
+            let slot = shared.flows.open(&admitted.principal, trail.source().ip(), &shared.limits);
+            Some(slot.map_err(|reason| {
+                shared.metrics.limits.count(LimitHit::TunnelsPerClient);
+                serve::refuse(trail, reason, Some(authority))
+            })?)
+        }
         false => None,
     };
     // A WebSocket is asked for through a tunnel (RFC 6455 §4.1): few proxies pass an upgrade on.
@@ -130,6 +131,11 @@ async fn exchange(
         .ok_or_else(|| serve::refuse(trail, Reason::RequestMalformed, Some(authority)))?;
     let kind = if asks_websocket { FlowKind::Tunnel } else { FlowKind::Request };
     let flow = flow.insert(admitted.begin(shared, trail, &route, kind, meter));
+    // What says itself that it is too much need not be begun.
+    let announced = outgoing.announced();
+    if meter.room(Side::Upstream, announced) < announced {
+        meter.stop(Reason::MaxBytes);
+    }
     // The request that goes upstream is for this authority, whatever the client's Host was.
     flow.note_spoken(Spoken::Http(authority.host.clone()));
     let sending = async {
@@ -209,6 +215,12 @@ struct Outgoing {
 }
 
 impl Outgoing {
+    /// The length of its body, as far as it is said.
+    fn announced(&self) -> usize {
+        let length = self.request.headers().get(header::CONTENT_LENGTH);
+        length.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
+    }
+
     /// `hop` is the next hop that it is sent to in absolute-form. Returns `None` if the path is not one that can be sent.
     fn new(
         shared: &Shared,

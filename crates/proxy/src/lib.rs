@@ -27,6 +27,7 @@ mod pool;
 mod proxy_protocol;
 pub mod proxy_protocol_wire;
 mod quarantine;
+mod rate;
 mod refused;
 mod relay;
 mod report;

@@ -9,12 +9,25 @@ use exeat_policy::Caps;
 pub struct Limits {
     /// Open client connections in all. 10 000: two descriptors each stay well below a usual limit of 65 536.
     pub connections: usize,
-    /// Open client connections from one source address, so that one workload cannot take every slot.
+    /// Open client connections from one source, so that one workload cannot take every slot. A source is an IPv4 address
+    /// or an IPv6 network of 64 bits.
     pub connections_per_source: usize,
     /// Requests and tunnels at one time on one HTTP/2 connection. RFC 9113 §6.5.2 asks for no fewer than 100.
     pub streams_per_connection: usize,
-    /// Live tunnels of one principal, over all its connections.
+    /// Live tunnels of one principal, over all its connections. Clients without credentials are counted by source.
     pub tunnels_per_client: usize,
+    /// New connections a second from one source; 0 sets no bound. Off by default: behind one address there may be many
+    /// clients, and only the operator knows.
+    pub connection_rate_per_source: usize,
+    /// Requests a second from one source, counted before credentials are checked; 0 sets no bound. Off by default,
+    /// likewise.
+    pub request_rate_per_source: usize,
+    /// Requests a second of one principal, over all its connections; 0 sets no bound. Off by default: how many are too
+    /// many depends on what the client is.
+    pub request_rate_per_client: usize,
+    /// How much of each of these rates may come at once after a pause. Ten seconds' worth: a page with all its parts, or
+    /// a build that begins.
+    pub rate_burst: Duration,
     /// Bytes of one request head, request line included. A token in Basic credentials alone can need 8 KiB.
     pub head_bytes: usize,
     /// Bytes of one request line. RFC 9112 §3 asks for at least 8 000 octets.
@@ -87,6 +100,10 @@ impl Default for Limits {
             connections_per_source: 4096,
             streams_per_connection: 128,
             tunnels_per_client: 4096,
+            connection_rate_per_source: 0,
+            request_rate_per_source: 0,
+            request_rate_per_client: 0,
+            rate_burst: Duration::from_secs(10),
             head_bytes: 64 * 1024,
             uri_bytes: 8 * 1024,
             header_count: 100,

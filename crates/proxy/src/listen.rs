@@ -1,6 +1,12 @@
 //! Accepts connections within the budget, and the proxy as its owner sees it.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use exeat_audit::{AuditLog, Event};
 use exeat_dns::Resolver;
@@ -18,7 +24,7 @@ use crate::{
     flows::ConnectionSlot,
     head::HeadReader,
     http1, http2, linger,
-    metrics::{LimitHit, Metrics},
+    metrics::Metrics,
     opening, proxy_protocol,
     resources::Here,
     respond::{After, Refusal},
@@ -233,7 +239,7 @@ impl Proxy {
                     tokio::spawn(serve_client(shared, client, stream, tls, slot));
                 }
             }
-            Err(reason) => self.turn_away(stream, client, reason, tls.is_some()),
+            Err(over) => self.turn_away(stream, client, shared.over(over), tls.is_some()),
         }
     }
 
@@ -256,32 +262,27 @@ impl Proxy {
             Ok(client) => client,
             Err(proxy_protocol::Error::Closed) => return,
             Err(proxy_protocol::Error::Malformed) => {
-                return self.turn_away(stream, sender, Reason::RequestMalformed, tls.is_some());
+                let refusal = Refusal::new(Reason::RequestMalformed);
+                return self.turn_away(stream, sender, refusal, tls.is_some());
             }
         };
-        match slot.count_source(client.peer.ip(), &shared.limits) {
+        match slot.count_source(client.peer.ip(), &shared.limits, Instant::now()) {
             Ok(()) => serve_client(shared, client, stream, tls, slot).await,
-            Err(reason) => self.turn_away(stream, client, reason, tls.is_some()),
+            Err(over) => self.turn_away(stream, client, shared.over(over), tls.is_some()),
         }
     }
 
     /// Says why, if there is room to say it, and closes. Never waits: this is the accept loop.
-    fn turn_away(&self, stream: TcpStream, client: Client, reason: Reason, is_tls: bool) {
-        if reason == Reason::RateLimited {
-            self.shared.metrics.limits.count(LimitHit::ConnectionsPerSource);
-        } else if reason == Reason::ConnectionLimit {
-            self.shared.metrics.limits.count(LimitHit::Connections);
-        }
+    fn turn_away(&self, stream: TcpStream, client: Client, refusal: Refusal, is_tls: bool) {
         let Ok(room) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
             let mut trail = Trail::new(shared.next_request_id(), client, "", Target::Bytes(b""));
-            trail.note_reason(reason);
-            let refusal = Refusal::new(reason);
+            trail.note_reason(refusal.reason);
             shared.record_refusal(&mut trail, Event::Request, &refusal);
             if is_tls {
                 // A handshake costs more than the connection that there is no room for.
-                linger::say_and_close(stream, &opening::tls_alert(reason), &shared.limits).await;
+                linger::say_and_close(stream, &opening::tls_alert(refusal.reason), &shared.limits).await;
             } else {
                 let bytes = refusal.to_bytes(shared.signature(&trail), After::Close, true);
                 linger::say_and_close(stream, &bytes, &shared.limits).await;

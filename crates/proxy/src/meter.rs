@@ -6,11 +6,12 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
-use exeat_policy::Reason;
+use exeat_policy::{Caps, Reason};
 use tokio::{
-    sync::Notify,
+    sync::{Notify, futures::Notified},
     time::{Instant, sleep_until},
 };
 
@@ -38,16 +39,21 @@ impl Side {
     }
 }
 
-/// The bytes of a flow, and whether it must end.
+/// The bytes of a flow, what it may come to, and whether it must end.
 #[derive(Debug)]
 pub(crate) struct Meter {
     up: Lane,
     down: Lane,
     started: Instant,
-    deadline: Option<Instant>,
+    /// What every flow may come to.
+    limits: Caps,
+    /// How old it may become and how long it may be idle, in milliseconds.
+    age_ms: AtomicU64,
+    idle_ms: AtomicU64,
     /// Set once: what ends a flow first is why it ended.
     reason: OnceLock<Reason>,
-    stopped: Notify,
+    /// Wakes whoever waits for the end: it has come, or will come at another time.
+    changed: Notify,
     /// Where the bytes of all flows are counted together.
     totals: Option<Arc<Metrics>>,
 }
@@ -56,23 +62,59 @@ pub(crate) struct Meter {
 #[derive(Debug)]
 struct Lane {
     bytes: AtomicU64,
-    most: u64,
+    most: AtomicU64,
+}
+
+impl Lane {
+    fn new(most: Option<u64>) -> Self {
+        Self { bytes: AtomicU64::new(0), most: AtomicU64::new(bytes(most)) }
+    }
+
+    /// Whether more has moved than may, which a lower bound makes possible.
+    fn is_beyond(&self) -> bool {
+        self.bytes.load(Relaxed) > self.most.load(Relaxed)
+    }
+}
+
+/// A bound as a number: without one, what nothing reaches.
+fn bytes(most: Option<u64>) -> u64 {
+    most.unwrap_or(u64::MAX)
+}
+
+/// Likewise in milliseconds, as configuration counts them.
+fn milliseconds(most: Option<Duration>) -> u64 {
+    most.map_or(u64::MAX, |most| u64::try_from(most.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Meter {
-    /// Returns the meter of a flow that begins now.
+    /// Returns the meter of a flow that begins now. What allows it may bound it further: [`Self::hold_to`].
     pub(crate) fn new(limits: &Limits) -> Self {
-        let lane = |most: Option<u64>| Lane { bytes: AtomicU64::new(0), most: most.unwrap_or(u64::MAX) };
-        let started = Instant::now();
+        let limits = limits.caps();
         Self {
-            up: lane(limits.flow_bytes_up),
-            down: lane(limits.flow_bytes_down),
-            started,
-            // Beyond what the clock can say is no deadline.
-            deadline: limits.flow_age.and_then(|age| started.checked_add(age)),
+            up: Lane::new(limits.max_bytes_up),
+            down: Lane::new(limits.max_bytes_down),
+            started: Instant::now(),
+            limits,
+            age_ms: AtomicU64::new(milliseconds(limits.max_age)),
+            idle_ms: AtomicU64::new(milliseconds(limits.idle_timeout)),
             reason: OnceLock::new(),
-            stopped: Notify::new(),
+            changed: Notify::new(),
             totals: None,
+        }
+    }
+
+    /// Holds the flow to `caps` from now on, and to what every flow may come to. What it has come to already counts: a
+    /// flow beyond them ends.
+    pub(crate) fn hold_to(&self, caps: Caps) {
+        let caps = self.limits.strictest(caps);
+        self.up.most.store(bytes(caps.max_bytes_up), Relaxed);
+        self.down.most.store(bytes(caps.max_bytes_down), Relaxed);
+        self.age_ms.store(milliseconds(caps.max_age), Relaxed);
+        self.idle_ms.store(milliseconds(caps.idle_timeout), Relaxed);
+        if self.up.is_beyond() || self.down.is_beyond() {
+            self.stop(Reason::MaxBytes);
+        } else {
+            self.changed.notify_waiters();
         }
     }
 
@@ -117,7 +159,7 @@ impl Meter {
     /// has a limit: then it is stopped.
     pub(crate) fn room(&self, receiver: Side, bytes: usize) -> usize {
         let lane = self.to(receiver);
-        let left = lane.most.saturating_sub(lane.bytes.load(Relaxed));
+        let left = lane.most.load(Relaxed).saturating_sub(lane.bytes.load(Relaxed));
         let room = usize::try_from(left).unwrap_or(usize::MAX).min(bytes);
         if room == 0 && bytes > 0 {
             self.stop(Reason::MaxBytes);
@@ -133,7 +175,7 @@ impl Meter {
     /// Ends the flow, unless something has ended it already. Returns whether it was this.
     pub(crate) fn stop(&self, reason: Reason) -> bool {
         let is_first = self.reason.set(reason).is_ok();
-        self.stopped.notify_waiters();
+        self.changed.notify_waiters();
         is_first
     }
 
@@ -142,23 +184,42 @@ impl Meter {
         self.reason.get().copied()
     }
 
+    /// How long the flow may be without a byte in either direction.
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.idle_ms.load(Relaxed))
+    }
+
+    /// When the flow is too old; beyond what the clock can say it never is.
+    fn deadline(&self) -> Option<Instant> {
+        self.started.checked_add(Duration::from_millis(self.age_ms.load(Relaxed)))
+    }
+
     /// Waits until the flow must end: it was stopped, or is too old.
     pub(crate) async fn ended(&self) -> Reason {
         loop {
-            // Made before the look, so that a stop between the two is not missed.
-            let stopped = self.stopped.notified();
+            // Made before the look, so that a change between the two is not missed.
+            let changed = self.changed.notified();
             if let Some(reason) = self.reason() {
                 return reason;
             }
-            match self.deadline {
-                None => stopped.await,
-                Some(deadline) => tokio::select! {
-                    () = stopped => {}
-                    () = sleep_until(deadline) => {
-                        self.stop(Reason::MaxAge);
-                    }
-                },
+            let deadline = self.deadline();
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                self.stop(Reason::MaxAge);
+            } else {
+                unless_changed(changed, deadline).await;
             }
+        }
+    }
+
+    /// Waits until nothing has moved for as long as the flow may be idle; `moved` tells when something did last.
+    pub(crate) async fn idle(&self, moved: impl Fn() -> Instant) {
+        loop {
+            let changed = self.changed.notified();
+            let deadline = moved().checked_add(self.idle_timeout());
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return;
+            }
+            unless_changed(changed, deadline).await;
         }
     }
 
@@ -177,11 +238,22 @@ impl Meter {
     }
 }
 
+/// Waits until `deadline`, if there is one, or until it may be another.
+async fn unless_changed(changed: Notified<'_>, deadline: Option<Instant>) {
+    match deadline {
+        None => changed.await,
+        Some(deadline) => tokio::select! {
+            () = changed => {}
+            () = sleep_until(deadline) => {}
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
 
     #[tokio::test]
     async fn the_first_reason_is_the_one() {
@@ -216,5 +288,50 @@ mod tests {
         meter.took(Side::Upstream, 2);
         assert_eq!((meter.room(Side::Upstream, 0), meter.reason()), (0, None), "all of it may be used");
         assert_eq!((meter.room(Side::Upstream, 1), meter.reason()), (0, Some(Reason::MaxBytes)));
+    }
+
+    #[test]
+    fn bounds_of_a_rule_hold_besides_those_of_all_flows() {
+        let limits = Limits { flow_bytes_up: Some(10), ..Limits::default() };
+        let meter = Meter::new(&limits);
+        let caps = Caps { max_bytes_up: Some(100), max_bytes_down: Some(5), ..Caps::default() };
+        meter.hold_to(caps);
+        assert_eq!((meter.room(Side::Upstream, 50), meter.room(Side::Client, 50)), (10, 5));
+        meter.took(Side::Client, 5);
+        meter.hold_to(Caps::default());
+        assert_eq!(
+            (meter.room(Side::Upstream, 50), meter.room(Side::Client, 50)),
+            (10, 50),
+            "of all flows only"
+        );
+        meter.hold_to(caps);
+        assert_eq!(meter.reason(), None, "what is at its bound is not beyond it");
+        meter.hold_to(Caps { max_bytes_down: Some(4), ..caps });
+        assert_eq!(meter.reason(), Some(Reason::MaxBytes));
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_hears_of_a_lower_bound() {
+        let limits = Limits { flow_age: Some(Duration::from_secs(3600)), ..Limits::default() };
+        for caps in [
+            Caps { max_age: Some(Duration::from_millis(10)), ..Caps::default() },
+            Caps { idle_timeout: Some(Duration::from_millis(10)), ..Caps::default() },
+        ] {
+            let meter = Arc::new(Meter::new(&limits));
+            let waiting = {
+                let meter = Arc::clone(&meter);
+                let started = meter.started();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        reason = meter.ended() => reason,
+                        () = meter.idle(|| started) => Reason::IdleTimeout,
+                    }
+                })
+            };
+            tokio::task::yield_now().await;
+            meter.hold_to(caps);
+            let reason = tokio::time::timeout(LONG, waiting).await.unwrap().unwrap();
+            assert_eq!(Some(reason), caps.iter().next().map(exeat_policy::Cap::reason));
+        }
     }
 }

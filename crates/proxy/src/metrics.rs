@@ -139,6 +139,7 @@ pub(crate) struct Told {
     would_deny: Option<Reason>,
     end: Option<&'static str>,
     way: WayTaken,
+    status: Option<u16>,
 }
 
 impl Told {
@@ -150,6 +151,7 @@ impl Told {
             would_deny: record.would_deny,
             end: record.end,
             way: if record.via.is_some() { WayTaken::NextHop } else { WayTaken::Straight },
+            status: record.status,
         }
     }
 
@@ -186,7 +188,12 @@ impl Metrics {
                     self.forwarded.add(1);
                     self.note_end(&self.request_ends, told);
                 } else if told.reason == Some(Reason::IdleTimeout) {
-                    self.limits.count(LimitHit::ResponseHeadTimeout);
+                    // It was the client that was slow, or the upstream.
+                    let is_slow_client = told.status == Some(408);
+                    self.limits.count(match is_slow_client {
+                        true => LimitHit::UploadRate,
+                        false => LimitHit::ResponseHeadTimeout,
+                    });
                 }
             }
             Event::End => {
@@ -219,6 +226,8 @@ impl Metrics {
         match told.reason {
             Some(Reason::ConnectTimeout) => self.limits.count(LimitHit::ConnectTimeout),
             Some(Reason::HeadTimeout) => self.limits.count(LimitHit::HeadTimeout),
+            Some(Reason::MaxAge) => self.limits.count(LimitHit::FlowAge),
+            Some(Reason::MaxBytes) => self.limits.count(LimitHit::FlowBytes),
             Some(_) | None => {}
         }
     }

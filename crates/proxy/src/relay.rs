@@ -8,7 +8,7 @@ mod lane;
 mod pipe;
 mod traffic;
 
-use std::{io, time::Duration};
+use std::io;
 
 use bytes::Bytes;
 use exeat_policy::Reason;
@@ -64,8 +64,6 @@ pub(crate) struct Terms<'a> {
     pub(crate) meter: &'a Meter,
     /// Is told the client's first bytes before they go on. If it stops the meter, they do not.
     pub(crate) opened: &'a Opened<'a>,
-    /// Without a byte delivered in either direction for so long, both sides are cut. Keepalive is not a byte.
-    pub(crate) idle_timeout: Duration,
     /// What bulk goes through.
     pub(crate) pipes: &'a Pipes,
 }
@@ -81,7 +79,8 @@ pub(crate) struct Early {
 /// first.
 ///
 /// - An end of stream on one side is passed on as such; the other direction goes on.
-/// - The meter counts the early bytes, too. When it says that the flow must end, both sides are cut at once.
+/// - The meter counts the early bytes, too. When it says that the flow must end, both sides are cut at once; likewise when
+///   no byte was delivered in either direction for as long as it lets a flow be idle. Keepalive is not a byte.
 /// - A side that does not read holds the other back: in the relay is at most one chunk of 64 KiB per direction, or of
 ///   256 KiB in bulk, or one pipe of 1 MiB, of which there are few.
 ///
@@ -98,7 +97,7 @@ pub(crate) async fn relay(
         biased;
         reason = terms.meter.ended() => End::Cut(reason),
         end = both(&traffic, client, upstream, early, terms) => end,
-        () = traffic.idle(terms.idle_timeout) => End::Cut(Reason::IdleTimeout),
+        () = terms.meter.idle(|| traffic.moved_last()) => End::Cut(Reason::IdleTimeout),
     };
     match why {
         End::Finished => {}

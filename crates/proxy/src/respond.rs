@@ -9,7 +9,8 @@ use hyper::ext::ReasonPhrase;
 
 /// The longest reason phrase, in bytes. Clients print it on one line, and some cut it at 128.
 const PHRASE_BYTES_MAX: usize = 120;
-/// When a client that met a limit may try again, in seconds.
+/// When a client that met a limit may try again, in seconds: rates are of one event a second or more, so the next one is
+/// due by then.
 const RETRY_AFTER_SECONDS: u64 = 1;
 /// The methods that a 405 offers (RFC 9110 §15.5.6).
 const METHODS_ALLOWED: &str = "CONNECT, GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";

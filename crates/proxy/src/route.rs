@@ -4,7 +4,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 
 use exeat_model::{Authority, Host};
 use exeat_policy::{
-    Announce, Denial, HopPermit, InfraPermit, OpeningRule, Permit, PolicySet, Reason, RuleId, permit_hop,
+    Announce, Caps, Denial, HopPermit, InfraPermit, OpeningRule, Permit, PolicySet, Reason, RuleId,
+    permit_hop,
 };
 
 use crate::{
@@ -71,6 +72,14 @@ impl Grant {
         match self {
             Self::Straight(permit) => permit.opening(),
             Self::Via(permit) => permit.opening(),
+        }
+    }
+
+    /// What the flow may come to.
+    pub(crate) fn caps(&self) -> Caps {
+        match self {
+            Self::Straight(permit) => permit.caps(),
+            Self::Via(permit) => permit.caps(),
         }
     }
 

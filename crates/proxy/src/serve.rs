@@ -12,7 +12,7 @@ use exeat_policy::{
 };
 
 use crate::{
-    flows::{Beginning, FlowKind, Live},
+    flows::{Beginning, FlowKind, Live, Over},
     headers::names_instance,
     meter::Meter,
     respond::Refusal,
@@ -60,8 +60,17 @@ pub(crate) async fn admit(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> R
     if names_instance(ask.via.iter().copied(), &shared.instance) {
         return Err(refuse(trail, Reason::LoopDetected, Some(ask.target)));
     }
+    match ask.credentials {
+        Credentials::Fields(_) => count_source(shared, trail, Some(ask.target))?,
+        // Counted when the password was first checked.
+        Credentials::Password { .. } => {}
+    }
     let started = Instant::now();
     let (current, principal) = authenticate(shared, trail, ask.credentials).await?;
+    shared
+        .flows
+        .request_of(&principal, trail.source().ip(), &shared.limits)
+        .map_err(|over| over_rate(shared, trail, over, Some(ask.target)))?;
     let snapshot = &current.snapshot;
     let request = EgressRequest { bound: &principal.bound, target: ask.target };
     if current.is_quarantined(&principal) {
@@ -77,6 +86,24 @@ pub(crate) async fn admit(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> R
         }
         Verdict::Deny(denial) => Err(deny(snapshot, trail, &request, denial, &[])),
     }
+}
+
+/// Counts a request for its source, before a password is checked for it.
+///
+/// # Errors
+/// The refusal if there are too many, which `trail` has noted too.
+pub(crate) fn count_source(
+    shared: &Shared,
+    trail: &mut Trail,
+    target: Option<&Authority>,
+) -> Result<(), Refusal> {
+    let counted = shared.flows.request_from(trail.source().ip(), &shared.limits);
+    counted.map_err(|over| over_rate(shared, trail, over, target))
+}
+
+fn over_rate(shared: &Shared, trail: &mut Trail, over: Over, target: Option<&Authority>) -> Refusal {
+    trail.note_reason(over.reason);
+    Refusal { target: target.map(ToString::to_string), ..shared.over(over) }
 }
 
 /// Returns who asks, and what decides on their request.

@@ -191,7 +191,12 @@ impl GuardedIo {
         if polled.is_pending() && self.streaming.is_cut() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        self.write_stall.watch(cx, self.idle_timeout, polled)
+        let idle_timeout = self.streaming.idle_timeout().unwrap_or(self.idle_timeout);
+        let watched = self.write_stall.watch(cx, idle_timeout, polled);
+        if matches!(&watched, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::TimedOut) {
+            self.streaming.stall();
+        }
+        watched
     }
 
     /// Gives hyper at most `limit` bytes of a body, the buffered ones first. Zero is the end of the stream.

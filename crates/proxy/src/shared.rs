@@ -17,7 +17,7 @@ use exeat_model::{CanonicalIp, IpBlock};
 use exeat_policy::PolicySet;
 
 use crate::{
-    flows::{Flows, Swept},
+    flows::{Flows, Over, Swept},
     hop::Hops,
     limits::Limits,
     metrics::{Metrics, Told},
@@ -189,6 +189,12 @@ impl Shared {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let instance = self.instance.strip_prefix("exeat-").unwrap_or(&self.instance);
         format!("{instance}-{number:x}").into()
+    }
+
+    /// Counts a limit that somebody is over, and returns what they are told.
+    pub(crate) fn over(&self, over: Over) -> Refusal {
+        self.metrics.limits.count(over.limit);
+        Refusal::new(over.reason)
     }
 
     /// Who signs a refusal of the request of `trail`.

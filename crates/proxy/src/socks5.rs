@@ -95,9 +95,11 @@ impl Session<'_> {
     /// authenticated again with the same login, so that it is decided for whoever the client is by then.
     async fn log_in(&mut self) -> Result<Login, Stop> {
         let login = self.read(SocksStep::Password, wire::login).await?;
+        let refused = |refusal| Stop::Refused(SocksStep::Password, refusal);
+        serve::count_source(self.shared, &mut self.trail, None).map_err(refused)?;
         serve::authenticate(self.shared, &mut self.trail, credentials(Some(&login)))
             .await
-            .map_err(|refusal| Stop::Refused(SocksStep::Password, refusal))?;
+            .map_err(refused)?;
         self.answer(&LOGGED_IN).await?;
         Ok(login)
     }

@@ -155,7 +155,7 @@ async fn prepare(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> Result<Rea
     let admitted = serve::admit(shared, trail, ask).await?;
     let slot = shared
         .flows
-        .open(&admitted.principal.name, &shared.limits)
+        .open(&admitted.principal, trail.source().ip(), &shared.limits)
         .map_err(|reason| serve::refuse(trail, reason, Some(target)))?;
     let route = admitted.permit(shared, trail).await?;
     let meter = Arc::new(Meter::new(&shared.limits).counting(&shared.metrics));
@@ -292,7 +292,6 @@ impl Tunnel {
             let terms = Terms {
                 meter: flow.meter(),
                 opened: &|bytes| flow.note_spoken(opening::spoken(bytes, flow.target(), limits)),
-                idle_timeout: limits.idle_timeout,
                 pipes: &shared.pipes,
             };
             let end = relay(stream, upstream, early, &terms).await;

@@ -121,7 +121,6 @@ pub(crate) async fn open(
             meter: &report.meter,
             // What opens it has been said: the request.
             opened: &|_| {},
-            idle_timeout: shared.limits.idle_timeout,
             pipes: &shared.pipes,
         };
         let end = relay(&mut stream, &mut upstream.stream, &mut early, &terms).await;

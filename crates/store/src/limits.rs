@@ -38,6 +38,8 @@ const FIELDS: RangeInclusive<u64> = 1..=10_000;
 pub(crate) const FLOW_BYTES: RangeInclusive<u64> = 1024..=1 << 60;
 /// Bytes a second; 0 asks for none. Above a megabyte many honest lines would be too slow.
 const RATE: RangeInclusive<u64> = 0..=1024 * 1024;
+/// Connections or requests a second; 0 sets no bound. Above a million nothing would be bounded.
+const EVENTS: RangeInclusive<u64> = 0..=1_000_000;
 /// Time for one step, from what a local network needs to what no person waits for.
 const STEP: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 /// Time that something may live or idle.
@@ -65,11 +67,15 @@ const fn optional_count(
 }
 
 /// Every limit, in the order of [`Limits`].
-pub(crate) const LIMITS: [LimitKey; 28] = [
+pub(crate) const LIMITS: [LimitKey; 32] = [
     count("connections", COUNT, |limits, value| limits.connections = value),
     count("connections_per_source", COUNT, |limits, value| limits.connections_per_source = value),
     count("streams_per_connection", FIELDS, |limits, value| limits.streams_per_connection = value),
     count("tunnels_per_client", COUNT, |limits, value| limits.tunnels_per_client = value),
+    count("connection_rate_per_source", EVENTS, |limits, value| limits.connection_rate_per_source = value),
+    count("request_rate_per_source", EVENTS, |limits, value| limits.request_rate_per_source = value),
+    count("request_rate_per_client", EVENTS, |limits, value| limits.request_rate_per_client = value),
+    time("rate_burst", STEP, |limits, value| limits.rate_burst = value),
     count("head_bytes", BYTES, |limits, value| limits.head_bytes = value),
     count("uri_bytes", BYTES, |limits, value| limits.uri_bytes = value),
     count("header_count", FIELDS, |limits, value| limits.header_count = value),

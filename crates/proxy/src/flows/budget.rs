@@ -1,27 +1,43 @@
-//! How many connections and tunnels there may be: in all, of one source, of one principal.
+//! How many connections and tunnels there may be: in all, of one source, of one principal; and how often they come.
 
 use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use exeat_policy::Reason;
 use tokio::sync::watch;
 
-use crate::limits::Limits;
+use super::account::{Account, Source};
+use crate::{
+    limits::Limits,
+    metrics::LimitHit,
+    rate::{Accounts, Rate},
+};
 
 /// The counts of one proxy.
 #[derive(Debug, Default)]
 pub(crate) struct Budget {
     counts: Mutex<Counts>,
     connections: watch::Sender<usize>,
+    connection_rates: Accounts<Source>,
+    source_rates: Accounts<Source>,
+    client_rates: Accounts<Account>,
+}
+
+/// A limit that somebody is over, and what they are told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Over {
+    pub(crate) limit: LimitHit,
+    pub(crate) reason: Reason,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
-    by_source: HashMap<IpAddr, usize>,
-    by_principal: HashMap<Arc<str>, usize>,
+    by_source: HashMap<Source, usize>,
+    by_account: HashMap<Account, usize>,
 }
 
 /// A connection's place in the budget; given back when dropped.
@@ -29,56 +45,67 @@ struct Counts {
 pub(crate) struct ConnectionSlot {
     budget: Arc<Budget>,
     /// `None` while only the sender of its PROXY header is known.
-    source: Option<IpAddr>,
+    source: Option<Source>,
 }
 
 /// A tunnel's place in its principal's budget; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct TunnelSlot {
     budget: Arc<Budget>,
-    principal: Arc<str>,
+    account: Account,
 }
 
 impl Budget {
-    /// Counts a connection from `source`.
-    ///
-    /// # Errors
-    /// `connection_limit` if the proxy holds as many as it may, `rate_limited` if the source does.
-    pub(crate) fn admit(self: &Arc<Self>, source: IpAddr, limits: &Limits) -> Result<ConnectionSlot, Reason> {
-        let mut slot = self.admit_unknown(limits)?;
-        slot.count_source(source, limits)?;
-        Ok(slot)
-    }
-
     /// Counts a connection whose source is to be told by who sent it.
     ///
     /// # Errors
     /// `connection_limit` if the proxy holds as many as it may.
-    pub(crate) fn admit_unknown(self: &Arc<Self>, limits: &Limits) -> Result<ConnectionSlot, Reason> {
+    pub(crate) fn admit_unknown(self: &Arc<Self>, limits: &Limits) -> Result<ConnectionSlot, Over> {
         let _one_at_a_time = self.counts();
         if *self.connections.borrow() >= limits.connections {
-            return Err(Reason::ConnectionLimit);
+            return Err(Over { limit: LimitHit::Connections, reason: Reason::ConnectionLimit });
         }
         self.connections.send_modify(|count| *count += 1);
         Ok(ConnectionSlot { budget: Arc::clone(self), source: None })
     }
 
-    /// Counts a tunnel of `principal`.
+    /// Counts a tunnel of `account`.
     ///
     /// # Errors
-    /// `connection_limit` if the principal holds as many as it may.
-    pub(crate) fn open(
-        self: &Arc<Self>,
-        principal: &Arc<str>,
-        limits: &Limits,
-    ) -> Result<TunnelSlot, Reason> {
+    /// `connection_limit` if it holds as many as it may.
+    pub(crate) fn open(self: &Arc<Self>, account: Account, limits: &Limits) -> Result<TunnelSlot, Reason> {
         let mut counts = self.counts();
-        let open = counts.by_principal.entry(Arc::clone(principal)).or_default();
+        let open = counts.by_account.entry(account.clone()).or_default();
         if *open >= limits.tunnels_per_client {
             return Err(Reason::ConnectionLimit);
         }
         *open += 1;
-        Ok(TunnelSlot { budget: Arc::clone(self), principal: Arc::clone(principal) })
+        Ok(TunnelSlot { budget: Arc::clone(self), account })
+    }
+
+    /// Counts a request from `source` at `now`.
+    ///
+    /// # Errors
+    /// `rate_limited` if there are too many.
+    pub(crate) fn request_from(&self, source: IpAddr, limits: &Limits, now: Instant) -> Result<(), Over> {
+        let Some(rate) = Rate::new(limits.request_rate_per_source, limits.rate_burst) else { return Ok(()) };
+        let is_due = self.source_rates.take(source.into(), rate, now);
+        is_due.then_some(()).ok_or(rate_limited(LimitHit::RequestRatePerSource))
+    }
+
+    /// Counts a request of `account` at `now`.
+    ///
+    /// # Errors
+    /// `rate_limited` if there are too many.
+    pub(crate) fn request_of(
+        &self,
+        account: impl FnOnce() -> Account,
+        limits: &Limits,
+        now: Instant,
+    ) -> Result<(), Over> {
+        let Some(rate) = Rate::new(limits.request_rate_per_client, limits.rate_burst) else { return Ok(()) };
+        let is_due = self.client_rates.take(account(), rate, now);
+        is_due.then_some(()).ok_or(rate_limited(LimitHit::RequestRatePerClient))
     }
 
     /// The number of live connections, to wait on.
@@ -96,18 +123,27 @@ impl ConnectionSlot {
     /// Counts the connection for its `source`, once that is known.
     ///
     /// # Errors
-    /// `rate_limited` if the source holds as many as it may.
-    pub(crate) fn count_source(&mut self, source: IpAddr, limits: &Limits) -> Result<(), Reason> {
+    /// `rate_limited` if the source holds as many as it may, or opens them too fast.
+    pub(crate) fn count_source(&mut self, source: IpAddr, limits: &Limits, now: Instant) -> Result<(), Over> {
+        let source = Source::from(source);
         let mut counts = self.budget.counts();
         let from_source = counts.by_source.entry(source).or_default();
         if *from_source >= limits.connections_per_source {
-            return Err(Reason::RateLimited);
+            return Err(rate_limited(LimitHit::ConnectionsPerSource));
         }
         *from_source += 1;
         drop(counts);
         self.source = Some(source);
-        Ok(())
+        let Some(rate) = Rate::new(limits.connection_rate_per_source, limits.rate_burst) else {
+            return Ok(());
+        };
+        let is_due = self.budget.connection_rates.take(source, rate, now);
+        is_due.then_some(()).ok_or(rate_limited(LimitHit::ConnectionRatePerSource))
     }
+}
+
+const fn rate_limited(limit: LimitHit) -> Over {
+    Over { limit, reason: Reason::RateLimited }
 }
 
 impl Drop for ConnectionSlot {
@@ -122,7 +158,7 @@ impl Drop for ConnectionSlot {
 
 impl Drop for TunnelSlot {
     fn drop(&mut self) {
-        release(&mut self.budget.counts().by_principal, &self.principal);
+        release(&mut self.budget.counts().by_account, &self.account);
     }
 }
 
@@ -138,34 +174,80 @@ fn release<K: Eq + std::hash::Hash>(counts: &mut HashMap<K, usize>, key: &K) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const LIMITS: fn() -> Limits =
         || Limits { connections: 3, connections_per_source: 2, tunnels_per_client: 1, ..Limits::default() };
 
+    fn admit(budget: &Arc<Budget>, source: [u8; 4], limits: &Limits) -> Result<ConnectionSlot, Over> {
+        let mut slot = budget.admit_unknown(limits)?;
+        slot.count_source(source.into(), limits, Instant::now()).map(|()| slot)
+    }
+
     #[test]
     fn one_source_cannot_take_every_slot() {
         let budget = Arc::new(Budget::default());
-        let (one, other): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-        let first = budget.admit(one, &LIMITS()).unwrap();
-        let _second = budget.admit(one, &LIMITS()).unwrap();
-        assert_eq!(budget.admit(one, &LIMITS()).unwrap_err(), Reason::RateLimited);
-        let _third = budget.admit(other, &LIMITS()).unwrap();
-        assert_eq!(budget.admit(other, &LIMITS()).unwrap_err(), Reason::ConnectionLimit);
+        let (one, other) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+        let first = admit(&budget, one, &LIMITS()).unwrap();
+        let _second = admit(&budget, one, &LIMITS()).unwrap();
+        assert_eq!(admit(&budget, one, &LIMITS()).unwrap_err().reason, Reason::RateLimited);
+        let _third = admit(&budget, other, &LIMITS()).unwrap();
+        assert_eq!(admit(&budget, other, &LIMITS()).unwrap_err().reason, Reason::ConnectionLimit);
         drop(first);
-        let _fourth = budget.admit(one, &LIMITS()).unwrap();
+        let _fourth = admit(&budget, one, &LIMITS()).unwrap();
         assert_eq!(*budget.connections().borrow(), 3);
+    }
+
+    #[test]
+    fn a_connection_that_comes_too_early_takes_no_place() {
+        let budget = Arc::new(Budget::default());
+        let limits = Limits { connection_rate_per_source: 1, rate_burst: Duration::ZERO, ..LIMITS() };
+        let first = admit(&budget, [10, 0, 0, 1], &limits).unwrap();
+        let over = admit(&budget, [10, 0, 0, 1], &limits).unwrap_err();
+        assert_eq!((over.limit, over.reason), (LimitHit::ConnectionRatePerSource, Reason::RateLimited));
+        assert_eq!(*budget.connections().borrow(), 1);
+        let _other = admit(&budget, [10, 0, 0, 2], &limits).unwrap();
+        drop(first);
+        assert_eq!(budget.counts().by_source.len(), 1);
+    }
+
+    #[test]
+    fn requests_are_counted_for_their_source_and_their_client() {
+        let (budget, now) = (Budget::default(), Instant::now());
+        let limits = Limits {
+            request_rate_per_source: 2,
+            request_rate_per_client: 1,
+            rate_burst: Duration::from_secs(1),
+            ..Limits::default()
+        };
+        let (one, other): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let from = |source| budget.request_from(source, &limits, now).map_err(|over| over.limit);
+        assert_eq!((from(one), from(one)), (Ok(()), Ok(())));
+        assert_eq!((from(one), from(other)), (Err(LimitHit::RequestRatePerSource), Ok(())));
+        let client = |name: &str| Account::Client(name.into());
+        let of = |account| budget.request_of(|| account, &limits, now).map_err(|over| over.limit);
+        assert_eq!((of(client("a")), of(client("b"))), (Ok(()), Ok(())));
+        assert_eq!(of(client("a")), Err(LimitHit::RequestRatePerClient));
+        // Those without credentials have an account for each source.
+        assert_eq!(
+            (of(Account::Anonymous(one.into())), of(Account::Anonymous(other.into()))),
+            (Ok(()), Ok(()))
+        );
+        assert_eq!(of(Account::Anonymous(one.into())), Err(LimitHit::RequestRatePerClient));
     }
 
     #[test]
     fn counts_of_nobody_are_forgotten() {
         let budget = Arc::new(Budget::default());
-        drop(budget.admit([10, 0, 0, 1].into(), &LIMITS()).unwrap());
-        let tunnel = budget.open(&Arc::from("a"), &LIMITS()).unwrap();
-        assert_eq!(budget.open(&Arc::from("a"), &LIMITS()).unwrap_err(), Reason::ConnectionLimit);
-        assert!(budget.open(&Arc::from("b"), &LIMITS()).is_ok());
+        drop(admit(&budget, [10, 0, 0, 1], &LIMITS()).unwrap());
+        let client = |name: &str| Account::Client(name.into());
+        let tunnel = budget.open(client("a"), &LIMITS()).unwrap();
+        assert_eq!(budget.open(client("a"), &LIMITS()).unwrap_err(), Reason::ConnectionLimit);
+        assert!(budget.open(client("b"), &LIMITS()).is_ok());
         drop(tunnel);
         let counts = budget.counts();
-        assert!(counts.by_source.is_empty() && counts.by_principal.is_empty());
+        assert!(counts.by_source.is_empty() && counts.by_account.is_empty());
     }
 }

@@ -226,7 +226,7 @@ async fn forward(
     let has_no_body = is_head || body.is_end_stream();
     let Ok(stream) = respond.send_response(fit(Response::from_parts(head, ())), has_no_body) else { return };
     if !has_no_body {
-        let idle_timeout = shared.limits.idle_timeout;
+        let idle_timeout = streaming.idle_timeout().unwrap_or(shared.limits.idle_timeout);
         Download { stream, events, stop, streaming: &streaming, idle_timeout }.run(body).await;
     }
 }
@@ -274,7 +274,13 @@ impl Download<'_> {
                 biased;
                 _ = self.stop.wait_for(Option::is_some) => return None,
                 () = self.streaming.cut() => return None,
-                capacity = timeout(self.idle_timeout, capacity) => capacity.ok()??.ok()?,
+                capacity = timeout(self.idle_timeout, capacity) => match capacity {
+                    Ok(capacity) => capacity?.ok()?,
+                    Err(_) => {
+                        self.streaming.stall();
+                        return None;
+                    }
+                },
             };
             let piece = data.split_to(capacity.min(data.len()));
             self.stream.send_data(piece, false).ok()?;

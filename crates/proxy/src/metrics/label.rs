@@ -104,6 +104,12 @@ label! {
         ConnectionsPerSource "connections_per_source",
         /// Tunnels of one principal.
         TunnelsPerClient "tunnels_per_client",
+        /// New connections of one source.
+        ConnectionRatePerSource "connection_rate_per_source",
+        /// Requests of one source.
+        RequestRatePerSource "request_rate_per_source",
+        /// Requests of one principal.
+        RequestRatePerClient "request_rate_per_client",
         /// Bytes of a request head.
         HeadBytes "head_bytes",
         /// Bytes of a request line.
@@ -122,6 +128,8 @@ label! {
         FlowAge "flow_age",
         /// Bytes of a flow, up or down.
         FlowBytes "flow_bytes",
+        /// Pace of a request body.
+        UploadRate "upload_rate",
         /// Time until an upstream responds.
         ResponseHeadTimeout "response_head_timeout",
     }

@@ -102,10 +102,9 @@ impl Relaying {
         let metrics = Arc::<Metrics>::default();
         let meter = Arc::new(Meter::new(limits).counting(&metrics));
         let (counted, pipes) = (Arc::clone(&meter), Arc::clone(pipes));
-        let idle_timeout = limits.idle_timeout;
         let (mut client, mut upstream) = near;
         let relay = tokio::spawn(async move {
-            let terms = Terms { meter: &counted, opened: &|_| {}, idle_timeout, pipes: &pipes };
+            let terms = Terms { meter: &counted, opened: &|_| {}, pipes: &pipes };
             relay(&mut client, &mut upstream, &mut early, &terms).await
         });
         Self { meter, metrics, relay }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::{
     meter::{Meter, Side},
@@ -58,14 +58,8 @@ impl<'a> Traffic<'a> {
         self.moved_ms.store(now, Relaxed);
     }
 
-    /// Waits until nothing was delivered for `limit`.
-    pub(super) async fn idle(&self, limit: Duration) {
-        loop {
-            let deadline = self.started + Duration::from_millis(self.moved_ms.load(Relaxed)) + limit;
-            if deadline <= Instant::now() {
-                return;
-            }
-            sleep_until(deadline).await;
-        }
+    /// When the last byte was delivered.
+    pub(super) fn moved_last(&self) -> Instant {
+        self.started + Duration::from_millis(self.moved_ms.load(Relaxed))
     }
 }

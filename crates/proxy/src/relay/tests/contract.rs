@@ -243,7 +243,7 @@ async fn a_relay_that_waits_is_small() {
     let ((_, near_client), (_, near_upstream)) = (pair().await, pair().await);
     let (mut client, mut upstream, mut early) = (near_client.into(), near_upstream.into(), Early::default());
     let (meter, pipes) = (Meter::new(&Limits::default()), Pipes::default());
-    let terms = Terms { meter: &meter, opened: &|_| {}, idle_timeout: LIMIT, pipes: &pipes };
+    let terms = Terms { meter: &meter, opened: &|_| {}, pipes: &pipes };
     let size = size_of_val(&relay(&mut client, &mut upstream, &mut early, &terms));
     assert!(size <= BYTES_MAX, "{size}");
 }

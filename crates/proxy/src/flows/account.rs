@@ -1,0 +1,68 @@
+//! Who is counted as one: where connections come from, and whom requests and tunnels are for.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use exeat_identity::{Principal, Proof};
+
+/// Where connections come from. An IPv6 host chooses the last 64 bits of its address (RFC 4862, RFC 8981) and could
+/// choose others each time: all of such a network are one source.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Source {
+    V4(Ipv4Addr),
+    V6Network(u64),
+}
+
+impl From<IpAddr> for Source {
+    fn from(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Self::V4(ip),
+            IpAddr::V6(ip) => Self::V6Network(network(ip)),
+        }
+    }
+}
+
+/// The first 64 bits.
+fn network(ip: Ipv6Addr) -> u64 {
+    let [a, b, c, d, ..] = ip.segments();
+    [a, b, c, d].into_iter().fold(0, |bits, segment| bits << 16 | u64::from(segment))
+}
+
+/// Whom requests and tunnels are for: a client; or, of those that send no credentials and are all one principal, those
+/// of one source, so that one of them does not take what is for all.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Account {
+    Client(Arc<str>),
+    Anonymous(Source),
+}
+
+impl Account {
+    pub(crate) fn of(principal: &Principal, source: IpAddr) -> Self {
+        match principal.proof {
+            Proof::Password => Self::Client(Arc::clone(&principal.name)),
+            Proof::Anonymous => Self::Anonymous(source.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_one_host_are_one_source() {
+        let source = |text: &str| Source::from(text.parse::<IpAddr>().unwrap());
+        for (one, other, want) in [
+            ("192.0.2.1", "192.0.2.1", true),
+            ("192.0.2.1", "192.0.2.2", false),
+            ("192.0.2.1", "::ffff:192.0.2.1", true),
+            ("::ffff:192.0.2.1", "::ffff:192.0.2.2", false),
+            ("2001:db8:0:1::1", "2001:db8:0:1:ffff:ffff:ffff:ffff", true),
+            ("2001:db8:0:1::1", "2001:db8:0:2::1", false),
+        ] {
+            assert_eq!(source(one) == source(other), want, "{one} and {other}");
+        }
+    }
+}
