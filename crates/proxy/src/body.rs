@@ -121,7 +121,7 @@ impl Body for UpBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        !self.is_beyond && self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -272,6 +272,11 @@ impl Streamed {
         }
     }
 
+    /// Whether nothing comes any more: what was cut off is yet to break the response.
+    fn is_end_stream(&self) -> bool {
+        !self.is_beyond && self.inner.is_end_stream()
+    }
+
     fn cut_beyond(&mut self) -> Poll<Option<Result<Bytes, BodyError>>> {
         self.report.meter.stop(Reason::MaxBytes);
         self.cut(Reason::MaxBytes)
@@ -297,7 +302,7 @@ impl Streamed {
 impl Drop for Streamed {
     fn drop(&mut self) {
         // hyper does not poll again for an end that it was told of by length.
-        if self.report.end.is_none() && self.inner.is_end_stream() {
+        if self.report.end.is_none() && self.is_end_stream() {
             self.report.end = Some("finished");
         }
     }
@@ -320,7 +325,7 @@ impl Body for DownBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(body) => body.is_end_stream(),
-            Self::Upstream(body) => body.inner.is_end_stream(),
+            Self::Upstream(body) => body.is_end_stream(),
         }
     }
 

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 mod announce;
+mod bounds;
 mod budget;
 mod common;
 mod connect;
@@ -10,6 +11,7 @@ mod hops;
 mod http2;
 mod live;
 mod proxy_protocol;
+mod rates;
 mod resources;
 mod rules;
 mod socks;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use exeat_identity::{Clients, PasswordHash, Principal, Proof, hash_generated};
 use exeat_model::{IpBlock, PortSet};
 use exeat_policy::{
-    Builder, Defaults, Entry, Expect, Label, Labels, List, ListBuilder, Mode, Place, PolicySet, PolicySpec,
-    Revision,
+    Builder, Caps, Defaults, Entry, Expect, Label, Labels, List, ListBuilder, Mode, Place, PolicySet,
+    PolicySpec, Revision,
 };
 use exeat_proxy::{Hops, Snapshot};
 
@@ -25,6 +25,8 @@ pub(crate) struct Rules {
     /// A further policy, for whoever has this label.
     pub(crate) bound: Option<(Label, &'static str, Vec<&'static str>)>,
     pub(crate) anonymous: bool,
+    /// What flows may come to, by entry of `allow` or name of a client.
+    pub(crate) caps: Vec<(&'static str, Caps)>,
 }
 
 impl Rules {
@@ -42,6 +44,7 @@ impl Rules {
             labels: Vec::new(),
             bound: None,
             anonymous: false,
+            caps: Vec::new(),
         }
     }
 
@@ -52,7 +55,7 @@ impl Rules {
             Arc::new(Principal {
                 name: name.into(),
                 proof,
-                bound: policy.bind(&["app"], &labels),
+                bound: policy.bind(&["app"], &labels).within(self.caps_of(name)),
                 labels: labels.clone(),
             })
         };
@@ -93,6 +96,7 @@ impl Rules {
             let is_network = text.contains('/');
             let addresses = (is_allow && !is_network).then(|| vec![IpBlock::parse(self.addresses).unwrap()]);
             let settings = Defaults {
+                caps: self.caps_of(text),
                 ports: Some(PortSet::parse(if is_allow { &self.ports } else { "1-65535" }).unwrap()),
                 addresses,
                 expect: is_allow.then_some(self.expect),
@@ -101,5 +105,9 @@ impl Rules {
             list.push(Entry { settings, ..Entry::parse(text).unwrap() }, line, 1);
         }
         list.finish()
+    }
+
+    fn caps_of(&self, what: &str) -> Caps {
+        self.caps.iter().find(|(of, _)| *of == what).map_or_else(Caps::default, |(_, caps)| *caps)
     }
 }
