@@ -18,7 +18,7 @@ use tokio::sync::watch;
 pub use view::{FlowFilter, FlowId, FlowKind, FlowView};
 
 pub(crate) use {
-    budget::{ConnectionSlot, Over, TunnelSlot},
+    budget::{CheckSlot, ConnectionSlot, Over, TunnelSlot},
     flow::{Beginning, Flow, Live, Standing},
     spoken::Spoken,
 };
@@ -91,6 +91,11 @@ impl Flows {
         limits: &Limits,
     ) -> Result<(), Over> {
         self.budget.request_of(|| Account::of(principal, source), limits, Instant::now())
+    }
+
+    /// Counts a password that has to be checked for `source`; `None` if there are too many.
+    pub(crate) fn check(&self, source: IpAddr) -> Option<CheckSlot> {
+        self.budget.check(source)
     }
 
     /// Counts a tunnel of `principal`, which came from `source`.

@@ -1,10 +1,17 @@
 //! The one place that decides: authenticate, decide, resolve, permit, dial. CONNECT and forwarded requests both pass
 //! through here, and nothing else in this crate asks the policy.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    future::{Future, poll_fn},
+    net::IpAddr,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Instant,
+};
 
 use exeat_dns::ResolveError;
-use exeat_identity::Principal;
+use exeat_identity::{AuthnError, Principal};
 use exeat_model::{Authority, Host};
 use exeat_policy::{
     Allowed, Denial, EgressRequest, Reason, Resolve, RuleId, Verdict, decide, permit, permit_via,
@@ -118,18 +125,37 @@ pub(crate) async fn authenticate(
     let current = shared.current();
     let snapshot = &current.snapshot;
     let (authenticator, clients) = (&shared.authenticator, &snapshot.clients);
-    let found = match credentials {
-        Credentials::Fields(values) => {
-            authenticator.authenticate(clients, snapshot.anonymous.as_ref(), values).await
-        }
-        Credentials::Password { user, password } => {
-            authenticator.authenticate_password(clients, user, password).await
+    let checking = async {
+        match credentials {
+            Credentials::Fields(values) => {
+                authenticator.authenticate(clients, snapshot.anonymous.as_ref(), values).await
+            }
+            Credentials::Password { user, password } => {
+                authenticator.authenticate_password(clients, user, password).await
+            }
         }
     };
+    let found = in_its_place(shared, trail.source().ip(), checking).await;
     shared.metrics.note_auth(&found);
     let principal = found.map_err(|error| refuse(trail, error.reason(), None))?;
     trail.note_principal(&principal, &snapshot.policy);
     Ok((current, principal))
+}
+
+/// Waits for the outcome of `checking`. Most are there at once: one that has to wait takes a place of its source.
+async fn in_its_place(
+    shared: &Shared,
+    source: IpAddr,
+    checking: impl Future<Output = Result<Arc<Principal>, AuthnError>>,
+) -> Result<Arc<Principal>, AuthnError> {
+    let mut checking = pin!(checking);
+    match poll_fn(|cx| Poll::Ready(checking.as_mut().poll(cx))).await {
+        Poll::Ready(found) => found,
+        Poll::Pending => {
+            let _place = shared.flows.check(source).ok_or(AuthnError::RateLimited)?;
+            checking.await
+        }
+    }
 }
 
 impl Admitted {

@@ -17,6 +17,10 @@ use crate::{
     rate::{Accounts, Rate},
 };
 
+/// Passwords that are checked or wait for it at a time for one source: half of the places that there are for all
+/// (`exeat_identity`), so that whoever guesses passwords leaves others a place.
+const CHECKS_PER_SOURCE: usize = 32;
+
 /// The counts of one proxy.
 #[derive(Debug, Default)]
 pub(crate) struct Budget {
@@ -38,6 +42,8 @@ pub(crate) struct Over {
 struct Counts {
     by_source: HashMap<Source, usize>,
     by_account: HashMap<Account, usize>,
+    /// Passwords that wait to be checked.
+    checks: HashMap<Source, usize>,
 }
 
 /// A connection's place in the budget; given back when dropped.
@@ -53,6 +59,13 @@ pub(crate) struct ConnectionSlot {
 pub(crate) struct TunnelSlot {
     budget: Arc<Budget>,
     account: Account,
+}
+
+/// A password's place among those that are checked for its source; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct CheckSlot {
+    budget: Arc<Budget>,
+    source: Source,
 }
 
 impl Budget {
@@ -81,6 +94,18 @@ impl Budget {
         }
         *open += 1;
         Ok(TunnelSlot { budget: Arc::clone(self), account })
+    }
+
+    /// Counts a password that has to be checked for `source`; `None` if there are too many.
+    pub(crate) fn check(self: &Arc<Self>, source: IpAddr) -> Option<CheckSlot> {
+        let source = Source::from(source);
+        let mut counts = self.counts();
+        let waiting = counts.checks.entry(source).or_default();
+        if *waiting >= CHECKS_PER_SOURCE {
+            return None;
+        }
+        *waiting += 1;
+        Some(CheckSlot { budget: Arc::clone(self), source })
     }
 
     /// Counts a request from `source` at `now`.
@@ -162,6 +187,12 @@ impl Drop for TunnelSlot {
     }
 }
 
+impl Drop for CheckSlot {
+    fn drop(&mut self) {
+        release(&mut self.budget.counts().checks, &self.source);
+    }
+}
+
 /// Counts one down. A key without a count is removed: sources come and go without end.
 fn release<K: Eq + std::hash::Hash>(counts: &mut HashMap<K, usize>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
@@ -236,6 +267,20 @@ mod tests {
             (Ok(()), Ok(()))
         );
         assert_eq!(of(Account::Anonymous(one.into())), Err(LimitHit::RequestRatePerClient));
+    }
+
+    #[test]
+    fn passwords_that_wait_leave_places_to_other_sources() {
+        let budget = Arc::new(Budget::default());
+        let (one, other): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let mut waiting: Vec<_> = std::iter::from_fn(|| budget.check(one)).collect();
+        assert_eq!(waiting.len(), CHECKS_PER_SOURCE);
+        assert!(budget.check(other).is_some());
+        waiting.pop();
+        waiting.extend(budget.check(one));
+        assert_eq!((waiting.len(), budget.check(one).is_some()), (CHECKS_PER_SOURCE, false));
+        waiting.clear();
+        assert!(budget.counts().checks.is_empty());
     }
 
     #[test]
