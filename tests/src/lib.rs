@@ -13,6 +13,7 @@ pub mod hello;
 pub mod http;
 pub mod http2;
 pub mod namespace;
+pub mod noise;
 pub mod origin;
 pub mod raw;
 pub mod scrape;

@@ -8,6 +8,7 @@ mod audit;
 mod crowd;
 mod load;
 mod network;
+mod noise;
 
 use std::process::ExitCode;
 use std::thread;
@@ -24,6 +25,7 @@ use audit::*;
 use crowd::*;
 use load::*;
 use network::*;
+use noise::*;
 
 fn main() -> ExitCode {
     harness::main(scenarios![
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
         half_of_the_addresses_are_lost,
         a_crowd_of_silent_clients_holds_up_nobody,
         descriptors_run_out,
+        a_noisy_client_takes_nothing_from_a_quiet_one,
+        guessed_passwords_leave_room_for_right_ones,
         slow_sides_hold_no_memory,
     ])
 }
