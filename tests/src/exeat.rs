@@ -165,6 +165,20 @@ impl Exeat {
         Ok(line.split_whitespace().next().context("a number")?.parse()?)
     }
 
+    /// The processor time that it has used so far.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn processor_time(&self) -> Result<Duration> {
+        /// Of `/proc`, whatever the kernel's own (`USER_HZ`).
+        const TICKS_PER_SECOND: u32 = 100;
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name of the command, in parentheses, may have spaces.
+        let (_, fields) = text.rsplit_once(')').context("the name of the command")?;
+        let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u32>);
+        Ok(Duration::from_secs(1) * ticks.sum::<Result<u32, _>>()? / TICKS_PER_SECOND)
+    }
+
     /// Waits until something accepts at `address` and the process is still there.
     ///
     /// # Errors

@@ -233,7 +233,7 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "limit_hits",
         kind: Kind::Counter,
-        labels: "`limit`: a key of [`[limits]`](configuration.md#limits); `flow_bytes` is either direction",
+        labels: "`limit`: a key of [`[limits]`](configuration.md#limits); `flow_bytes` is either direction, and bounds of rules and clients count as those of all flows",
         help: "Refusals and endings because of a limit",
         read: |view| Numbers::Counts(by_key("limit", &view.metrics.limits)),
     },
