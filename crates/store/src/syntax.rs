@@ -194,7 +194,7 @@ mod tests {
             let parsed = parse(text, &mut right);
             let starts: Vec<usize> = parsed.errors.iter().map(|(span, _)| span.start).collect();
             let broken = parsed.broken;
-            let got = broken.then(|| (right.as_str(), starts));
+            let got = broken.then_some((right.as_str(), starts));
             assert_eq!(got, want, "{name}");
             assert!(!broken || right.len() == text.len(), "{name}");
         }

@@ -1,6 +1,7 @@
 //! The relay between real sockets, in each of the ways that bytes take through it.
 
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
