@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    pin::{Pin, pin},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -12,7 +13,7 @@ use std::{
 use exeat_policy::{Caps, Reason};
 use tokio::{
     sync::{Notify, futures::Notified},
-    time::{Instant, sleep_until},
+    time::{Instant, Timeout, timeout_at},
 };
 
 use crate::{
@@ -20,6 +21,9 @@ use crate::{
     metrics::{Metrics, RelayPath},
     trail::Ending,
 };
+
+/// How long is waited at a time where the clock has no name for the deadline: 30 years.
+const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// One of the two ends of a flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -198,7 +202,7 @@ impl Meter {
     pub(crate) async fn ended(&self) -> Reason {
         loop {
             // Made before the look, so that a change between the two is not missed.
-            let changed = self.changed.notified();
+            let changed = pin!(self.changed.notified());
             if let Some(reason) = self.reason() {
                 return reason;
             }
@@ -206,7 +210,7 @@ impl Meter {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 self.stop(Reason::MaxAge);
             } else {
-                unless_changed(changed, deadline).await;
+                let _changed_or_over = unless_changed(changed, deadline).await;
             }
         }
     }
@@ -214,12 +218,12 @@ impl Meter {
     /// Waits until nothing has moved for as long as the flow may be idle; `moved` tells when something did last.
     pub(crate) async fn idle(&self, moved: impl Fn() -> Instant) {
         loop {
-            let changed = self.changed.notified();
+            let changed = pin!(self.changed.notified());
             let deadline = moved().checked_add(self.idle_timeout());
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return;
             }
-            unless_changed(changed, deadline).await;
+            let _changed_or_over = unless_changed(changed, deadline).await;
         }
     }
 
@@ -239,14 +243,11 @@ impl Meter {
 }
 
 /// Waits until `deadline`, if there is one, or until it may be another.
-async fn unless_changed(changed: Notified<'_>, deadline: Option<Instant>) {
-    match deadline {
-        None => changed.await,
-        Some(deadline) => tokio::select! {
-            () = changed => {}
-            () = sleep_until(deadline) => {}
-        },
-    }
+fn unless_changed<'a, 'b>(
+    changed: Pin<&'a mut Notified<'b>>,
+    deadline: Option<Instant>,
+) -> Timeout<Pin<&'a mut Notified<'b>>> {
+    timeout_at(deadline.unwrap_or_else(|| Instant::now() + FAR), changed)
 }
 
 #[cfg(test)]
