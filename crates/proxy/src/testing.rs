@@ -2,6 +2,7 @@
 //! connections with both their ends.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
@@ -71,9 +72,17 @@ fn list(entry: Option<Entry>) -> List {
     list.finish()
 }
 
+/// An address of the loopback network, another one each time. A connection that has ended keeps its port from listeners
+/// of the same address for a minute, and tests that open tens of thousands would run out of ports.
+fn loopback() -> Ipv4Addr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let [_, _, high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    Ipv4Addr::new(127, 100, high, low)
+}
+
 /// Both ends of a TCP connection. As the proxy's, and as those of most clients, they do not wait for more to send.
 pub(crate) async fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let listener = TcpListener::bind((loopback(), 0)).await.unwrap();
     let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let near = listener.accept().await.unwrap().0;
     far.set_nodelay(true).unwrap();
