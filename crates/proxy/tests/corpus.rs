@@ -1,0 +1,153 @@
+//! Replays the fuzzer's committed inputs through the fuzzer's own checks, on stable Rust.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use exeat_proxy::{Client, Limits, proxy_protocol_wire, socks5_wire};
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+#[path = "../../../fuzz/checks/client_hello.rs"]
+mod client_hello;
+#[path = "../../../fuzz/checks/proxy_header.rs"]
+mod proxy_header;
+#[path = "../../../fuzz/checks/request_head.rs"]
+mod request_head;
+#[path = "../../../fuzz/checks/socks5.rs"]
+mod socks5;
+
+fn folder(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target)
+}
+
+fn read(target: &str, name: &str) -> Vec<u8> {
+    fs::read(folder(target).join(name)).unwrap()
+}
+
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let files = fs::read_dir(folder(target)).unwrap();
+    let inputs: Vec<_> = files.map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect();
+    assert!(!inputs.is_empty(), "{target} has no corpus");
+    inputs
+}
+
+/// Checks every input of the corpus, and prefixes of it: all of them, or about `most` at equal distances.
+fn replay(target: &str, most: usize, check: fn(&[u8])) {
+    for bytes in corpus(target) {
+        check(&bytes);
+        for end in (0..bytes.len()).step_by(bytes.len() / most + 1) {
+            check(&bytes[..end]);
+        }
+    }
+}
+
+#[test]
+fn every_client_hello_and_prefixes_of_it_pass() {
+    replay("client_hello", 256, client_hello::check);
+}
+
+#[test]
+fn every_proxy_header_and_its_prefixes_pass() {
+    replay("proxy_header", usize::MAX, proxy_header::check);
+}
+
+#[test]
+fn every_request_head_and_its_prefixes_pass() {
+    replay("request_head", usize::MAX, request_head::check);
+}
+
+#[test]
+fn every_socks5_message_and_its_prefixes_pass() {
+    replay("socks5", usize::MAX, socks5::check);
+}
+
+/// Inputs of the corpus with a few bytes changed, put in or left out. The bytes are some that mean something to the
+/// reader.
+fn edited(target: &str, telling: &'static [u8]) -> impl Strategy<Value = Vec<u8>> {
+    let edits = proptest::collection::vec((any::<Index>(), select(telling), 0..3), 1..4);
+    (select(corpus(target)), edits).prop_map(|(mut bytes, edits)| {
+        for (at, byte, kind) in edits {
+            if bytes.is_empty() {
+                break;
+            }
+            let at = at.index(bytes.len());
+            match kind {
+                0 => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                _ => drop(bytes.remove(at)),
+            }
+        }
+        bytes
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn proxy_headers_that_differ_a_little_pass_too(
+        bytes in edited("proxy_header", b"\0\x01\x02\x04\x05\x11\x12\x20\x21\x22\x31\xe0\xff\r\n")
+    ) {
+        proxy_header::check(&bytes);
+    }
+
+    #[test]
+    fn request_heads_that_differ_a_little_pass_too(
+        bytes in edited("request_head", b"\r\n\t :,/?#@%[]\0\x7f\x80aZ09")
+    ) {
+        request_head::check(&bytes);
+    }
+
+    #[test]
+    fn socks5_messages_that_differ_a_little_pass_too(
+        bytes in edited("socks5", b"\0\x01\x02\x03\x04\x05\xff\r\n:.[]%@a9")
+    ) {
+        socks5::check(&bytes);
+    }
+}
+
+// The properties must not hold for want of inputs that say something.
+
+#[test]
+fn some_proxy_headers_have_a_client() {
+    let sender = Client { peer: "10.0.0.9:9".parse().unwrap(), local: "10.0.0.1:3128".parse().unwrap() };
+    for (name, want) in [
+        ("ipv4", Some("192.0.2.1:12345")),
+        ("ipv6", Some("[2001:db8::1]:12345")),
+        ("ipv6_half_mapped", Some("192.0.2.1:1")),
+        ("fields", Some("192.0.2.1:12345")),
+        ("ssl", Some("192.0.2.1:12345")),
+        ("longest", Some("192.0.2.1:12345")),
+        ("local", Some("10.0.0.9:9")),
+        ("udp", None),
+        ("version_1", None),
+    ] {
+        let found = proxy_protocol_wire::parse(&read("proxy_header", name), sender);
+        assert_eq!(found.map(|client| client.peer.to_string()).as_deref(), want, "{name}");
+    }
+}
+
+#[test]
+fn some_request_heads_pass() {
+    for name in ["connect", "connect_ipv6", "connect_http10", "get", "get_close", "get_https", "post_chunked"]
+    {
+        let found = exeat_proxy::check(&read("request_head", name), &Limits::default());
+        assert!(found.is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn some_socks5_messages_have_a_target() {
+    for (name, want) in [
+        ("connect_name", "example.com:443"),
+        ("connect_ipv4", "10.0.0.1:443"),
+        ("connect_ipv6_mapped", "192.0.2.1:80"),
+        ("name_ipv6", "[::1]:443"),
+        ("name_final_dot", "example.com:443"),
+    ] {
+        let (message, _) = socks5_wire::request(&read("socks5", name)).unwrap().unwrap();
+        assert_eq!(message.authority().map(|target| target.to_string()).as_deref(), Some(want), "{name}");
+    }
+}
