@@ -144,7 +144,11 @@ impl Resolver {
         if let Some(result) = reserved(name) {
             return result;
         }
-        let outcome = self.0.cache.get_with_by_ref(name, self.0.ask_both(name)).await;
+        let outcome = match self.0.cache.get(name).await {
+            Some(outcome) => outcome,
+            // On the heap: what asks takes much room, and is not needed for most names.
+            None => Box::pin(self.0.cache.get_with_by_ref(name, self.0.ask_both(name))).await,
+        };
         let remaining = outcome.until.saturating_duration_since(Instant::now());
         outcome.result.map(|answer| Answer { ttl: remaining, ..answer })
     }

@@ -129,7 +129,8 @@ impl Authenticator {
             },
         };
         let found = if client.passwords.iter().any(Password::is_slow) {
-            self.check_slow(client, user, credentials).await
+            // On the heap: it takes much room, and most clients do without.
+            Box::pin(self.check_slow(client, user, credentials)).await
         } else {
             find(client, credentials.password())
         };

@@ -6,8 +6,9 @@ use std::{
     task::{Context, Poll},
 };
 
+use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::server::TlsStream;
@@ -34,6 +35,17 @@ impl ClientStream {
             Self::Tls(stream) => reset(stream.get_ref().0),
             Self::Http2(stream) => stream.reset(),
         }
+    }
+}
+
+impl ClientStream {
+    /// Sends what the end of the stream is to follow at once, so that both go out in one segment. Returns how many
+    /// bytes were taken, which the end must follow: the kernel holds them back for a while otherwise.
+    pub(crate) fn send_before_end(&self, bytes: &[u8]) -> usize {
+        let Self::Plain(stream) = self else { return 0 };
+        let send = || SockRef::from(stream).send_with_flags(bytes, libc::MSG_MORE | libc::MSG_NOSIGNAL);
+        // An error shows again in the write that does the rest.
+        stream.try_io(Interest::WRITABLE, send).unwrap_or(0)
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use exeat_policy::{InfraPermit, Permit, Reason};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 /// How long one attempt has to itself before the next address is tried beside it (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -142,6 +142,14 @@ fn attempt_delay(count: usize, limit: Duration) -> Duration {
 }
 
 async fn race(order: &[SocketAddr], limit: Duration) -> Result<Dialled, DialError> {
+    if let [addr] = *order {
+        // Nothing to race with.
+        return match timeout(limit, connect(addr)).await {
+            Ok(Ok(stream)) => Ok(Dialled { stream, addr }),
+            Ok(Err(source)) => Err(DialError::Connect { addr, tried: 1, source }),
+            Err(_) => Err(DialError::Timeout { tried: 1, limit }),
+        };
+    }
     let mut attempts = Attempts::default();
     match timeout_at(Instant::now() + limit, attempts.first_success(order, attempt_delay(order.len(), limit)))
         .await

@@ -203,8 +203,22 @@ impl Scan {
             if self.at > limits.head_bytes {
                 return Err(HeadError::TooLong);
             }
+            if byte > b' ' {
+                self.at += self.plain(buffer, limits);
+            }
         }
         Ok(None)
+    }
+
+    /// How many bytes follow, in the same line as the last one and within the limits, that mean nothing here. One by one
+    /// they would take most of the time of a whole request.
+    fn plain(&self, buffer: &[u8], limits: &Limits) -> usize {
+        let of_line = (self.line_start + limits.uri_bytes).saturating_sub(self.at);
+        let of_head = limits.head_bytes.saturating_sub(self.at);
+        let room = if self.lines == 0 { of_line.min(of_head) } else { of_head };
+        let rest = buffer.get(self.at..).unwrap_or_default();
+        let rest = rest.get(..room).unwrap_or(rest);
+        rest.iter().position(|byte| *byte < b' ' || *byte == 127).unwrap_or(rest.len())
     }
 
     /// Takes a complete line. Returns whether it was the empty line that ends the head.
@@ -236,12 +250,21 @@ pub fn check(bytes: &[u8], limits: &Limits) -> Result<Head, HeadError> {
 
 /// [`check`] for bytes that a [`Scan`] has found to be one whole head.
 pub(crate) fn checked(bytes: &[u8], limits: &Limits) -> Result<Head, HeadError> {
-    let lines = bytes.iter().filter(|b| **b == b'\n').count();
+    with_fields(bytes, limits, |fields| checked_in(bytes, fields))
+}
+
+/// Gives `parse` room for the fields of `head`, of which there may be as many as the limit.
+pub(crate) fn with_fields<'a, T>(
+    head: &'a [u8],
+    limits: &Limits,
+    parse: impl FnOnce(&mut [httparse::Header<'a>]) -> T,
+) -> T {
+    let lines = head.iter().filter(|byte| **byte == b'\n').count();
     let mut few = [httparse::EMPTY_HEADER; FIELDS_FEW];
-    if let Some(few) = few.get_mut(..limits.header_count.min(FIELDS_FEW)).filter(|few| lines <= few.len()) {
-        return checked_in(bytes, few);
+    match few.get_mut(..limits.header_count) {
+        None if lines <= FIELDS_FEW => parse(&mut few),
+        Some(_) | None => parse(&mut vec![httparse::EMPTY_HEADER; limits.header_count]),
     }
-    checked_in(bytes, &mut vec![httparse::EMPTY_HEADER; limits.header_count])
 }
 
 /// [`checked`] with room for the fields.

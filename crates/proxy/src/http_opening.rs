@@ -5,7 +5,7 @@
 use exeat_model::{Authority, Host};
 use exeat_policy::{OpeningRule, Reason};
 
-use crate::guard::{HeadError, Scan};
+use crate::guard::{HeadError, Scan, with_fields};
 use crate::limits::Limits;
 use crate::opening::Judgement;
 use crate::target::{Scheme, Target};
@@ -84,8 +84,16 @@ fn authorities(
     asked: &Authority,
     limits: &Limits,
 ) -> Result<(Authority, Option<Authority>), Reason> {
-    let mut fields = vec![httparse::EMPTY_HEADER; limits.header_count];
-    let mut request = httparse::Request::new(&mut fields);
+    with_fields(head, limits, |fields| authorities_in(head, asked, fields))
+}
+
+/// [`authorities`] with room for the fields.
+fn authorities_in<'a>(
+    head: &'a [u8],
+    asked: &Authority,
+    fields: &mut [httparse::Header<'a>],
+) -> Result<(Authority, Option<Authority>), Reason> {
+    let mut request = httparse::Request::new(fields);
     if !request.parse(head).is_ok_and(|status| status.is_complete()) {
         return Err(Reason::RequestMalformed);
     }

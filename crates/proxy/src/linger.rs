@@ -2,22 +2,21 @@
 //! sends a reset, and a reset discards what the client has not read yet (RFC 9112 §9.6).
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     time::timeout,
 };
 
-use crate::limits::Limits;
-
-/// Bytes thrown away at a time.
-const DISCARD_BYTES: usize = 4096;
+use crate::{
+    chunk::{CHUNK_BYTES, read_chunk},
+    client_stream::ClientStream,
+    limits::Limits,
+};
 
 /// Writes `bytes`, then [`close`]s.
-pub(crate) async fn say_and_close(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    bytes: &[u8],
-    limits: &Limits,
-) {
-    if say(&mut stream, bytes, limits).await {
+pub(crate) async fn say_and_close(stream: impl Into<ClientStream>, bytes: &[u8], limits: &Limits) {
+    let mut stream = stream.into();
+    let rest = bytes.get(stream.send_before_end(bytes)..).unwrap_or_default();
+    if rest.is_empty() || say(&mut stream, rest, limits).await {
         close(stream, limits).await;
     }
 }
@@ -45,11 +44,10 @@ pub(crate) async fn end(stream: &mut (impl AsyncWrite + Unpin), limits: &Limits)
 }
 
 async fn discard(stream: &mut (impl AsyncRead + Unpin), mut room: usize) {
-    let mut bytes = [0; DISCARD_BYTES];
     while room > 0 {
-        match stream.read(&mut bytes).await {
-            Ok(0) | Err(_) => return,
-            Ok(count) => room = room.saturating_sub(count),
+        match read_chunk(stream, CHUNK_BYTES).await {
+            Ok(chunk) if !chunk.bytes().is_empty() => room = room.saturating_sub(chunk.bytes().len()),
+            Ok(_) | Err(_) => return,
         }
     }
 }

@@ -9,9 +9,12 @@ use hyper::ext::ReasonPhrase;
 
 /// The longest reason phrase, in bytes. Clients print it on one line, and some cut it at 128.
 const PHRASE_BYTES_MAX: usize = 120;
+/// Room for a head and a body as most are, so that they are written where they stay.
+const HEAD_BYTES: usize = 512;
+const BODY_BYTES: usize = 256;
 /// When a client that met a limit may try again, in seconds: rates are of one event a second or more, so the next one is
 /// due by then.
-const RETRY_AFTER_SECONDS: u64 = 1;
+const RETRY_AFTER_SECONDS: &str = "1";
 /// The methods that a 405 offers (RFC 9110 §15.5.6).
 const METHODS_ALLOWED: &str = "CONNECT, GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 /// The challenge of every 407 (RFC 7617 §2.1).
@@ -102,10 +105,15 @@ impl Refusal {
     /// Returns the whole response as bytes for a client that hyper does not serve. `has_body` is false for HEAD.
     pub(crate) fn to_bytes(&self, by: Signature<'_>, after: After, has_body: bool) -> Vec<u8> {
         let body = self.body(by);
-        let mut text = format!("HTTP/1.1 {} {}\r\n", self.status, self.phrase());
-        for (name, value) in self.fields(by) {
-            let _ = write!(text, "{name}: {value}\r\n");
-        }
+        let mut text = String::with_capacity(HEAD_BYTES + body.len());
+        let _ = write!(text, "HTTP/1.1 {} ", self.status);
+        self.push_phrase(&mut text);
+        text.push_str("\r\n");
+        self.each_field(by, |name, value| {
+            for part in [name, ": ", value, "\r\n"] {
+                text.push_str(part);
+            }
+        });
         let connection = match after {
             After::Close => "close",
             After::KeepAlive => "keep-alive",
@@ -125,11 +133,11 @@ impl Refusal {
         if let Ok(phrase) = ReasonPhrase::try_from(self.phrase().into_bytes()) {
             response.extensions_mut().insert(phrase);
         }
-        for (name, value) in self.fields(by) {
+        self.each_field(by, |name, value| {
             if let Ok(value) = HeaderValue::try_from(value) {
                 response.headers_mut().insert(HeaderName::from_static(name), value);
             }
-        }
+        });
         if after == After::Close {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -151,13 +159,21 @@ impl Refusal {
 
     /// `egress denied: host_not_allowed api.example.com:443`: the only text that many clients print.
     fn phrase(&self) -> String {
-        let mut phrase = format!("{}: {}", self.kind(), self.reason.token());
-        if let Some(target) = &self.target {
-            let room = PHRASE_BYTES_MAX.saturating_sub(phrase.len() + 1);
-            phrase.push(' ');
-            phrase.push_str(&shortened(target, room));
-        }
+        let mut phrase = String::with_capacity(PHRASE_BYTES_MAX);
+        self.push_phrase(&mut phrase);
         phrase
+    }
+
+    fn push_phrase(&self, text: &mut String) {
+        let start = text.len();
+        for part in [self.kind(), ": ", self.reason.token()] {
+            text.push_str(part);
+        }
+        if let Some(target) = &self.target {
+            let room = PHRASE_BYTES_MAX.saturating_sub(text.len() - start + 1);
+            text.push(' ');
+            push_shortened(text, target, room);
+        }
     }
 
     const fn kind(&self) -> &'static str {
@@ -176,25 +192,23 @@ impl Refusal {
         }
     }
 
-    fn fields(&self, by: Signature<'_>) -> Vec<(&'static str, String)> {
-        let mut fields = vec![
-            ("content-type", "application/json".to_owned()),
-            ("cache-control", "no-store".to_owned()),
-            ("x-deny-reason", self.reason.token().to_owned()),
-            ("proxy-status", self.proxy_status(by)),
-            ("x-exeat-request-id", by.request_id.to_owned()),
-        ];
+    fn each_field(&self, by: Signature<'_>, mut take: impl FnMut(&'static str, &str)) {
+        take("content-type", "application/json");
+        take("cache-control", "no-store");
+        take("x-deny-reason", self.reason.token());
+        take("proxy-status", &self.proxy_status(by));
+        take("x-exeat-request-id", by.request_id);
         match self.status {
-            405 => fields.push(("allow", METHODS_ALLOWED.to_owned())),
-            407 => fields.push(("proxy-authenticate", CHALLENGE.to_owned())),
-            429 | 503 => fields.push(("retry-after", RETRY_AFTER_SECONDS.to_string())),
+            405 => take("allow", METHODS_ALLOWED),
+            407 => take("proxy-authenticate", CHALLENGE),
+            429 | 503 => take("retry-after", RETRY_AFTER_SECONDS),
             _ => {}
         }
-        fields
     }
 
     fn proxy_status(&self, by: Signature<'_>) -> String {
-        let mut field = format!("{}; error={}; details=\"{}\"", by.instance, self.error, self.reason);
+        let parts = [by.instance, "; error=", self.error, "; details=\"", self.reason.token(), "\""];
+        let mut field = parts.concat();
         if let Some(NextHop { name, status }) = &self.next_hop {
             let _ = write!(field, "; next-hop=\"{name}\"");
             if let Some(status) = status {
@@ -205,37 +219,55 @@ impl Refusal {
     }
 
     fn body(&self, by: Signature<'_>) -> String {
-        let mut error = format!("{}: {}", self.kind(), self.reason);
+        let mut body = String::with_capacity(BODY_BYTES);
+        body.push_str("{\"error\":\"");
+        // What has nothing to escape is ours.
+        for part in [self.kind(), ": ", self.reason.token()] {
+            body.push_str(part);
+        }
         if let Some(target) = &self.target {
-            let _ = write!(error, " {target}");
+            body.push(' ');
+            push_json(&mut body, target);
         }
         if let Some(detail) = &self.detail {
-            let _ = write!(error, " ({detail})");
+            body.push_str(" (");
+            push_json(&mut body, detail);
+            body.push(')');
         }
-        let mut body = format!("{{\"error\":{},\"reason\":\"{}\"", json(&error), self.reason);
-        for (name, value) in [("target", &self.target), ("allow", &self.allow)] {
+        for part in ["\",\"reason\":\"", self.reason.token(), "\""] {
+            body.push_str(part);
+        }
+        for (key, value) in [(",\"target\":\"", &self.target), (",\"allow\":\"", &self.allow)] {
             if let Some(value) = value {
-                let _ = write!(body, ",\"{name}\":{}", json(value));
+                body.push_str(key);
+                push_json(&mut body, value);
+                body.push('"');
             }
         }
-        let _ = writeln!(body, ",\"request_id\":{}}}", json(by.request_id));
+        body.push_str(",\"request_id\":\"");
+        push_json(&mut body, by.request_id);
+        body.push_str("\"}\n");
         body
     }
 }
 
-/// Returns `text` in `room` bytes. The end stays: the registered name and the port say more than the first labels.
-fn shortened(text: &str, room: usize) -> String {
+/// Appends `text` in `room` bytes. The end stays: the registered name and the port say more than the first labels.
+fn push_shortened(out: &mut String, text: &str, room: usize) {
     if text.len() <= room {
-        return text.to_owned();
+        out.push_str(text);
+        return;
     }
     let kept = room.saturating_sub("...".len());
-    format!("...{}", text.get(text.len() - kept..).unwrap_or_default())
+    out.push_str("...");
+    out.push_str(text.get(text.len() - kept..).unwrap_or_default());
 }
 
-/// Returns `text` as a JSON string (RFC 8259 §7) in ASCII.
-fn json(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
+/// Appends what stands between the quotes of a JSON string (RFC 8259 §7) in ASCII.
+fn push_json(out: &mut String, text: &str) {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+        out.push_str(text);
+        return;
+    }
     for c in text.chars() {
         match c {
             '"' | '\\' => out.extend(['\\', c]),
@@ -247,8 +279,6 @@ fn json(text: &str) -> String {
             }
         }
     }
-    out.push('"');
-    out
 }
 
 #[cfg(test)]
@@ -335,10 +365,11 @@ mod tests {
 
     #[test]
     fn json_strings() {
-        for (text, want) in
-            [("a", "\"a\""), ("a\"b\\c", "\"a\\\"b\\\\c\""), ("\n\u{1F600}", "\"\\u000a\\ud83d\\ude00\"")]
+        for (text, want) in [("a", "a"), ("a\"b\\c", "a\\\"b\\\\c"), ("\n\u{1F600}", "\\u000a\\ud83d\\ude00")]
         {
-            assert_eq!(json(text), want);
+            let mut out = String::new();
+            push_json(&mut out, text);
+            assert_eq!(out, want);
         }
     }
 
