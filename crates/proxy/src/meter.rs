@@ -13,7 +13,7 @@ use std::{
 use exeat_policy::{Caps, Reason};
 use tokio::{
     sync::{Notify, futures::Notified},
-    time::{Instant, Timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use crate::{
@@ -21,9 +21,6 @@ use crate::{
     metrics::{Metrics, RelayPath},
     trail::Ending,
 };
-
-/// How long is waited at a time where the clock has no name for the deadline: 30 years.
-const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// One of the two ends of a flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -210,7 +207,7 @@ impl Meter {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 self.stop(Reason::MaxAge);
             } else {
-                let _changed_or_over = unless_changed(changed, deadline).await;
+                unless_changed(changed, deadline).await;
             }
         }
     }
@@ -223,7 +220,7 @@ impl Meter {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return;
             }
-            let _changed_or_over = unless_changed(changed, deadline).await;
+            unless_changed(changed, deadline).await;
         }
     }
 
@@ -242,12 +239,15 @@ impl Meter {
     }
 }
 
-/// Waits until `deadline`, if there is one, or until it may be another.
-fn unless_changed<'a, 'b>(
-    changed: Pin<&'a mut Notified<'b>>,
-    deadline: Option<Instant>,
-) -> Timeout<Pin<&'a mut Notified<'b>>> {
-    timeout_at(deadline.unwrap_or_else(|| Instant::now() + FAR), changed)
+/// Waits until `deadline`, or until it may be another. Without one no timer is set: this is waited for at each step of a
+/// tunnel.
+async fn unless_changed(changed: Pin<&mut Notified<'_>>, deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => {
+            let _changed_or_over = timeout_at(deadline, changed).await;
+        }
+        None => changed.await,
+    }
 }
 
 #[cfg(test)]
