@@ -292,30 +292,35 @@ impl Proxy {
     }
 }
 
-async fn serve_client(
+/// Serves a client to the end.
+fn serve_client(
     shared: Arc<Shared>,
     client: Client,
     stream: TcpStream,
     tls: Option<Tls>,
     slot: ConnectionSlot,
-) {
+) -> impl Future<Output = ()> + Send {
     // In a box of its own, which is gone before a tunnel waits for its bytes.
-    if let Some(relaying) = Box::pin(serve_until_tunnel(&shared, client, stream, tls)).await {
-        relaying.await;
+    let opening = Box::pin(serve_until_tunnel(shared, client, stream, tls));
+    async move {
+        let relaying = opening.await;
+        if let Some(relaying) = relaying {
+            relaying.await;
+        }
+        drop(slot);
     }
-    drop(slot);
 }
 
 /// Serves a client until it has had enough, or a tunnel is open.
 async fn serve_until_tunnel(
-    shared: &Arc<Shared>,
+    shared: Arc<Shared>,
     client: Client,
     stream: TcpStream,
     tls: Option<Tls>,
 ) -> Option<Relaying> {
     match tls {
-        None => serve_stream(shared, client, ClientStream::Plain(stream)).await,
-        Some(tls) => Box::pin(serve_tls(shared, client, stream, tls)).await,
+        None => serve_stream(&shared, client, ClientStream::Plain(stream)).await,
+        Some(tls) => Box::pin(serve_tls(&shared, client, stream, tls)).await,
     }
 }
 

@@ -13,6 +13,7 @@ use std::{
 use exeat_policy::{Caps, Reason};
 use tokio::{
     sync::{Notify, futures::Notified},
+    task::yield_now,
     time::{Instant, timeout_at},
 };
 
@@ -77,14 +78,17 @@ impl Lane {
     }
 }
 
-/// A bound as a number: without one, what nothing reaches.
+/// A bound that is none: what nothing reaches.
+const UNBOUNDED: u64 = u64::MAX;
+
+/// A bound as a number.
 fn bytes(most: Option<u64>) -> u64 {
-    most.unwrap_or(u64::MAX)
+    most.unwrap_or(UNBOUNDED)
 }
 
 /// Likewise in milliseconds, as configuration counts them.
 fn milliseconds(most: Option<Duration>) -> u64 {
-    most.map_or(u64::MAX, |most| u64::try_from(most.as_millis()).unwrap_or(u64::MAX))
+    most.map_or(UNBOUNDED, |most| u64::try_from(most.as_millis()).unwrap_or(UNBOUNDED))
 }
 
 impl Meter {
@@ -190,9 +194,12 @@ impl Meter {
         Duration::from_millis(self.idle_ms.load(Relaxed))
     }
 
-    /// When the flow is too old; beyond what the clock can say it never is.
+    /// When the flow is too old, if it may become so.
     fn deadline(&self) -> Option<Instant> {
-        self.started.checked_add(Duration::from_millis(self.age_ms.load(Relaxed)))
+        match self.age_ms.load(Relaxed) {
+            UNBOUNDED => None,
+            age => self.started.checked_add(Duration::from_millis(age)),
+        }
     }
 
     /// Waits until the flow must end: it was stopped, or is too old.
@@ -200,28 +207,43 @@ impl Meter {
         loop {
             // Made before the look, so that a change between the two is not missed.
             let changed = pin!(self.changed.notified());
-            if let Some(reason) = self.reason() {
+            if let Some(reason) = self.over() {
                 return reason;
             }
-            let deadline = self.deadline();
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                self.stop(Reason::MaxAge);
+            unless_changed(changed, self.deadline()).await;
+        }
+    }
+
+    /// Waits for the same, or until nothing has moved for as long as the flow may be idle; `moved` tells when something
+    /// did last. One timer for both, since ten thousand flows wait here.
+    pub(crate) async fn ended_or_idle(&self, moved: impl Fn() -> Instant) -> Reason {
+        let mut is_late = false;
+        loop {
+            let changed = pin!(self.changed.notified());
+            if let Some(reason) = self.over() {
+                return reason;
+            }
+            let silent_at = moved().checked_add(self.idle_timeout());
+            if silent_at.is_none_or(|silent_at| silent_at > Instant::now()) {
+                let next = [self.deadline(), silent_at].into_iter().flatten().min();
+                unless_changed(changed, next).await;
+                is_late = false;
+            } else if is_late {
+                return Reason::IdleTimeout;
             } else {
-                unless_changed(changed, deadline).await;
+                // What has come while this thread had no time is delivered first.
+                is_late = true;
+                yield_now().await;
             }
         }
     }
 
-    /// Waits until nothing has moved for as long as the flow may be idle; `moved` tells when something did last.
-    pub(crate) async fn idle(&self, moved: impl Fn() -> Instant) {
-        loop {
-            let changed = pin!(self.changed.notified());
-            let deadline = moved().checked_add(self.idle_timeout());
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                return;
-            }
-            unless_changed(changed, deadline).await;
+    /// Why the flow must end by now. One that has become too old is stopped.
+    fn over(&self) -> Option<Reason> {
+        if self.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+            self.stop(Reason::MaxAge);
         }
+        self.reason()
     }
 
     /// Runs `work`, unless the flow must end first.
@@ -239,8 +261,8 @@ impl Meter {
     }
 }
 
-/// Waits until `deadline`, or until it may be another. Without one no timer is set: this is waited for at each step of a
-/// tunnel.
+/// Waits until `deadline`, or until it may be another. Without one no timer is set: a tunnel waits here at each of its
+/// steps.
 async fn unless_changed(changed: Pin<&mut Notified<'_>>, deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => {
@@ -263,7 +285,7 @@ mod tests {
             let meter = Arc::clone(&meter);
             tokio::spawn(async move { meter.ended().await })
         };
-        tokio::task::yield_now().await;
+        yield_now().await;
         assert_eq!(meter.reason(), None);
         assert!(meter.stop(Reason::PolicyChanged));
         assert!(!meter.stop(Reason::Draining));
@@ -322,14 +344,9 @@ mod tests {
             let waiting = {
                 let meter = Arc::clone(&meter);
                 let started = meter.started();
-                tokio::spawn(async move {
-                    tokio::select! {
-                        reason = meter.ended() => reason,
-                        () = meter.idle(|| started) => Reason::IdleTimeout,
-                    }
-                })
+                tokio::spawn(async move { meter.ended_or_idle(|| started).await })
             };
-            tokio::task::yield_now().await;
+            yield_now().await;
             meter.hold_to(caps);
             let reason = tokio::time::timeout(LONG, waiting).await.unwrap().unwrap();
             assert_eq!(Some(reason), caps.iter().next().map(exeat_policy::Cap::reason));

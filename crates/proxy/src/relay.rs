@@ -4,6 +4,7 @@
 //! read brings as much as it asked for, and both sides are plain TCP, the kernel moves what follows through a pipe, until
 //! it comes in small pieces again. Where there is no pipe to be had, bulk is read in larger pieces.
 
+mod halves;
 mod lane;
 mod pipe;
 mod traffic;
@@ -12,7 +13,6 @@ use std::io;
 
 use bytes::Bytes;
 use exeat_policy::Reason;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use pipe::PIPE_DESCRIPTORS_MAX;
 pub(crate) use pipe::Pipes;
@@ -22,7 +22,7 @@ use crate::{
     meter::{Meter, Side},
     upstream_stream::UpstreamStream,
 };
-use lane::{Half, Lane, LaneEnd, SenderBroke};
+use lane::{Lane, LaneEnd, SenderBroke};
 use traffic::Traffic;
 
 /// Is told the client's first bytes.
@@ -93,11 +93,13 @@ pub(crate) async fn relay(
 ) -> End {
     // Everything here is borrowed: what a future takes by value it holds twice, and ten thousand of this one wait.
     let traffic = Traffic::start(terms.meter);
-    let why = tokio::select! {
-        biased;
-        reason = terms.meter.ended() => End::Cut(reason),
-        end = both(&traffic, client, upstream, early, terms) => end,
-        () = terms.meter.idle(|| traffic.moved_last()) => End::Cut(Reason::IdleTimeout),
+    let why = {
+        let mut lanes = lanes(&traffic, client, upstream, terms);
+        tokio::select! {
+            biased;
+            reason = terms.meter.ended_or_idle(|| traffic.moved_last()) => End::Cut(reason),
+            end = run(&mut lanes, early) => end,
+        }
     };
     match why {
         End::Finished => {}
@@ -109,56 +111,24 @@ pub(crate) async fn relay(
     why
 }
 
+/// Both directions: from the client, and from upstream.
+fn lanes<'a>(
+    traffic: &'a Traffic<'a>,
+    client: &'a mut ClientStream,
+    upstream: &'a mut UpstreamStream,
+    terms: &Terms<'a>,
+) -> (Lane<'a>, Lane<'a>) {
+    let (client_reads, client_writes) = halves::of_client(client);
+    let (upstream_reads, upstream_writes) = halves::of_upstream(upstream);
+    let opened = Some(terms.opened);
+    (
+        Lane::new(traffic, terms.pipes, Side::Client, client_reads, upstream_writes, opened),
+        Lane::new(traffic, terms.pipes, Side::Upstream, upstream_reads, client_writes, None),
+    )
+}
+
 /// Runs both directions until each has ended.
-async fn both(
-    traffic: &Traffic<'_>,
-    client: &mut ClientStream,
-    upstream: &mut UpstreamStream,
-    early: &mut Early,
-    terms: &Terms<'_>,
-) -> End {
-    match upstream {
-        UpstreamStream::Plain(upstream) => both_with(traffic, client, upstream.split(), early, terms).await,
-        UpstreamStream::Tls(upstream) => {
-            both_with(traffic, client, tokio::io::split(upstream), early, terms).await
-        }
-    }
-}
-
-async fn both_with<UR, UW>(
-    traffic: &Traffic<'_>,
-    client: &mut ClientStream,
-    upstream: (UR, UW),
-    early: &mut Early,
-    terms: &Terms<'_>,
-) -> End
-where
-    UR: AsyncRead + Half,
-    UW: AsyncWrite + Half,
-{
-    match client {
-        ClientStream::Plain(client) => run(traffic, client.split(), upstream, early, terms).await,
-        // The two directions of TLS share its state, and so take turns.
-        ClientStream::Tls(client) => run(traffic, tokio::io::split(client), upstream, early, terms).await,
-        ClientStream::Http2(client) => run(traffic, client.split(), upstream, early, terms).await,
-    }
-}
-
-async fn run<CR, CW, UR, UW>(
-    traffic: &Traffic<'_>,
-    client: (CR, CW),
-    upstream: (UR, UW),
-    early: &mut Early,
-    terms: &Terms<'_>,
-) -> End
-where
-    CR: AsyncRead + Half,
-    CW: AsyncWrite + Half,
-    UR: AsyncRead + Half,
-    UW: AsyncWrite + Half,
-{
-    let mut up = Lane::new(traffic, terms.pipes, Side::Client, client.0, upstream.1, Some(terms.opened));
-    let mut down = Lane::new(traffic, terms.pipes, Side::Upstream, upstream.0, client.1, None);
+async fn run((up, down): &mut (Lane<'_>, Lane<'_>), early: &mut Early) -> End {
     match tokio::try_join!(up.run(&mut early.from_client), down.run(&mut early.from_upstream)) {
         Ok((LaneEnd::Finished, LaneEnd::Finished)) => End::Finished,
         Ok((LaneEnd::ReceiverBroke(source), _)) => End::Broken { side: Side::Upstream, source },

@@ -9,18 +9,18 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest},
-    net::{
-        TcpStream,
-        tcp::{ReadHalf, WriteHalf},
-    },
+    io::{AsyncWrite, AsyncWriteExt, Interest},
     task::yield_now,
 };
 
-use super::{Opened, pipe::Pipes, traffic::Traffic};
+use super::{
+    Opened,
+    halves::{Reader, Writer},
+    pipe::Pipes,
+    traffic::Traffic,
+};
 use crate::{
     chunk::{BULK_BYTES, CHUNK_BYTES, Chunk, read_chunk},
-    http2::{Receiving, Sending},
     meter::Side,
     metrics::RelayPath,
 };
@@ -31,31 +31,6 @@ const TURN_BYTES: usize = 1024 * 1024;
 /// Bytes of one move through a pipe below which a direction is read from again: a copy of so little costs less than the
 /// second call.
 const TRICKLE_BYTES: usize = 16 * 1024;
-
-/// The reading or the writing half of a side.
-pub(super) trait Half: Unpin {
-    /// The connection, if its bytes are the tunnel's: the kernel can move those.
-    fn tcp(&self) -> Option<&TcpStream> {
-        None
-    }
-}
-
-impl Half for ReadHalf<'_> {
-    fn tcp(&self) -> Option<&TcpStream> {
-        Some(self.as_ref())
-    }
-}
-
-impl Half for WriteHalf<'_> {
-    fn tcp(&self) -> Option<&TcpStream> {
-        Some(self.as_ref())
-    }
-}
-
-impl<T> Half for tokio::io::ReadHalf<T> {}
-impl<T> Half for tokio::io::WriteHalf<T> {}
-impl Half for &mut Receiving {}
-impl Half for &mut Sending {}
 
 /// How a direction ended without stopping the other one.
 pub(super) enum LaneEnd {
@@ -88,26 +63,26 @@ enum Next {
 }
 
 /// One direction.
-pub(super) struct Lane<'a, R, W> {
+pub(super) struct Lane<'a> {
     traffic: &'a Traffic<'a>,
     pipes: &'a Pipes,
     sender: Side,
-    from: R,
-    to: W,
+    from: Reader<'a>,
+    to: Writer<'a>,
     /// Whom to tell the first bytes.
     first: Option<&'a Opened<'a>>,
     /// Bytes since others last had their turn.
     turn: usize,
 }
 
-impl<'a, R: AsyncRead + Half, W: AsyncWrite + Half> Lane<'a, R, W> {
+impl<'a> Lane<'a> {
     /// Returns the direction from `sender`.
     pub(super) const fn new(
         traffic: &'a Traffic<'a>,
         pipes: &'a Pipes,
         sender: Side,
-        from: R,
-        to: W,
+        from: Reader<'a>,
+        to: Writer<'a>,
         first: Option<&'a Opened<'a>>,
     ) -> Self {
         Self { traffic, pipes, sender, from, to, first, turn: 0 }

@@ -239,7 +239,7 @@ async fn a_signal_cuts_a_writer_that_is_held_back() {
 /// Ten thousand tunnels wait at a time, and each holds this.
 #[tokio::test]
 async fn a_relay_that_waits_is_small() {
-    const BYTES_MAX: usize = 1536;
+    const BYTES_MAX: usize = 1152;
     let ((_, near_client), (_, near_upstream)) = (pair().await, pair().await);
     let (mut client, mut upstream, mut early) = (near_client.into(), near_upstream.into(), Early::default());
     let (meter, pipes) = (Meter::new(&Limits::default()), Pipes::default());
