@@ -18,7 +18,12 @@ use std::time::Duration;
 use exeat_cli::{Exit, Next, Source};
 use exeat_policy::Revision;
 use exeat_store::Options;
+use tikv_jemallocator::Jemalloc;
 use tracing_subscriber::EnvFilter;
+
+/// Gives memory back when connections have ended: docs/adr/0028-jemalloc-gives-memory-back.md.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 use crate::log::Log;
 
