@@ -1,6 +1,7 @@
 //! A line of the audit log.
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use exeat_audit::{Event, Outcome, PrincipalRecord, Record, RuleRecord, Text};
@@ -38,11 +39,11 @@ fn end_of_tunnel() -> Record {
         port: Some(Port::HTTPS.get()),
         address: "127.1.0.1:443".parse().ok(),
         verdict: Some(Outcome::Allow),
-        rule: Some(RuleRecord {
+        rule: Some(Arc::new(RuleRecord {
             policy: "bench".into(),
             place: Place { file: "rules.txt".into(), line: 8, column: 0 },
-            text: name.into(),
-        }),
+            text: name,
+        })),
         mode: Some(Mode::Enforce),
         status: Some(200),
         bytes_up: Some(517),

@@ -6,6 +6,7 @@ mod receipt;
 mod record;
 mod sink;
 mod text;
+mod time;
 mod writer;
 
 pub use log::{AuditLog, AuditUnavailable, AuditWriter, QUEUE_RECORDS_MAX};

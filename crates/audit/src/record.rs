@@ -10,7 +10,7 @@ use exeat_model::DnsName;
 use exeat_policy::{Labels, Mode, Place, Reason, Revision};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use crate::text::Text;
+use crate::{text::Text, time::rfc3339};
 
 /// The version of the record's schema. Fields are added without a new version; it changes if one is renamed,
 /// removed or given another meaning.
@@ -38,7 +38,7 @@ pub struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub principal: Option<PrincipalRecord>,
     /// The address and port that the client's connection came from.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "address")]
     pub source: Option<SocketAddr>,
     /// The request method, or the opening's equivalent of it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,7 +56,7 @@ pub struct Record {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub via: Option<Arc<str>>,
     /// The address and port that was dialled.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "address")]
     pub address: Option<SocketAddr>,
     /// What was decided.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,7 +66,7 @@ pub struct Record {
     pub reason: Option<Reason>,
     /// The rule that allowed or denied, and where it is written.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule: Option<RuleRecord>,
+    pub rule: Option<Arc<RuleRecord>>,
     /// The mode of the policy that decided.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "mode")]
     pub mode: Option<Mode>,
@@ -143,12 +143,12 @@ pub struct PrincipalRecord {
 #[derive(Clone, Debug, Serialize)]
 pub struct RuleRecord {
     /// The policy or ceiling that the rule belongs to.
-    pub policy: Arc<str>,
+    pub policy: String,
     /// The file, line and column where it is written.
     #[serde(serialize_with = "place")]
     pub place: Place,
     /// The entry as it is written there.
-    pub text: Arc<str>,
+    pub text: String,
 }
 
 impl Record {
@@ -199,12 +199,19 @@ impl Record {
     }
 }
 
-fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    match jiff::Timestamp::try_from(*time) {
-        Ok(time) => serializer.collect_str(&format_args!("{time:.3}")),
-        // Years beyond 9999: a clock so wrong is shown as unset.
-        Err(_) => serializer.serialize_str("1970-01-01T00:00:00.000Z"),
+/// As an address shows itself. Those of IPv4 are most of them, and put together by hand take a fifth of the time.
+fn address<S: Serializer>(address: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
+    let Some(SocketAddr::V4(address)) = address else { return address.serialize(serializer) };
+    let mut text = String::with_capacity("255.255.255.255:65535".len());
+    let mut digits = itoa::Buffer::new();
+    for octet in address.ip().octets() {
+        text.push_str(digits.format(octet));
+        text.push('.');
     }
+    text.pop();
+    text.push(':');
+    text.push_str(digits.format(address.port()));
+    serializer.serialize_str(&text)
 }
 
 fn revision<S: Serializer>(revision: &Option<Revision>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -266,11 +273,11 @@ mod tests {
             address: Some("192.0.2.1:443".parse().unwrap()),
             verdict: Some(Outcome::Allow),
             reason: Some(Reason::IdleTimeout),
-            rule: Some(RuleRecord {
+            rule: Some(Arc::new(RuleRecord {
                 policy: "payments".into(),
                 place: Place { file: "exeat.toml".into(), line: 12, column: 10 },
                 text: "*.stripe.example".into(),
-            }),
+            })),
             mode: Some(Mode::Report),
             would_deny: Some(Reason::HostNotAllowed),
             status: Some(200),

@@ -1,6 +1,9 @@
 //! Text from clients, made safe to keep.
 
-use std::fmt::{self, Write};
+use std::{
+    fmt::{self, Write},
+    sync::Arc,
+};
 
 use serde::Serialize;
 
@@ -11,7 +14,7 @@ pub const TEXT_BYTES_MAX: usize = 512;
 /// What a client sent, cut to [`TEXT_BYTES_MAX`] and escaped to printable ASCII.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 #[serde(transparent)]
-pub struct Text(Box<str>);
+pub struct Text(Arc<str>);
 
 impl Text {
     /// Returns `bytes` with everything but printable ASCII, and the backslash, escaped as `\xNN`.
@@ -19,6 +22,12 @@ impl Text {
     pub fn new(bytes: impl AsRef<[u8]>) -> Self {
         let bytes = bytes.as_ref();
         let kept = bytes.get(..TEXT_BYTES_MAX).unwrap_or(bytes);
+        if let Ok(text) = std::str::from_utf8(bytes)
+            && kept.len() == bytes.len()
+            && is_plain(bytes)
+        {
+            return Self(text.into());
+        }
         let mut text = String::with_capacity(kept.len());
         for &byte in kept {
             match byte {
@@ -40,6 +49,11 @@ impl Text {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether nothing has to be escaped.
+fn is_plain(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, b' '..=b'~') && *byte != b'\\')
 }
 
 impl From<&str> for Text {

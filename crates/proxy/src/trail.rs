@@ -27,7 +27,9 @@ pub(crate) struct Trail {
     mode: Option<Mode>,
     verdict: Option<Outcome>,
     reason: Option<Reason>,
-    rule: Option<RuleRecord>,
+    rule: Option<Arc<RuleRecord>>,
+    /// Which one that is, in which snapshot.
+    rule_id: Option<(Revision, RuleId)>,
     would_deny: Option<Reason>,
     /// The next hop that the request leaves through.
     pub(crate) via: Option<Arc<str>>,
@@ -69,6 +71,7 @@ impl Trail {
             verdict: None,
             reason: None,
             rule: None,
+            rule_id: None,
             would_deny: None,
             via: None,
             address: None,
@@ -159,11 +162,14 @@ impl Trail {
     }
 
     fn note_rule(&mut self, policy: &PolicySet, rule: Option<RuleId>) {
-        self.rule = rule.and_then(|rule| policy.rule(rule)).map(|view| RuleRecord {
-            policy: view.policy.into(),
-            place: view.place,
-            text: view.text.into(),
-        });
+        let rule_id = rule.map(|rule| (policy.revision(), rule));
+        if self.rule_id == rule_id {
+            return;
+        }
+        self.rule_id = rule_id;
+        let view = rule.and_then(|rule| policy.rule(rule));
+        self.rule =
+            view.map(|view| Arc::new(RuleRecord { policy: view.policy, place: view.place, text: view.text }));
     }
 
     /// Returns the record of this request for `event`. A request that nothing allowed is a denied one.
