@@ -1,7 +1,7 @@
 //! Why a request is allowed or refused, stage by stage, and the smallest entry that would
 //! allow it. It asks the same functions that decide, so it cannot tell another story.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::IpAddr;
 
 use exeat_model::{AddressClass, CanonicalIp, Host, IpBlock, NamePattern, Port, PortRange, PortSet};
@@ -15,6 +15,9 @@ use crate::permit::{OpeningRule, covers, permit, permit_via};
 use crate::reason::Reason;
 use crate::rule::{RuleId, RuleView};
 use crate::set::{Mode, PolicySet};
+
+/// Room for an entry as most are written, so that it is written where it stays.
+const ENTRY_BYTES: usize = 128;
 
 /// The stage that looks at addresses.
 const ADDRESSES: &str = "addresses";
@@ -380,9 +383,14 @@ impl Entry {
     /// Returns the entry as a TOML value: a quoted string, or an inline table.
     #[must_use]
     pub fn toml(&self) -> String {
-        match self.to_string() {
-            table if table.starts_with('{') => table,
-            short => format!("\"{short}\""),
+        let mut text = String::with_capacity(ENTRY_BYTES);
+        // Writing to a string does not fail.
+        let _ok = write!(text, "\"{self}");
+        if text.starts_with("\"{") {
+            text.remove(0);
+        } else {
+            text.push('"');
         }
+        text
     }
 }

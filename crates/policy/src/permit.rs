@@ -21,7 +21,8 @@ use crate::set::{Mode, PolicySet};
 /// Proof that one rule allows a target at these addresses. Only [`permit`] builds one.
 #[derive(Clone, Debug)]
 pub struct Permit {
-    addrs: SmallVec<[SocketAddr; 4]>,
+    /// Shared, since the flow that it allows keeps a copy of the permit.
+    addrs: Arc<[SocketAddr]>,
     rule: RuleId,
     opening: OpeningRule,
     announce: Announce,

@@ -6,7 +6,7 @@ use std::{
     future::poll_fn,
     io, mem,
     pin::Pin,
-    task::{Poll, ready},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes};
@@ -93,15 +93,21 @@ impl Chunk {
 /// # Cancel safety
 /// A dropped future has read nothing.
 pub(crate) async fn read_chunk(from: &mut (impl AsyncRead + Unpin), most: usize) -> io::Result<Chunk> {
-    poll_fn(|cx| {
-        let mut buffer = Buffer::take();
-        let most = most.min(buffer.0.len());
-        let mut read = ReadBuf::new(buffer.0.get_mut(..most).unwrap_or_default());
-        ready!(Pin::new(&mut *from).poll_read(cx, &mut read))?;
-        let end = read.filled().len();
-        Poll::Ready(Ok(Chunk::Read(Buffered { buffer, start: 0, end })))
-    })
-    .await
+    poll_fn(|cx| poll_chunk(cx, from, most)).await
+}
+
+/// [`read_chunk`] for who waits for something else too.
+pub(crate) fn poll_chunk(
+    cx: &mut Context<'_>,
+    from: &mut (impl AsyncRead + Unpin),
+    most: usize,
+) -> Poll<io::Result<Chunk>> {
+    let mut buffer = Buffer::take();
+    let most = most.min(buffer.0.len());
+    let mut read = ReadBuf::new(buffer.0.get_mut(..most).unwrap_or_default());
+    ready!(Pin::new(from).poll_read(cx, &mut read))?;
+    let end = read.filled().len();
+    Poll::Ready(Ok(Chunk::Read(Buffered { buffer, start: 0, end })))
 }
 
 /// Whether the thread has its buffer, so that nobody holds it.

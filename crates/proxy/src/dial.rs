@@ -28,10 +28,20 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Unanswered questions after which the kernel gives the connection up.
 const KEEPALIVE_RETRIES: u32 = 4;
 
+/// When the kernel begins to watch over a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Keepalive {
+    /// From the start.
+    Now,
+    /// When whoever dials calls [`keep_alive`]. Nothing is lost if that is within [`KEEPALIVE_TIME`], and a connection
+    /// that is over by then never takes the four calls.
+    Later,
+}
+
 /// A connection to one of the permitted addresses.
 #[derive(Debug)]
 pub(crate) struct Dialled {
-    /// The connection, without Nagle's delay and with keepalive.
+    /// The connection, without Nagle's delay.
     pub(crate) stream: TcpStream,
     /// The address that answered.
     pub(crate) addr: SocketAddr,
@@ -105,11 +115,15 @@ impl DialError {
 ///
 /// # Cancel safety
 /// Dropping the future closes every socket it opened.
-pub(crate) async fn dial(permit: &Permit, connect_timeout: Duration) -> Result<Dialled, DialError> {
-    race(&attempt_order(permit.addrs()), connect_timeout).await
+pub(crate) async fn dial(
+    permit: &Permit,
+    connect_timeout: Duration,
+    keepalive: Keepalive,
+) -> Result<Dialled, DialError> {
+    race(&attempt_order(permit.addrs()), connect_timeout, keepalive).await
 }
 
-/// [`dial`] for infrastructure.
+/// [`dial`] for infrastructure, with keepalive from the start.
 ///
 /// # Errors
 /// As [`dial`].
@@ -120,7 +134,7 @@ pub(crate) async fn dial_infra(
     permit: &InfraPermit,
     connect_timeout: Duration,
 ) -> Result<Dialled, DialError> {
-    race(&attempt_order(permit.addrs()), connect_timeout).await
+    race(&attempt_order(permit.addrs()), connect_timeout, Keepalive::Now).await
 }
 
 /// The order of attempts: the families take turns, IPv6 first, each in the order given (RFC 8305 §4).
@@ -141,16 +155,16 @@ fn attempt_delay(count: usize, limit: Duration) -> Duration {
     (limit / STARTS_SHARE / count).clamp(ATTEMPT_DELAY_MIN, ATTEMPT_DELAY)
 }
 
-async fn race(order: &[SocketAddr], limit: Duration) -> Result<Dialled, DialError> {
+async fn race(order: &[SocketAddr], limit: Duration, keepalive: Keepalive) -> Result<Dialled, DialError> {
     if let [addr] = *order {
         // Nothing to race with.
-        return match timeout(limit, connect(addr)).await {
+        return match timeout(limit, connect(addr, keepalive)).await {
             Ok(Ok(stream)) => Ok(Dialled { stream, addr }),
             Ok(Err(source)) => Err(DialError::Connect { addr, tried: 1, source }),
             Err(_) => Err(DialError::Timeout { tried: 1, limit }),
         };
     }
-    let mut attempts = Attempts::default();
+    let mut attempts = Attempts { keepalive, running: Vec::new(), started: 0 };
     match timeout_at(Instant::now() + limit, attempts.first_success(order, attempt_delay(order.len(), limit)))
         .await
     {
@@ -163,8 +177,8 @@ async fn race(order: &[SocketAddr], limit: Duration) -> Result<Dialled, DialErro
 type Attempt = Pin<Box<dyn Future<Output = (SocketAddr, io::Result<TcpStream>)> + Send>>;
 
 /// The attempts that are under way.
-#[derive(Default)]
 struct Attempts {
+    keepalive: Keepalive,
     running: Vec<Attempt>,
     started: usize,
 }
@@ -193,7 +207,8 @@ impl Attempts {
 
     fn start(&mut self, addr: SocketAddr) {
         self.started += 1;
-        self.running.push(Box::pin(async move { (addr, connect(addr).await) }));
+        let keepalive = self.keepalive;
+        self.running.push(Box::pin(async move { (addr, connect(addr, keepalive).await) }));
     }
 
     /// Ready with the first attempt that ended, which is then no longer running.
@@ -210,19 +225,23 @@ impl Attempts {
     }
 }
 
-async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
+async fn connect(addr: SocketAddr, keepalive: Keepalive) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(addr).await?;
-    tune(&stream)?;
+    // The sender has already chosen its segments.
+    stream.set_nodelay(true)?;
+    match keepalive {
+        Keepalive::Now => keep_alive(&stream)?,
+        Keepalive::Later => {}
+    }
     Ok(stream)
 }
 
-/// Sets what every relayed connection wants: no Nagle's delay, since the sender has already chosen its segments,
-/// and keepalive, so that a peer that vanished without a word frees its slot.
+/// Has the kernel ask whether the other side is still there when it was quiet for [`KEEPALIVE_TIME`], so that a peer that
+/// vanished without a word frees its slot.
 ///
 /// # Errors
 /// What the kernel said, usually because the connection is already gone.
-pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+pub(crate) fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_TIME)
         .with_interval(KEEPALIVE_INTERVAL)
@@ -308,11 +327,14 @@ mod tests {
     async fn a_permit_is_dialled_at_its_addresses() {
         let (listener, addr) = listener().await;
         let permit = permit_for(&format!("example.com:{}", addr.port()), &[addr.ip()], None, &[]);
-        let dialled = dial(&permit, LIMIT).await.unwrap();
-        let (_, client) = listener.accept().await.unwrap();
-        assert_eq!((dialled.addr, dialled.stream.local_addr().unwrap()), (addr, client));
-        assert!(dialled.stream.nodelay().unwrap());
-        assert!(SockRef::from(&dialled.stream).keepalive().unwrap());
+        for keepalive in [Keepalive::Now, Keepalive::Later] {
+            let dialled = dial(&permit, LIMIT, keepalive).await.unwrap();
+            let (_, client) = listener.accept().await.unwrap();
+            assert_eq!((dialled.addr, dialled.stream.local_addr().unwrap()), (addr, client));
+            assert!(dialled.stream.nodelay().unwrap());
+            let is_kept_alive = SockRef::from(&dialled.stream).keepalive().unwrap();
+            assert_eq!(is_kept_alive, keepalive == Keepalive::Now);
+        }
     }
 
     #[tokio::test]
@@ -328,24 +350,30 @@ mod tests {
             ("first", &[good, refused, black_hole]),
         ];
         for (case, order) in cases {
-            assert_eq!(race(order, LIMIT).await.unwrap().addr, good, "{case}");
+            assert_eq!(race(order, LIMIT, Keepalive::Now).await.unwrap().addr, good, "{case}");
         }
     }
 
     #[tokio::test]
     async fn failures_say_which_and_why() {
         let (_refusing, refused) = refusing();
-        let error = race(&[refused, refused], LIMIT).await.unwrap_err();
-        assert!(matches!(error, DialError::Connect { addr, tried: 2, .. } if addr == refused), "{error:?}");
-        assert_eq!(error.reason(), Reason::ConnectFailed);
+        for order in [&[refused][..], &[refused, refused]] {
+            let error = race(order, LIMIT, Keepalive::Now).await.unwrap_err();
+            let DialError::Connect { addr, tried, .. } = error else { panic!("{error:?}") };
+            assert_eq!((addr, tried), (refused, order.len()));
+            assert_eq!(error.reason(), Reason::ConnectFailed);
+        }
 
         let (_silent, _filler, black_hole) = silent();
         let limit = Duration::from_millis(20);
-        let error = race(&[refused, black_hole], limit).await.unwrap_err();
-        assert!(matches!(error, DialError::Timeout { tried: 2, limit: l } if l == limit), "{error:?}");
-        assert_eq!(error.reason(), Reason::ConnectTimeout);
+        for order in [&[black_hole][..], &[refused, black_hole]] {
+            let error = race(order, limit, Keepalive::Now).await.unwrap_err();
+            let DialError::Timeout { tried, limit: said } = error else { panic!("{error:?}") };
+            assert_eq!((tried, said), (order.len(), limit));
+            assert_eq!(error.reason(), Reason::ConnectTimeout);
+        }
 
-        let error = race(&[], LIMIT).await.unwrap_err();
+        let error = race(&[], LIMIT, Keepalive::Now).await.unwrap_err();
         assert!(matches!(error, DialError::NoAddress), "{error:?}");
     }
 

@@ -184,6 +184,13 @@ impl Flows {
         self.draining.subscribe()
     }
 
+    /// Waits until a drain begins. Asks nothing of other threads before it is polled: most who wait for this do not have
+    /// to.
+    pub(crate) async fn drain_begins(&self) {
+        // Its sender is here.
+        let _ = self.draining.subscribe().wait_for(|is_draining| *is_draining).await;
+    }
+
     /// Why everything must end now, once it must.
     pub(crate) fn stop(&self) -> watch::Receiver<Option<Reason>> {
         self.stop.subscribe()
@@ -251,7 +258,7 @@ fn decide_again(
     let grant = match (&standing.grant, allowed.way()) {
         (Grant::Straight(_), None) => Grant::Straight(permit(policy, &request, &allowed, &addresses)?),
         (Grant::Via(before), Some(way)) if before.hop().is_same_as(way.hop()) => {
-            Grant::Via(permit_via(policy, &request, &allowed, &addresses)?)
+            Grant::Via(Box::new(permit_via(policy, &request, &allowed, &addresses)?))
         }
         (Grant::Straight(_), Some(_)) | (Grant::Via(_), _) => return Err(changed),
     };

@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    mem::MaybeUninit,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -225,8 +226,8 @@ fn poll_fill(
     stream: &mut ClientStream,
     buffer: &mut BytesMut,
 ) -> Poll<std::io::Result<usize>> {
-    let mut space = [0_u8; READ_BYTES];
-    let mut read = ReadBuf::new(&mut space);
+    let mut space = [MaybeUninit::uninit(); READ_BYTES];
+    let mut read = ReadBuf::uninit(&mut space);
     ready!(Pin::new(stream).poll_read(cx, &mut read))?;
     buffer.extend_from_slice(read.filled());
     Poll::Ready(Ok(read.filled().len()))

@@ -95,11 +95,10 @@ pub(crate) async fn serve(
 /// Reads the next head. While draining, a connection without a request is closed at once; a head that has begun
 /// is still read.
 async fn read_unless_draining(shared: &Shared, reader: &mut HeadReader, stream: &mut ClientStream) -> Next {
-    let mut draining = shared.flows.draining();
     tokio::select! {
         biased;
         next = reader.next(stream) => return next,
-        _ = draining.wait_for(|is_draining| *is_draining) => {}
+        () = shared.flows.drain_begins() => {}
     }
     if reader.is_started() { reader.next(stream).await } else { Next::Closed }
 }

@@ -377,8 +377,7 @@ async fn handshake(
 /// Ends [`FIRST_BYTE_GRACE`] after the beginning of a drain. A client whose connection was accepted knows that somebody
 /// is there: when another process takes over the listener, its first request must not be lost.
 async fn grace_of_a_drain(shared: &Shared) {
-    let mut draining = shared.flows.draining();
-    let _ = draining.wait_for(|is_draining| *is_draining).await;
+    shared.flows.drain_begins().await;
     sleep(FIRST_BYTE_GRACE).await;
 }
 

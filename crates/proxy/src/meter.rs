@@ -23,6 +23,11 @@ use crate::{
     trail::Ending,
 };
 
+/// How long a flow is young. What only matters to a connection that was quiet for a while is left until then: most
+/// tunnels are over by that time. Shorter than what is waited for on the way to a tunnel, so that where tunnels come and
+/// go the next thing to wait for is already known to the runtime, which is woken for a nearer one.
+pub(crate) const YOUNG: Duration = Duration::from_secs(8);
+
 /// One of the two ends of a flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Side {
@@ -215,17 +220,25 @@ impl Meter {
     }
 
     /// Waits for the same, or until nothing has moved for as long as the flow may be idle; `moved` tells when something
-    /// did last. One timer for both, since ten thousand flows wait here.
-    pub(crate) async fn ended_or_idle(&self, moved: impl Fn() -> Instant) -> Reason {
+    /// did last. Calls `lasts` once on the way, when the flow is older than [`YOUNG`]. One timer for all of it, since
+    /// ten thousand flows wait here.
+    pub(crate) async fn ended_or_idle(&self, moved: impl Fn() -> Instant, lasts: impl Fn()) -> Reason {
+        let mut is_young = true;
         let mut is_late = false;
         loop {
             let changed = pin!(self.changed.notified());
             if let Some(reason) = self.over() {
                 return reason;
             }
+            let now = Instant::now();
+            if is_young && self.started + YOUNG <= now {
+                is_young = false;
+                lasts();
+            }
             let silent_at = moved().checked_add(self.idle_timeout());
-            if silent_at.is_none_or(|silent_at| silent_at > Instant::now()) {
-                let next = [self.deadline(), silent_at].into_iter().flatten().min();
+            if silent_at.is_none_or(|silent_at| silent_at > now) {
+                let old_at = is_young.then_some(self.started + YOUNG);
+                let next = [self.deadline(), silent_at, old_at].into_iter().flatten().min();
                 unless_changed(changed, next).await;
                 is_late = false;
             } else if is_late {
@@ -344,7 +357,7 @@ mod tests {
             let waiting = {
                 let meter = Arc::clone(&meter);
                 let started = meter.started();
-                tokio::spawn(async move { meter.ended_or_idle(|| started).await })
+                tokio::spawn(async move { meter.ended_or_idle(|| started, || {}).await })
             };
             yield_now().await;
             meter.hold_to(caps);

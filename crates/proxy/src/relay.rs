@@ -84,7 +84,8 @@ pub(crate) struct Early {
 /// - A side that does not read holds the other back: in the relay is at most one chunk of 64 KiB per direction, or of
 ///   256 KiB in bulk, or one pipe of 1 MiB, of which there are few.
 ///
-/// The caller closes both sides when this returns; where something broke or was cut, that is a reset.
+/// The caller closes both sides when this returns, which tells the last of the two ends; where something broke or was
+/// cut, it is a reset.
 pub(crate) async fn relay(
     client: &mut ClientStream,
     upstream: &mut UpstreamStream,
@@ -97,7 +98,7 @@ pub(crate) async fn relay(
         let mut lanes = lanes(&traffic, client, upstream, terms);
         tokio::select! {
             biased;
-            reason = terms.meter.ended_or_idle(|| traffic.moved_last()) => End::Cut(reason),
+            reason = terms.meter.ended_or_idle(|| traffic.moved_last(), || traffic.note_age()) => End::Cut(reason),
             end = run(&mut lanes, early) => end,
         }
     };

@@ -9,7 +9,7 @@ use exeat_policy::{
 };
 
 use crate::{
-    dial::{DialError, Dialled, dial, dial_infra},
+    dial::{DialError, Dialled, Keepalive, dial, dial_infra},
     flows::Live,
     hop::{Hop, HopProtocol},
     hop_opening,
@@ -28,7 +28,7 @@ pub(crate) enum Route {
     /// The addresses of the target.
     Straight(Permit),
     /// The addresses of a next hop.
-    Via(Via),
+    Via(Box<Via>),
 }
 
 /// What a [`Route`] rests on: what is left to know once it has been taken.
@@ -36,8 +36,8 @@ pub(crate) enum Route {
 pub(crate) enum Grant {
     /// The addresses of the target.
     Straight(Permit),
-    /// The target, asked of a next hop.
-    Via(HopPermit),
+    /// The target, asked of a next hop. On the heap: few flows leave through one, and all would have the room for it.
+    Via(Box<HopPermit>),
 }
 
 /// A way through a next hop.
@@ -97,7 +97,7 @@ impl Route {
     pub(crate) fn grant(&self) -> Grant {
         match self {
             Self::Straight(permit) => Grant::Straight(permit.clone()),
-            Self::Via(via) => Grant::Via(via.permit.clone()),
+            Self::Via(via) => Grant::Via(Box::new(via.permit.clone())),
         }
     }
 
@@ -220,7 +220,7 @@ async fn open(
     purpose: Purpose,
 ) -> Result<Connected, Refusal> {
     match route {
-        Route::Straight(permit) => straight(shared, trail, target, permit).await,
+        Route::Straight(permit) => straight(shared, trail, target, permit, purpose).await,
         Route::Via(via) => {
             Box::pin(async {
                 let dialled = to_hop(shared, trail, via).await?;
@@ -242,8 +242,14 @@ async fn straight(
     trail: &mut Trail,
     target: &Authority,
     permit: &Permit,
+    purpose: Purpose,
 ) -> Result<Connected, Refusal> {
-    let Dialled { mut stream, addr } = match dial(permit, shared.limits.connect_timeout).await {
+    let keepalive = match purpose {
+        // The relay asks for it.
+        Purpose::Tunnel => Keepalive::Later,
+        Purpose::Requests => Keepalive::Now,
+    };
+    let Dialled { mut stream, addr } = match dial(permit, shared.limits.connect_timeout, keepalive).await {
         Ok(dialled) => dialled,
         Err(error) => {
             note_undialled(trail, &error);

@@ -181,7 +181,8 @@ impl Admitted {
         let name = &permit.hop().name;
         trail.via = Some(Arc::clone(name));
         let hop = snapshot.hops.get(name);
-        Box::pin(route::through(shared, trail, policy, hop, permit, &self.via)).await.map(Route::Via)
+        let via = Box::pin(route::through(shared, trail, policy, hop, permit, &self.via)).await?;
+        Ok(Route::Via(Box::new(via)))
     }
 
     /// Resolves the name, or takes the literal.

@@ -20,7 +20,7 @@ use super::{
     traffic::Traffic,
 };
 use crate::{
-    chunk::{BULK_BYTES, CHUNK_BYTES, Chunk, read_chunk},
+    chunk::{BULK_BYTES, CHUNK_BYTES, Chunk, poll_chunk},
     meter::Side,
     metrics::RelayPath,
 };
@@ -104,7 +104,7 @@ impl<'a> Lane<'a> {
         }
         let mut most = CHUNK_BYTES;
         loop {
-            let mut chunk = match read_chunk(&mut self.from, most).await {
+            let mut chunk = match self.read(most).await {
                 Ok(chunk) => chunk,
                 Err(error) => return Stop::SenderBroke(error),
             };
@@ -126,6 +126,17 @@ impl<'a> Lane<'a> {
                 }
             }
         }
+    }
+
+    /// Reads what comes next.
+    async fn read(&mut self, most: usize) -> io::Result<Chunk> {
+        poll_fn(|cx| {
+            if self.sender == Side::Upstream {
+                self.traffic.keep_alive(self.from.tcp());
+            }
+            poll_chunk(cx, &mut self.from, most)
+        })
+        .await
     }
 
     /// Writes `chunk`, as far as the meter has room for it.
@@ -212,6 +223,10 @@ impl<'a> Lane<'a> {
     async fn finish(&mut self) -> LaneEnd {
         // After a failed write the kernel reports the end of a broken stream as an ordinary one.
         if self.traffic.is_broken(self.sender) {
+            return LaneEnd::Finished;
+        }
+        // The close that follows the last end says it as well, unless TLS or HTTP/2 has its own words for it.
+        if self.traffic.note_end() && self.to.tcp().is_some() {
             return LaneEnd::Finished;
         }
         match self.to.shutdown().await {

@@ -5,9 +5,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{net::TcpStream, time::Instant};
 
 use crate::{
+    dial,
     meter::{Meter, Side},
     metrics::RelayPath,
 };
@@ -18,6 +19,10 @@ pub(super) struct Traffic<'a> {
     /// Whether the client's connection, and upstream's, takes no more.
     client_broken: AtomicBool,
     upstream_broken: AtomicBool,
+    /// Whether the end of one direction was passed on.
+    is_half_closed: AtomicBool,
+    /// Whether upstream's connection is still to be kept alive.
+    to_keep_alive: AtomicBool,
     started: Instant,
     /// When the last byte was delivered, in milliseconds after the start.
     moved_ms: AtomicU64,
@@ -29,6 +34,8 @@ impl<'a> Traffic<'a> {
             meter,
             client_broken: AtomicBool::new(false),
             upstream_broken: AtomicBool::new(false),
+            is_half_closed: AtomicBool::new(false),
+            to_keep_alive: AtomicBool::new(false),
             started: Instant::now(),
             moved_ms: AtomicU64::new(0),
         }
@@ -48,6 +55,27 @@ impl<'a> Traffic<'a> {
 
     pub(super) fn note_broken(&self, side: Side) {
         self.broken(side).store(true, Relaxed);
+    }
+
+    /// Notes that a direction has come to its end. Returns whether it is the last one.
+    pub(super) fn note_end(&self) -> bool {
+        self.is_half_closed.swap(true, Relaxed)
+    }
+
+    /// Notes that the relay has come of age: the next read from upstream has it kept alive.
+    pub(super) fn note_age(&self) {
+        self.to_keep_alive.store(true, Relaxed);
+    }
+
+    /// Has the kernel watch over `upstream` if that is to be done.
+    pub(super) fn keep_alive(&self, upstream: Option<&TcpStream>) {
+        if self.to_keep_alive.load(Relaxed)
+            && self.to_keep_alive.swap(false, Relaxed)
+            && let Some(upstream) = upstream
+            && let Err(error) = dial::keep_alive(upstream)
+        {
+            tracing::debug!(%error, "a connection is not kept alive");
+        }
     }
 
     /// Notes that `receiver` took `bytes`.

@@ -1,10 +1,13 @@
 //! What holds whatever the way, shown on plain TCP.
 
+use std::os::fd::AsFd;
+
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::*;
+use crate::meter::YOUNG;
 
 /// A relay under way, with its two far ends.
 struct Running {
@@ -246,6 +249,27 @@ async fn a_relay_that_waits_is_small() {
     let terms = Terms { meter: &meter, opened: &|_| {}, pipes: &pipes };
     let size = size_of_val(&relay(&mut client, &mut upstream, &mut early, &terms));
     assert!(size <= BYTES_MAX, "{size}");
+}
+
+/// Four calls that a short tunnel does without.
+#[tokio::test]
+async fn only_a_connection_that_lasts_is_kept_alive() {
+    tokio::time::pause();
+    let ((_client, near_client), (_upstream, near_upstream)) = (pair().await, pair().await);
+    let [client, upstream] =
+        [near_client.as_fd(), near_upstream.as_fd()].map(|fd| fd.try_clone_to_owned().unwrap());
+    let are_kept_alive = || [&client, &upstream].map(|socket| SockRef::from(socket).keepalive().unwrap());
+    let near = (near_client.into(), near_upstream.into());
+    let Relaying { relay, .. } =
+        Relaying::start(near, Early::default(), &Limits::default(), &Way::Splice.pipes());
+    for (after, want) in [(YOUNG - Duration::from_millis(1), false), (Duration::from_millis(2), true)] {
+        // The relay begins before the clock moves, and hears that it did before anybody looks.
+        tokio::task::yield_now().await;
+        tokio::time::advance(after).await;
+        tokio::task::yield_now().await;
+        assert_eq!(are_kept_alive(), [false, want], "after {after:?} more");
+    }
+    relay.abort();
 }
 
 #[tokio::test]
