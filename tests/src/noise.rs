@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -110,15 +111,21 @@ impl Noise {
     }
 
     fn connect(self) -> Result<Raw> {
-        Raw::from(self.source(), PROXY.parse()?)
+        // Without a reset the search for a port that is free would be the noise.
+        Raw::from(self.source(), PROXY.parse()?)?.ends_with_reset()
     }
 
-    /// One connection more, or the oldest one anew.
+    /// One connection more, or in place of those that the proxy did not keep. None is given up: the proxy, which may be
+    /// slower, would find it gone before it could count it.
     fn crowd(self, kept: &mut Vec<Raw>) -> Result<String> {
         if kept.len() >= KEPT {
-            kept.remove(0);
+            kept.retain(Raw::is_silent);
         }
-        kept.push(self.connect()?);
+        if kept.len() < KEPT {
+            kept.push(self.connect()?);
+        } else {
+            thread::sleep(Duration::from_millis(1));
+        }
         Ok("held".to_owned())
     }
 

@@ -2,11 +2,12 @@
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::http::Reply;
 use crate::origin::PATIENCE;
@@ -42,6 +43,15 @@ impl Raw {
         socket.bind(&source.into())?;
         socket.connect(&address.into()).with_context(|| format!("connect to {address} from {source}"))?;
         Self::over(socket.into())
+    }
+
+    /// Ends the connection with a reset when it is dropped, so that its port can be used again at once.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn ends_with_reset(self) -> Result<Self> {
+        SockRef::from(self.stream.get_ref()).set_linger(Some(Duration::ZERO))?;
+        Ok(self)
     }
 
     fn over(stream: TcpStream) -> Result<Self> {
@@ -120,6 +130,19 @@ impl Raw {
         let rest = self.rest()?;
         ensure!(rest.is_empty(), "more bytes before the close: {:?}", String::from_utf8_lossy(&rest));
         Ok(())
+    }
+
+    /// Whether the other side has said nothing so far, and not closed either.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        let stream = self.stream.get_ref();
+        let peek = || {
+            stream.set_nonblocking(true)?;
+            let peeked = stream.peek(&mut [0]);
+            stream.set_nonblocking(false)?;
+            peeked
+        };
+        peek().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Closes the direction towards the proxy.
