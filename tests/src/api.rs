@@ -51,6 +51,12 @@ impl Document {
         Ok(Self(serde_json::from_str(&std::fs::read_to_string(root()?.join("docs/openapi.json"))?)?))
     }
 
+    /// Whether this is the same document.
+    #[must_use]
+    pub fn is(&self, other: &Value) -> bool {
+        self.0 == *other
+    }
+
     /// Checks that `answer` has the members that the schema of this name says, no others, and those of the right type.
     ///
     /// # Errors

@@ -417,6 +417,8 @@ fn answers_are_as_the_document_describes_them() -> Result<()> {
     let world = World::new()?;
     let exeat = serve(&world)?;
     let document = Document::read()?;
+    let (_, served) = api(&world, "GET /v1/openapi.json", "")?;
+    ensure!(document.is(&served), "docs/openapi.json is another document than the one that is served");
     let _tunnel = tunnel_of_app("mail.example.org")?;
     ensure!(get("evil.test/")?.0 == 403);
     let question = json!({ "client": "app", "target": "https://example.net/" }).to_string();

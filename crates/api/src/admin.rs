@@ -1,12 +1,8 @@
-//! The admin API: every route in one table, which `docs/openapi.json` describes and a test compares.
+//! The admin API: what its handlers work on, and how it is served.
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
-use axum::{
-    Router,
-    extract::DefaultBodyLimit,
-    routing::{MethodRouter, delete, get, post, put as put_to},
-};
+use axum::{Router, extract::DefaultBodyLimit};
 use exeat_proxy::Proxy;
 use exeat_store::History;
 use http::{Method, StatusCode, Uri};
@@ -16,15 +12,8 @@ use tokio::{
 };
 
 use crate::{
-    diff,
-    document::{DOCUMENT_BYTES_MAX, DOCUMENTS_MAX},
-    error::Failure,
-    explain, flows, health,
-    orders::Order,
-    policy, put, quarantine, reload, revisions, server,
-    server::Caller,
+    document::DOCUMENTS_MAX, error::Failure, orders::Order, routes::ROUTES, server, server::Caller,
     status::Status,
-    traffic,
 };
 
 /// Bytes of a request body: an explanation with a few hundred addresses fits.
@@ -76,42 +65,6 @@ impl Admin {
     }
 }
 
-/// One method of one path.
-struct Route {
-    method: Method,
-    path: &'static str,
-    handler: fn() -> MethodRouter<Admin>,
-}
-
-const ROUTES: [Route; 17] = [
-    Route { method: Method::GET, path: "/v1/health", handler: || get(health::get) },
-    Route { method: Method::GET, path: "/v1/policy", handler: || get(policy::get) },
-    Route { method: Method::PUT, path: "/v1/policy", handler: || put_to(put::put).layer(whole_document()) },
-    Route { method: Method::GET, path: "/v1/policy/revisions", handler: || get(revisions::list) },
-    Route { method: Method::GET, path: "/v1/policy/revisions/{revision}", handler: || get(revisions::one) },
-    Route { method: Method::GET, path: "/v1/policy/diff", handler: || get(diff::between) },
-    Route {
-        method: Method::POST,
-        path: "/v1/policy/diff",
-        handler: || post(diff::sent).layer(whole_document()),
-    },
-    Route { method: Method::POST, path: "/v1/policy/rollback", handler: || post(put::rollback) },
-    Route { method: Method::POST, path: "/v1/reload", handler: || post(reload::post) },
-    Route { method: Method::POST, path: "/v1/explain", handler: || post(explain::post) },
-    Route { method: Method::GET, path: "/v1/flows", handler: || get(flows::list) },
-    Route { method: Method::DELETE, path: "/v1/flows", handler: || delete(flows::cut) },
-    Route { method: Method::DELETE, path: "/v1/flows/{id}", handler: || delete(flows::cut_one) },
-    Route { method: Method::GET, path: "/v1/traffic", handler: || get(traffic::get) },
-    Route { method: Method::GET, path: "/v1/quarantine", handler: || get(quarantine::list) },
-    Route { method: Method::POST, path: "/v1/quarantine", handler: || post(quarantine::add) },
-    Route { method: Method::DELETE, path: "/v1/quarantine", handler: || delete(quarantine::release) },
-];
-
-/// The bound of a body that is a configuration.
-fn whole_document() -> DefaultBodyLimit {
-    DefaultBodyLimit::max(DOCUMENT_BYTES_MAX)
-}
-
 /// Answers the admin API on `listener`, for ever.
 pub async fn serve(listener: UnixListener, admin: Admin) {
     let accept = async || {
@@ -124,70 +77,20 @@ pub async fn serve(listener: UnixListener, admin: Admin) {
 }
 
 pub(crate) fn router(admin: Admin) -> Router {
-    let router =
-        ROUTES.iter().fold(Router::new(), |router, route| router.route(route.path, (route.handler)()));
+    let router = ROUTES.iter().fold(Router::new(), |router, route| {
+        router.route(route.path, (route.handler)(route.method.filter()))
+    });
     router
         .fallback(async |uri: Uri| {
-            let routes = ROUTES.iter().map(|route| format!("{} {}", route.method, route.path));
+            let routes = ROUTES.iter().map(|route| format!("{} {}", route.method.word(), route.path));
             let routes: Vec<String> = routes.collect();
             Failure::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path()))
                 .help(format!("there are {}", routes.join(", ")))
         })
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
             let error = format!("{method} is not a method of {}", uri.path());
-            Failure::new(StatusCode::METHOD_NOT_ALLOWED, error).help("see docs/openapi.json")
+            Failure::new(StatusCode::METHOD_NOT_ALLOWED, error).help("see GET /v1/openapi.json")
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(admin)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{collections::BTreeSet, path::Path};
-
-    use serde_json::Value;
-
-    use super::*;
-
-    #[test]
-    fn the_document_describes_the_routes() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
-        let document: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-        let described: BTreeSet<String> = document["paths"]
-            .as_object()
-            .unwrap()
-            .iter()
-            .flat_map(|(path, methods)| {
-                methods
-                    .as_object()
-                    .unwrap()
-                    .keys()
-                    .map(move |method| format!("{} {path}", method.to_uppercase()))
-            })
-            .collect();
-        let served: BTreeSet<String> =
-            ROUTES.iter().map(|route| format!("{} {}", route.method, route.path)).collect();
-        assert_eq!(described, served);
-        assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
-    }
-
-    #[test]
-    fn references_of_the_document_lead_somewhere() {
-        fn check(document: &Value, value: &Value) {
-            match value {
-                Value::Object(members) => {
-                    if let Some(reference) = members.get("$ref").and_then(Value::as_str) {
-                        let pointer = reference.trim_start_matches('#');
-                        assert!(document.pointer(pointer).is_some(), "{reference}");
-                    }
-                    members.values().for_each(|value| check(document, value));
-                }
-                Value::Array(values) => values.iter().for_each(|value| check(document, value)),
-                Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-            }
-        }
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
-        let document: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-        check(&document, &document);
-    }
 }

@@ -10,12 +10,12 @@ use exeat_policy::Revision;
 use exeat_proxy::Snapshot;
 use exeat_store::{Loaded, Options, load_text};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::{
     admin::Admin,
-    differences::{Side, differences},
+    differences::{Difference, Side, differences},
     document::{Document, place},
     error::Failure,
     orders::Refused,
@@ -28,24 +28,28 @@ const DIFFERENCES_MAX: usize = 10_000;
 const SENT: &str = "sent";
 
 /// Which revisions.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Which {
+    /// The earlier revision.
     from: u64,
-    /// The one that decides if there is none.
+    /// The later one; without it, the one that decides.
     to: Option<u64>,
 }
 
 /// What differs.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Differences")]
 pub(crate) struct Answer {
+    /// The earlier revision.
     from: u64,
-    /// None for a document that was sent.
+    /// The later revision; not there if a document was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     to: Option<u64>,
-    /// How many differences there are; more than are listed if there are too many.
+    /// How many differences there are; no more than 10,000 are listed.
     total: usize,
-    differences: Vec<Value>,
+    /// Client by client, the one without credentials first.
+    differences: Vec<Difference>,
 }
 
 /// What one side is made from.

@@ -6,10 +6,13 @@ use std::{
 };
 
 use exeat_identity::{Clients, Principal};
-use exeat_policy::{Bound, Change, PolicySet, RuleView, View, diff};
+use exeat_policy::{Bound, Change, PolicySet, View, diff};
 use exeat_proxy::Snapshot;
 use exeat_store::Loaded;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::explain::Rule;
 
 /// One side of a comparison.
 #[derive(Clone, Copy)]
@@ -41,10 +44,10 @@ impl<'a> Side<'a> {
     }
 }
 
-/// Returns what the two sides allow differently, the client without credentials first, then by name. Each difference
-/// is a JSON object; of a client that is on one side only, the first says so.
+/// Returns what the two sides allow differently, the client without credentials first, then by name. Of a client
+/// that is on one side only, the first difference says so.
 #[must_use]
-pub fn differences(old: Side<'_>, new: Side<'_>) -> Vec<Value> {
+pub fn differences(old: Side<'_>, new: Side<'_>) -> Vec<Difference> {
     let nothing = Bound::default();
     let (before, after) = (old.principals(), new.principals());
     let mut everyone: Vec<_> = before.keys().chain(after.keys()).copied().collect();
@@ -52,14 +55,14 @@ pub fn differences(old: Side<'_>, new: Side<'_>) -> Vec<Value> {
     everyone.dedup();
     // Many clients share their policies, and then what changed.
     let mut known: HashMap<(&Bound, &Bound), Arc<[Change]>> = HashMap::new();
-    let mut objects = Vec::new();
+    let mut found = Vec::new();
     for who in everyone {
         let (was, is) = (before.get(&who), after.get(&who));
         let client = title(who);
         match (was, is) {
             (Some(_), Some(_)) => {}
-            (None, _) => objects.push(json!({ "client": client, "change": "client_added" })),
-            (Some(_), None) => objects.push(json!({ "client": client, "change": "client_removed" })),
+            (None, _) => found.push(Difference::client(&client, "client_added")),
+            (Some(_), None) => found.push(Difference::client(&client, "client_removed")),
         }
         let bounds = (was.map_or(&nothing, |p| &p.bound), is.map_or(&nothing, |p| &p.bound));
         let compare = || {
@@ -67,32 +70,95 @@ pub fn differences(old: Side<'_>, new: Side<'_>) -> Vec<Value> {
             diff(old, View { set: new.policy, bound: bounds.1 }).into()
         };
         let changes = known.entry(bounds).or_insert_with(compare);
-        objects.extend(changes.iter().map(|change| object(&client, change)));
+        found.extend(changes.iter().map(|change| Difference::access(&client, change)));
     }
-    objects
+    found
 }
 
 fn title((client, name): (bool, &str)) -> String {
     if client { name.to_owned() } else { "(without credentials)".to_owned() }
 }
 
-fn object(client: &str, change: &Change) -> Value {
-    let rule = |rule: &RuleView| json!({ "policy": rule.policy, "text": rule.text, "place": rule.place.to_string() });
-    let witness = &change.witness;
-    json!({
-        "client": client,
-        "change": change.direction.word(),
-        "hosts": change.hosts.to_string(),
-        "ports": change.ports.to_string(),
-        "what": Some(change.what.to_string()).filter(|what| !what.is_empty()),
-        "allowed_by": rule(&change.rule),
-        "reason": change.reason.token(),
-        "refused_by": change.refused_by.as_ref().map(rule),
-        "witness": {
-            "target": witness.target.to_string(),
-            "addresses": witness.addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "opening": witness.opening.as_ref().map(ToString::to_string),
-            "beyond": witness.beyond.as_ref().map(ToString::to_string),
-        },
-    })
+/// One difference.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Difference {
+    /// Of a client that is on one side only.
+    Client(ClientDifference),
+    /// Of what a client may reach.
+    Access(Box<AccessDifference>),
+}
+
+/// A client that is on one side only.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct ClientDifference {
+    /// Which; `(without credentials)` for those who send none.
+    client: String,
+    /// On which side.
+    #[schemars(extend("enum" = ["client_added", "client_removed"]))]
+    change: &'static str,
+}
+
+/// What one client may reach on one side only.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct AccessDifference {
+    /// Whose; `(without credentials)` for those who send none.
+    client: String,
+    /// Whether the later side allows it, or the earlier one did.
+    #[schemars(extend("enum" = ["gained", "lost"]))]
+    change: &'static str,
+    /// The destinations: a name, `*.` and a name, `@any-public`, a network, or `allowed names`.
+    hosts: String,
+    /// The ports.
+    ports: String,
+    /// Which part of it: addresses that a name may lead to, what may open the connection, or the way that it leaves by.
+    /// Null for all of it.
+    what: Option<String>,
+    /// The rule that allows it.
+    allowed_by: Rule,
+    /// Why the other side refuses it; of another way out, `policy_changed`, which ends connections that took the old one.
+    reason: &'static str,
+    /// The rule of the other side.
+    refused_by: Option<Rule>,
+    /// A request to see it with.
+    witness: Witness,
+}
+
+/// A request to see a difference with.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct Witness {
+    /// The target.
+    target: String,
+    /// What the name resolves to; empty if the target alone tells.
+    addresses: Vec<String>,
+    /// How the connection opens, if that tells.
+    opening: Option<String>,
+    /// What the flow goes beyond, if that tells.
+    beyond: Option<String>,
+}
+
+impl Difference {
+    fn client(client: &str, change: &'static str) -> Self {
+        Self::Client(ClientDifference { client: client.to_owned(), change })
+    }
+
+    fn access(client: &str, change: &Change) -> Self {
+        let witness = &change.witness;
+        Self::Access(Box::new(AccessDifference {
+            client: client.to_owned(),
+            change: change.direction.word(),
+            hosts: change.hosts.to_string(),
+            ports: change.ports.to_string(),
+            what: Some(change.what.to_string()).filter(|what| !what.is_empty()),
+            allowed_by: change.rule.clone().into(),
+            reason: change.reason.token(),
+            refused_by: change.refused_by.clone().map(Rule::from),
+            witness: Witness {
+                target: witness.target.to_string(),
+                addresses: witness.addrs.iter().map(ToString::to_string).collect(),
+                opening: witness.opening.as_ref().map(ToString::to_string),
+                beyond: witness.beyond.as_ref().map(ToString::to_string),
+            },
+        }))
+    }
 }

@@ -8,12 +8,13 @@ use axum::{
 };
 use exeat_store::Report;
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::admin::BODY_BYTES_MAX;
 
 /// An answer that is not a success.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Failure {
     #[serde(skip)]
     status: StatusCode,
@@ -67,7 +68,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Sent<T> {
         })?;
         let read = serde_json::from_slice(&bytes).map_err(|error| {
             Failure::request(format!("the body is not what is expected: {error}"))
-                .help("send a JSON object as docs/openapi.json describes it")
+                .help("send a JSON object as GET /v1/openapi.json describes it")
         })?;
         Ok(Self(read))
     }

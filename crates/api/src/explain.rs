@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use axum::{Json, extract::State};
 use exeat_policy::{EgressRequest, Explanation, Outcome, RuleView, explain};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -16,26 +17,40 @@ use crate::{
 /// Addresses of one question: more than any name has that would be resolved.
 const ADDRESSES_MAX: usize = 256;
 
-#[derive(Debug, Deserialize)]
+/// What is asked.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Question {
+    /// The client's name, or `anonymous`.
+    #[schemars(example = &"payments")]
     client: String,
+    /// A URL, HOST:PORT, or a host for port 443.
+    #[schemars(example = "https://api.example.com/")]
     target: String,
-    /// The addresses to judge; nothing is resolved here.
+    /// The addresses to judge, at most 256. Nothing is resolved.
     addresses: Option<Vec<IpAddr>>,
 }
 
 /// An explanation.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Explanation")]
 pub(crate) struct Answer {
+    /// The policy that was asked.
     revision: u64,
+    /// In canonical form.
     target: String,
+    /// What would be decided.
+    #[schemars(extend("enum" = ["allow", "deny"]))]
     verdict: &'static str,
+    /// A reason token.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    /// In report mode: the reason that enforcement would give.
     #[serde(skip_serializing_if = "Option::is_none")]
     would_deny: Option<&'static str>,
+    /// The policies that the client is bound by.
     policies: Vec<String>,
+    /// The stages of the decision, in their order.
     stages: Vec<Stage>,
     /// The smallest entry that would allow it, as TOML.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,22 +60,32 @@ pub(crate) struct Answer {
     entry_goes_to: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
+/// One stage of a decision.
+#[derive(Debug, Serialize, JsonSchema)]
 struct Stage {
+    /// What it is called.
     name: String,
+    /// Whether it lets the request on; `open` if that needs an address or the first bytes.
+    #[schemars(extend("enum" = ["pass", "refuse", "open"]))]
     outcome: &'static str,
+    /// A reason token, of `refuse`.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    /// What was found, in words.
     detail: String,
+    /// The rule that it turned on.
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<Rule>,
 }
 
 /// A rule as its author wrote it.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct Rule {
+    /// The policy or ceiling that it belongs to.
     policy: String,
+    /// file:line:column
     place: String,
+    /// The entry as written.
     text: String,
 }
 

@@ -15,6 +15,7 @@ use exeat_proxy::{FlowFilter, FlowId, FlowView, Selector};
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use schemars::JsonSchema;
 
 use crate::{admin::Admin, error::Failure, explain::Rule};
 
@@ -24,7 +25,7 @@ const FLOWS_DEFAULT: usize = 1000;
 const FLOWS_MAX: usize = 10_000;
 
 /// Which flows are meant. All that is given must hold.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Which {
     client: Option<String>,
@@ -34,53 +35,82 @@ pub(crate) struct Which {
     limit: Option<usize>,
     all: Option<bool>,
 }
+    /// Flows of this client; `anonymous` for those without credentials. Not together with `label` when flows are ended.
 
+    /// Flows of clients with this label, as KEY=VALUE.
 /// The flows that were found.
-#[derive(Debug, Serialize)]
+    /// Flows to this host, whatever the port.
+#[derive(Debug, Serialize, JsonSchema)]
+    /// Flows from this address.
 pub(crate) struct Found {
-    /// How many there are; more than are listed if the answer was limited.
+    /// List at most so many, the oldest first.
+    #[schemars(extend("maximum" = FLOWS_MAX, "default" = FLOWS_DEFAULT))]
+    /// How many there are, listed or not.
+    /// Without any other parameter: `true` ends every flow.
     total: usize,
     flows: Vec<Flow>,
 }
 
 /// One flow.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Flows")]
 struct Flow {
     id: u64,
+    /// The oldest first.
     request_id: String,
     kind: &'static str,
     method: String,
     client: String,
     proof: &'static str,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    /// Its number, to end it by.
     labels: BTreeMap<&'static str, String>,
+    /// As in the audit log.
     source: String,
+    /// A tunnel, or a request that is forwarded.
+    #[schemars(extend("enum" = ["tunnel", "request"]))]
     target: String,
+    /// The method of the request, or `SOCKS5`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// The client's name, or `anonymous`.
     address: Option<String>,
+    /// What proved it: `password`, `anonymous`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// The client's labels, without those that are not set.
     via: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// The client's address and port.
     rule: Option<Rule>,
+    /// Host and port.
     revision: u64,
+    /// The address and port that was dialled.
     #[serde(skip_serializing_if = "Option::is_none")]
     would_deny: Option<&'static str>,
+    /// The next hop that it leaves through; then `address` is the next hop's.
     started: String,
     age_seconds: f64,
+    /// The rule that allows it.
     bytes_up: u64,
     bytes_down: u64,
+    /// The policy that allowed it last.
 }
+    /// In report mode: the reason that enforcement would give.
 
 /// How many flows were told to end.
-#[derive(Debug, Serialize)]
+    /// RFC 3339.
+#[derive(Debug, Serialize, JsonSchema)]
+    /// How long it has been open.
 pub(crate) struct Cut {
+    /// Bytes that went to the upstream.
     pub(crate) cut: usize,
+    /// Bytes that went to the client.
 }
 
 /// A filter that has been understood.
 #[derive(Debug, Default)]
 struct Filter {
     client: Option<String>,
+    /// How many flows end.
     label: Option<(Label, String)>,
     host: Option<Host>,
     source: Option<IpAddr>,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::{Json, Router, extract::State, routing};
 use exeat_proxy::Proxy;
 use http::{StatusCode, header};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
@@ -56,8 +57,9 @@ pub(crate) async fn get(State(admin): State<Admin>) -> Result<Json<Health>, Fail
 }
 
 /// The proxy takes new work.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Health {
+    /// Always true.
     is_ready: bool,
 }
 

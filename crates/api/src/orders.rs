@@ -3,6 +3,7 @@
 use exeat_policy::Revision;
 use exeat_store::{Report, WriteError};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -111,12 +112,19 @@ pub enum Refused {
 }
 
 /// What the one who asked for a change is told.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Changed")]
 pub(crate) struct Answer {
+    /// The number of the policy that decides from now on.
     pub(crate) revision: u64,
+    /// Whether that is a new revision; of a dry run: whether it would be one.
     changed: bool,
+    /// What the author of the configuration should know of.
     warnings: Report,
+    /// Sections and keys that differ from what the process was started with, and take effect at a restart only.
+    #[schemars(example = ["limits", "proxy.listen"])]
     needs_restart: Vec<&'static str>,
+    /// Of a rollback: group files that are not as they were then.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     changed_files: Vec<String>,
 }

@@ -7,29 +7,41 @@ use axum::{
 };
 use exeat_policy::Mode;
 use http::header;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{admin::Admin, document::tag, flows::time_text};
 
 /// The policy in use.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Policy {
+    /// Grows with each change; without a state directory it begins at 1 with the process.
     revision: u64,
+    /// The file, or `the command line`.
     source: String,
+    /// When it was loaded, RFC 3339.
     loaded: String,
+    /// How long ago that was.
     age_seconds: u64,
-    /// Whether the last reload succeeded; if not, the source holds something else than what is in use.
+    /// Whether the last reload succeeded. If not, the source holds something else than what is in use.
     is_current: bool,
+    /// How many clients there are.
     clients: usize,
+    /// The policies, with the place of each.
     policies: Vec<Owner>,
+    /// The ceilings, likewise.
     ceilings: Vec<Owner>,
 }
 
 /// One policy or ceiling.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Owner {
+    /// Its name in the configuration.
     name: String,
+    /// file:line:column
     place: String,
+    /// Whether it refuses, or only reports what it would refuse.
+    #[schemars(extend("enum" = ["enforce", "report"]))]
     mode: &'static str,
 }
 

@@ -7,6 +7,7 @@ use axum::{
 };
 use exeat_policy::Revision;
 use http::{HeaderMap, header};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
@@ -18,17 +19,21 @@ use crate::{
 };
 
 /// How a document is put.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct How {
+    /// Say what would come of it and change nothing.
     dry_run: Option<bool>,
+    /// Do it even if the configuration file was edited since it was loaded; the edits are lost.
     overwrite: Option<bool>,
 }
 
 /// Which document is put back.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Back {
+    /// The revision whose document decides again.
+    #[schemars(example = 11)]
     revision: u64,
 }
 

@@ -7,6 +7,7 @@ use axum::{
 use exeat_proxy::{Selector, StateError};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use schemars::JsonSchema;
 
 use crate::{
     admin::Admin,
@@ -15,27 +16,32 @@ use crate::{
 };
 
 /// Who is meant: one client, or all that carry a label.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Who {
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// The client's name.
     label: Option<String>,
 }
+    /// KEY=VALUE
+    #[schemars(example = "space=payments-prod")]
 
 /// Everyone in quarantine.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Quarantined {
     quarantined: Vec<Who>,
 }
 
+    /// Everyone, in order.
 /// What came of a release.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Released {
     released: bool,
 }
 
+    /// Always true.
 impl Who {
     fn selector(&self) -> Result<Selector, Failure> {
         selector(self.client.as_deref(), self.label.as_deref())?

@@ -8,6 +8,7 @@ use axum::{
 use exeat_policy::Revision;
 use exeat_store::{Kept, NamedFile};
 use http::header;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{admin::Admin, document::tag, error::Failure, flows::time_text, orders::Refused};
@@ -16,32 +17,48 @@ use crate::{admin::Admin, document::tag, error::Failure, flows::time_text, order
 const CURRENT: &str = "current";
 
 /// The revisions that are kept, the newest first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Revisions {
+    /// The one that decides.
     current: u64,
+    /// The newest first.
     revisions: Vec<One>,
 }
 
 /// One revision.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Revision")]
 struct One {
+    /// Its number.
     revision: u64,
+    /// When it took effect, RFC 3339.
     when: String,
+    /// How it came to decide.
+    #[schemars(extend("enum" = ["start", "signal", "reload", "put", "rollback"]))]
     origin: &'static str,
+    /// The user on the other side of the socket, if it came over the admin API.
     #[serde(skip_serializing_if = "Option::is_none")]
     uid: Option<u32>,
+    /// Of a rollback: the revision that the document is of.
     #[serde(skip_serializing_if = "Option::is_none")]
     restored: Option<u64>,
+    /// Which sections and files are different from the revision before; `+` added, `-` removed.
     change: String,
+    /// The size of the document.
     bytes: usize,
+    /// The SHA-256 of the document, as sha256sum prints it.
     digest: String,
+    /// The group files that it names.
     files: Vec<File>,
 }
 
 /// A group file of a revision.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "GroupFile")]
 struct File {
+    /// Its path.
     name: String,
+    /// Its SHA-256 when it was read.
     digest: String,
 }
 

@@ -6,6 +6,7 @@ use axum::{
 };
 use exeat_policy::{Mode, Reason};
 use exeat_proxy::{PairView, RefusedView, metrics::Key};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{admin::Admin, error::Failure, flows::time_text};
@@ -16,85 +17,115 @@ const PAIRS_DEFAULT: usize = 1000;
 const PAIRS_MAX: usize = 10_000;
 
 /// How much to tell.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct HowMuch {
+    /// List at most so many pairs: those with open flows first, then those that have moved most.
+    #[schemars(extend("maximum" = PAIRS_MAX, "default" = PAIRS_DEFAULT))]
     limit: Option<usize>,
 }
 
 /// What the proxy does, since it began unless something else is said.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Traffic {
+    /// Since the proxy began.
     uptime_seconds: f64,
+    /// The number of the policy in use.
     revision: u64,
-    /// Whether the policy in use is the one of the last reload.
+    /// Whether the last reload succeeded.
     is_current: bool,
+    /// Whether the proxy is ending.
     is_draining: bool,
     /// Policies in report mode.
     reporting: usize,
+    /// Whether the audit log cannot be written at present.
     is_audit_failing: bool,
     /// Selectors in quarantine.
     quarantined: usize,
+    /// Client connections that are open.
     connections: usize,
     /// Tunnels that are open.
     tunnels: u64,
     /// Forwarded requests under way.
     requests: u64,
+    /// Verdicts.
     decisions: Decisions,
+    /// Bytes that went to upstreams, since the start.
     bytes_up: u64,
+    /// Bytes that went to clients, since the start.
     bytes_down: u64,
-    /// The number of the watch that `pairs` are counted since.
+    /// The number of the watch since which `pairs` are counted. Another one begins when nobody has asked for a minute.
     watch: u64,
+    /// Who moves how much to where.
     pairs: Vec<Pair>,
-    /// Pairs that the answer has no room for.
+    /// Pairs beyond the limit.
     pairs_left_out: usize,
-    /// Ended flows that the proxy had no room to add up.
+    /// Ended flows that there was no room to add up, since the watch began.
     flows_left_out: u64,
+    /// At most 512, the newest first. A rare row gives way to a new one.
     refusals: Vec<Refused>,
 }
 
 /// Verdicts, as `exeat_decisions_total` counts them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Decisions {
+    /// Allowed and passed on.
     allowed: u64,
     /// Allowed, and came to nothing.
     failed: u64,
+    /// Denied.
     denied: u64,
-    /// What the last two are for; a reason that has not occurred is left out.
+    /// Why, without those that have not occurred.
     reasons: Vec<Counted>,
 }
 
 /// One reason.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ReasonCount")]
 struct Counted {
+    /// A token of docs/reasons.md.
     reason: &'static str,
+    /// Allowed, and failed for it.
     failed: u64,
+    /// Denied for it.
     denied: u64,
 }
 
 /// What one client moves to and from one target.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Pair {
+    /// The client's name, or `anonymous`.
     client: String,
+    /// Host and port.
     target: String,
+    /// Flows that are open.
     flows: u64,
+    /// The age of the oldest of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_seconds: Option<f64>,
+    /// Tunnels that were opened and requests that were answered, since the watch began.
     requests: u64,
+    /// Bytes that went upstream, of open flows and of those that have ended since the watch began.
     bytes_up: u64,
+    /// Bytes that went to the client, likewise.
     bytes_down: u64,
 }
 
 /// What was refused to one client at one target, for one reason.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Refused {
+    /// Left out if it was not known who asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<String>,
+    /// Host and port, or what was sent instead, escaped.
     target: String,
+    /// A token of docs/reasons.md.
     reason: &'static str,
+    /// How often since the start; no less than it was.
     count: u64,
     /// By how much `count` may be too high.
     count_error: u64,
+    /// When it happened last, in RFC 3339.
     last: String,
 }
 

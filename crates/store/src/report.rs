@@ -1,10 +1,12 @@
 //! All the problems of one load, as text for people and as JSON lines for editors.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use miette::{
     GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteSpanContents, SourceSpan, SpanContents,
 };
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 
 use crate::problem::{Excerpt, Location, Problem, Severity};
@@ -117,19 +119,43 @@ impl Serialize for Report {
     }
 }
 
-/// A problem as JSON.
-#[derive(Serialize)]
+impl JsonSchema for Report {
+    fn schema_name() -> Cow<'static, str> {
+        "Report".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        <Vec<Line<'_>>>::json_schema(generator)
+    }
+}
+
+/// A problem of a configuration, with its place.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
 struct Line<'p> {
+    /// The file, or how the text is called that was sent.
     file: &'p str,
+    /// From 1; missing if the problem is the file as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<u32>,
+    /// From 1, in characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     column: Option<u32>,
+    /// One past the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     end_column: Option<u32>,
+    /// An error keeps the configuration from loading, a warning does not.
+    #[schemars(extend("enum" = ["error", "warning"]))]
     severity: &'static str,
+    /// A stable token.
     code: &'static str,
+    /// What is wrong.
     message: &'p str,
+    /// What to write instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     help: Option<&'p str>,
 }

@@ -15,7 +15,7 @@ use crate::output::{Exit, print_report, to_stdout};
 /// Compares two configuration files.
 pub(crate) fn run(args: &DiffArgs) -> anyhow::Result<Exit> {
     let (Some(old), Some(new)) = (load(&args.old), load(&args.new)) else { return Ok(Exit::Config) };
-    let differences = differences((&old).into(), (&new).into());
+    let differences = between(&old, &new)?;
     match args.format {
         Format::Text => to_stdout(text(&differences))?,
         Format::Json => to_stdout(json_lines(&differences))?,
@@ -26,6 +26,11 @@ pub(crate) fn run(args: &DiffArgs) -> anyhow::Result<Exit> {
 /// Reads one configuration, or prints why it cannot be used. Warnings are `check`'s matter.
 fn load(path: &Path) -> Option<Loaded> {
     exeat_store::load(path, &Options::new(Revision(1))).inspect_err(print_report).ok()
+}
+
+/// What they allow differently, each as the admin API would tell it.
+fn between(old: &Loaded, new: &Loaded) -> serde_json::Result<Vec<Value>> {
+    differences(old.into(), new.into()).iter().map(serde_json::to_value).collect()
 }
 
 /// Where the column of places begins at most; longer lines push it out.
@@ -99,7 +104,7 @@ mod tests {
     }
 
     fn between((old_file, old): (&str, &str), (new_file, new): (&str, &str)) -> Vec<Value> {
-        differences((&loaded(old_file, old)).into(), (&loaded(new_file, new)).into())
+        super::between(&loaded(old_file, old), &loaded(new_file, new)).unwrap()
     }
 
     const OLD: &str = r#"
