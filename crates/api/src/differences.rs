@@ -6,7 +6,7 @@ use std::{
 };
 
 use exeat_identity::{Clients, Principal};
-use exeat_policy::{Bound, Change, PolicySet, View, diff};
+use exeat_policy::{Bound, Change, Direction, PolicySet, View, diff};
 use exeat_proxy::Snapshot;
 use exeat_store::Loaded;
 use schemars::JsonSchema;
@@ -107,6 +107,8 @@ pub struct AccessDifference {
     /// Whether the later side allows it, or the earlier one did.
     #[schemars(extend("enum" = ["gained", "lost"]))]
     change: &'static str,
+    #[serde(skip)]
+    direction: Direction,
     /// The destinations: a name, `*.` and a name, `@any-public`, a network, or `allowed names`.
     hosts: String,
     /// The ports.
@@ -138,6 +140,15 @@ struct Witness {
 }
 
 impl Difference {
+    /// Which side allows more, of what a client may reach.
+    #[must_use]
+    pub fn direction(&self) -> Option<Direction> {
+        match self {
+            Self::Client(_) => None,
+            Self::Access(difference) => Some(difference.direction),
+        }
+    }
+
     fn client(client: &str, change: &'static str) -> Self {
         Self::Client(ClientDifference { client: client.to_owned(), change })
     }
@@ -147,6 +158,7 @@ impl Difference {
         Self::Access(Box::new(AccessDifference {
             client: client.to_owned(),
             change: change.direction.word(),
+            direction: change.direction,
             hosts: change.hosts.to_string(),
             ports: change.ports.to_string(),
             what: Some(change.what.to_string()).filter(|what| !what.is_empty()),

@@ -3,21 +3,28 @@
 use std::{collections::BTreeMap, net::IpAddr, time::SystemTime};
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{
         Path, Query, State,
         rejection::{PathRejection, QueryRejection},
     },
 };
+use exeat_audit::{Action, Effect};
 use exeat_model::{Authority, Host, Port};
 use exeat_policy::{Label, Reason};
 use exeat_proxy::{FlowFilter, FlowId, FlowView, Selector};
 use http::StatusCode;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use crate::{admin::Admin, error::Failure, explain::Rule};
+use crate::{
+    admin::Admin,
+    error::Failure,
+    explain::Rule,
+    recorded::{self, Told},
+    server::Caller,
+};
 
 /// Flows in one answer, at about 500 bytes each, unless asked for fewer or more.
 const FLOWS_DEFAULT: usize = 1000;
@@ -28,89 +35,89 @@ const FLOWS_MAX: usize = 10_000;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Which {
-    client: Option<String>,
-    label: Option<String>,
-    target: Option<String>,
-    source: Option<String>,
-    limit: Option<usize>,
-    all: Option<bool>,
-}
     /// Flows of this client; `anonymous` for those without credentials. Not together with `label` when flows are ended.
-
+    client: Option<String>,
     /// Flows of clients with this label, as KEY=VALUE.
-/// The flows that were found.
+    label: Option<String>,
     /// Flows to this host, whatever the port.
-#[derive(Debug, Serialize, JsonSchema)]
+    target: Option<String>,
     /// Flows from this address.
-pub(crate) struct Found {
+    source: Option<String>,
     /// List at most so many, the oldest first.
     #[schemars(extend("maximum" = FLOWS_MAX, "default" = FLOWS_DEFAULT))]
-    /// How many there are, listed or not.
+    limit: Option<usize>,
     /// Without any other parameter: `true` ends every flow.
+    all: Option<bool>,
+}
+
+/// The flows that were found.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Flows")]
+pub(crate) struct Found {
+    /// How many there are, listed or not.
     total: usize,
+    /// The oldest first.
     flows: Vec<Flow>,
 }
 
 /// One flow.
 #[derive(Debug, Serialize, JsonSchema)]
-#[schemars(rename = "Flows")]
 struct Flow {
-    id: u64,
-    /// The oldest first.
-    request_id: String,
-    kind: &'static str,
-    method: String,
-    client: String,
-    proof: &'static str,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     /// Its number, to end it by.
-    labels: BTreeMap<&'static str, String>,
+    id: u64,
     /// As in the audit log.
-    source: String,
+    request_id: String,
     /// A tunnel, or a request that is forwarded.
     #[schemars(extend("enum" = ["tunnel", "request"]))]
-    target: String,
+    kind: &'static str,
     /// The method of the request, or `SOCKS5`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    method: String,
     /// The client's name, or `anonymous`.
-    address: Option<String>,
+    client: String,
     /// What proved it: `password`, `anonymous`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    proof: &'static str,
     /// The client's labels, without those that are not set.
-    via: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<&'static str, String>,
     /// The client's address and port.
-    rule: Option<Rule>,
+    source: String,
     /// Host and port.
-    revision: u64,
+    target: String,
     /// The address and port that was dialled.
     #[serde(skip_serializing_if = "Option::is_none")]
-    would_deny: Option<&'static str>,
+    address: Option<String>,
     /// The next hop that it leaves through; then `address` is the next hop's.
-    started: String,
-    age_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    via: Option<String>,
     /// The rule that allows it.
-    bytes_up: u64,
-    bytes_down: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<Rule>,
     /// The policy that allowed it last.
-}
+    revision: u64,
     /// In report mode: the reason that enforcement would give.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    would_deny: Option<&'static str>,
+    /// RFC 3339.
+    started: String,
+    /// How long it has been open.
+    age_seconds: f64,
+    /// Bytes that went to the upstream.
+    bytes_up: u64,
+    /// Bytes that went to the client.
+    bytes_down: u64,
+}
 
 /// How many flows were told to end.
-    /// RFC 3339.
 #[derive(Debug, Serialize, JsonSchema)]
-    /// How long it has been open.
 pub(crate) struct Cut {
-    /// Bytes that went to the upstream.
+    /// How many flows end.
     pub(crate) cut: usize,
-    /// Bytes that went to the client.
 }
 
 /// A filter that has been understood.
 #[derive(Debug, Default)]
 struct Filter {
     client: Option<String>,
-    /// How many flows end.
     label: Option<(Label, String)>,
     host: Option<Host>,
     source: Option<IpAddr>,
@@ -128,29 +135,54 @@ pub(crate) async fn list(State(admin): State<Admin>, query: Queried) -> Result<J
     Ok(Json(Found { total, flows: flows.into_iter().take(limit).map(Flow::from).collect() }))
 }
 
-pub(crate) async fn cut(State(admin): State<Admin>, query: Queried) -> Result<Json<Cut>, Failure> {
+pub(crate) async fn cut(
+    State(admin): State<Admin>,
+    Extension(caller): Extension<Caller>,
+    query: Queried,
+) -> Result<Json<Cut>, Failure> {
     let which = which(query)?;
     let filter = FlowFilter::try_from(Filter::new(&which)?)?;
     if filter == FlowFilter::default() && which.all != Some(true) {
         let help = "name a client, label, target or source, or say all=true";
         return Err(Failure::request("this would end every flow").help(help));
     }
-    Ok(Json(Cut { cut: admin.proxy.cut(&filter, Reason::PolicyChanged) }))
+    Ok(Json(Cut { cut: cut_recorded(&admin, caller, &filter) }))
 }
 
 pub(crate) async fn cut_one(
     State(admin): State<Admin>,
+    Extension(caller): Extension<Caller>,
     id: Result<Path<u64>, PathRejection>,
 ) -> Result<Json<Cut>, Failure> {
     let Path(id) =
         id.map_err(|_| Failure::request("the id of a flow is a number").help("GET /v1/flows lists them"))?;
-    match admin.proxy.cut(&FlowFilter::from(FlowId(id)), Reason::PolicyChanged) {
+    match cut_recorded(&admin, caller, &FlowFilter::from(FlowId(id))) {
         0 => {
             Err(Failure::new(StatusCode::NOT_FOUND, format!("there is no flow {id}"))
                 .help("it may have ended"))
         }
         cut => Ok(Json(Cut { cut })),
     }
+}
+
+/// Ends flows and makes a record of it. Returns how many they are.
+fn cut_recorded(admin: &Admin, caller: Caller, filter: &FlowFilter) -> usize {
+    let cut = admin.proxy.cut(filter, Reason::PolicyChanged);
+    let effect = if cut > 0 { Effect::Done } else { Effect::Unchanged };
+    recorded::note(admin, caller, Action::Cut, effect, &named(filter), Told::ended(cut));
+    cut
+}
+
+/// What a filter means, for a record.
+fn named(FlowFilter { id, selector, host, source }: &FlowFilter) -> String {
+    let parts = [
+        id.map(|id| format!("flow {}", id.0)),
+        selector.as_ref().map(ToString::to_string),
+        host.as_ref().map(|host| format!("to {host}")),
+        source.map(|source| format!("from {source}")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "every flow".to_owned() } else { parts.join(", ") }
 }
 
 fn which(query: Queried) -> Result<Which, Failure> {
@@ -295,6 +327,21 @@ mod tests {
             ("no host", which(None, None, Some("a b")), false),
         ] {
             assert_eq!(ok(&which), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_record_names_what_was_meant() {
+        let filter = |which: Which| FlowFilter::try_from(Filter::new(&which).unwrap()).unwrap();
+        let source = Some("192.0.2.1".to_owned());
+        for (filter, want) in [
+            (FlowFilter::default(), "every flow"),
+            (FlowFilter::from(FlowId(7)), "flow 7"),
+            (filter(which(Some("app"), None, None)), "client app"),
+            (filter(which(None, Some("space=a"), Some("EXAMPLE.com"))), "label space=a, to example.com"),
+            (filter(Which { source, ..Which::default() }), "from 192.0.2.1"),
+        ] {
+            assert_eq!(named(&filter), want);
         }
     }
 }

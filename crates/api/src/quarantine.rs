@@ -1,47 +1,50 @@
 //! `/v1/quarantine`: who may reach nothing for now, whatever the policies say.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Query, State, rejection::QueryRejection},
 };
+use exeat_audit::{Action, Effect};
 use exeat_proxy::{Selector, StateError};
 use http::StatusCode;
-use serde::{Deserialize, Serialize};
 use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     admin::Admin,
     error::{Failure, Sent},
     flows::{Cut, selector},
+    recorded::{self, Told},
+    server::Caller,
 };
 
 /// Who is meant: one client, or all that carry a label.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Who {
+    /// The client's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    /// The client's name.
-    label: Option<String>,
-}
     /// KEY=VALUE
     #[schemars(example = "space=payments-prod")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<String>,
+}
 
 /// Everyone in quarantine.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Quarantined {
+    /// Everyone, in order.
     quarantined: Vec<Who>,
 }
 
-    /// Everyone, in order.
 /// What came of a release.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Released {
+    /// Always true.
     released: bool,
 }
 
-    /// Always true.
 impl Who {
     fn selector(&self) -> Result<Selector, Failure> {
         selector(self.client.as_deref(), self.label.as_deref())?
@@ -64,21 +67,51 @@ pub(crate) async fn list(State(admin): State<Admin>) -> Json<Quarantined> {
     Json(Quarantined { quarantined: admin.proxy.quarantined().iter().map(Who::from).collect() })
 }
 
-pub(crate) async fn add(State(admin): State<Admin>, Sent(who): Sent<Who>) -> Result<Json<Cut>, Failure> {
+pub(crate) async fn add(
+    State(admin): State<Admin>,
+    Extension(caller): Extension<Caller>,
+    Sent(who): Sent<Who>,
+) -> Result<Json<Cut>, Failure> {
     let selector = who.selector()?;
-    let cut = on_disk(move || admin.proxy.quarantine(selector)).await?;
+    let work = move || {
+        let target = selector.to_string();
+        let cut = admin.proxy.quarantine(selector);
+        let told = cut.as_ref().map_or_else(Told::from, |cut| Told::ended(*cut));
+        // It holds even if it could not be kept.
+        let effect = match &cut {
+            Err(StateError::TooMany) => Effect::Refused,
+            Ok(_) | Err(StateError::Read { .. } | StateError::Write { .. } | StateError::Damaged { .. }) => {
+                Effect::Done
+            }
+        };
+        recorded::note(&admin, caller, Action::Quarantine, effect, &target, told);
+        cut
+    };
+    let cut = on_disk(work).await?;
     let cut = cut.map_err(|error| unkept(&error, "the quarantine holds, but not over a restart"))?;
     Ok(Json(Cut { cut }))
 }
 
 pub(crate) async fn release(
     State(admin): State<Admin>,
+    Extension(caller): Extension<Caller>,
     query: Result<Query<Who>, QueryRejection>,
 ) -> Result<Json<Released>, Failure> {
     let Query(who) = query.map_err(|error| Failure::request(error.body_text()))?;
     let selector = who.selector()?;
     let shown = selector.to_string();
-    let released = on_disk(move || admin.proxy.release(&selector)).await?;
+    let work = move || {
+        let released = admin.proxy.release(&selector);
+        let effect = match &released {
+            Ok(true) => Effect::Done,
+            Ok(false) => Effect::Unchanged,
+            Err(_) => Effect::Refused,
+        };
+        let told = released.as_ref().map_or_else(Told::from, |_| Told::default());
+        recorded::note(&admin, caller, Action::Release, effect, &selector.to_string(), told);
+        released
+    };
+    let released = on_disk(work).await?;
     match released.map_err(|error| unkept(&error, "the quarantine still holds"))? {
         true => Ok(Json(Released { released: true })),
         false => Err(Failure::new(StatusCode::NOT_FOUND, format!("{shown} is not in quarantine"))

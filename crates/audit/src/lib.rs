@@ -1,5 +1,6 @@
 //! One versioned record per decision and per flow, and where the records go.
 
+mod control;
 mod log;
 mod queue;
 mod receipt;
@@ -9,6 +10,7 @@ mod text;
 mod time;
 mod writer;
 
+pub use control::{Action, By, ControlRecord, Effect};
 pub use log::{AuditLog, AuditUnavailable, AuditWriter, QUEUE_RECORDS_MAX};
 pub use receipt::Receipt;
 pub use record::{Event, Outcome, PrincipalRecord, Record, RuleRecord, SCHEMA_VERSION, SchemaVersion};

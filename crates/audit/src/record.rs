@@ -10,7 +10,7 @@ use exeat_model::DnsName;
 use exeat_policy::{Labels, Mode, Place, Reason, Revision};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use crate::{text::Text, time::rfc3339};
+use crate::{control::ControlRecord, text::Text, time::rfc3339};
 
 /// The version of the record's schema. Fields are added without a new version; it changes if one is renamed,
 /// removed or given another meaning.
@@ -88,6 +88,9 @@ pub struct Record {
     /// Why the flow ended, as a stable lower-case token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<&'static str>,
+    /// What somebody asked for who steers the proxy, and what came of it; of [`Event::Control`] alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control: Option<Box<ControlRecord>>,
     /// How many records were lost since the last line that says so; of [`Event::Lost`] alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
@@ -113,6 +116,8 @@ pub enum Event {
     End,
     /// A single request and its response ended, or the request was denied.
     Request,
+    /// Somebody who steers the proxy changed what decides or what is open, or could not.
+    Control,
     /// Records were lost here; written by the log itself.
     Lost,
 }
@@ -179,8 +184,15 @@ impl Record {
             bytes_down: None,
             duration: None,
             end: None,
+            control: None,
             count: None,
         }
+    }
+
+    /// Returns the record of a change. `revision` is what decides from then on.
+    #[must_use]
+    pub fn control(control: ControlRecord, revision: Revision, time: SystemTime) -> Self {
+        Self { revision: Some(revision), control: Some(Box::new(control)), ..Self::new(Event::Control, time) }
     }
 
     /// Appends the record to `lines`, as one line with its end.
@@ -252,6 +264,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::control::{Action, By, Effect};
 
     fn at(millis: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
@@ -315,6 +328,18 @@ mod tests {
                 json!({ "v": 1, "time": "1970-01-01T00:00:00.000Z", "event": "request" }),
             ),
             (
+                "control",
+                Record::control(
+                    ControlRecord::new(Action::Put, By::Api, Some(0), Effect::Refused),
+                    Revision(7),
+                    at(0),
+                ),
+                json!({
+                    "v": 1, "time": "1970-01-01T00:00:00.000Z", "event": "control", "revision": 7,
+                    "control": { "action": "put", "by": "api", "uid": 0, "result": "refused" },
+                }),
+            ),
+            (
                 "lost",
                 Record::lost(3, at(1_000)),
                 json!({ "v": 1, "time": "1970-01-01T00:00:01.000Z", "event": "lost", "count": 3 }),
@@ -334,6 +359,7 @@ mod tests {
             (Event::Decision, "decision"),
             (Event::End, "end"),
             (Event::Request, "request"),
+            (Event::Control, "control"),
             (Event::Lost, "lost"),
         ] {
             assert_eq!(word(serde_json::to_value(event).unwrap()), want);

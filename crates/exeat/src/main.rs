@@ -8,6 +8,7 @@ mod inherited;
 mod listening;
 mod log;
 mod notify;
+mod recorded;
 mod reloader;
 mod signals;
 

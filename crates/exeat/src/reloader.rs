@@ -9,10 +9,11 @@ use exeat_audit::AuditLog;
 use exeat_cli::Source;
 use exeat_policy::Revision;
 use exeat_proxy::{Proxy, Snapshot, Tls};
-use exeat_store::{Digest, History, Loaded, News, Options, Origin, Report, Settings, Written};
+use exeat_store::{Digest, History, Loaded, News, Options, Origin, Settings, Written};
 
 use crate::log::Log;
 use crate::notify;
+use crate::recorded;
 
 /// Everything a reload touches.
 pub(crate) struct Reloader {
@@ -31,34 +32,36 @@ pub(crate) struct Reloader {
 
 /// Who wants another policy, and how.
 #[derive(Clone, Copy)]
-struct Cause {
-    origin: Origin,
-    uid: Option<u32>,
-    restored: Option<Revision>,
+pub(crate) struct Cause {
+    pub(crate) origin: Origin,
+    pub(crate) uid: Option<u32>,
+    pub(crate) restored: Option<Revision>,
 }
 
 impl Reloader {
     /// Reads the configuration again because of a signal. What comes of it is in the log.
     pub(crate) fn on_signal(&mut self) {
-        let _told = self.reload(Cause { origin: Origin::Signal, uid: None, restored: None });
+        let _told = self.reload(&Cause { origin: Origin::Signal, uid: None, restored: None });
     }
 
     /// Carries out an order of the admin API.
     pub(crate) fn carry_out(&mut self, what: Do, uid: Option<u32>) -> Result<Done, Refused> {
         let cause = |origin| Cause { origin, uid, restored: None };
         match what {
-            Do::Reload => self.reload(cause(Origin::Reload)).map_err(Refused::Problems),
-            Do::Put(Put { text, terms }) => self.put(&text, &terms, cause(Origin::Put)),
+            Do::Reload => self.reload(&cause(Origin::Reload)),
+            Do::Put(Put { text, terms }) => self.put(&text, &terms, &cause(Origin::Put)),
             Do::Rollback { to, terms } => {
-                let kept = self.history.get(to).ok_or(Refused::Unknown { revision: to })?;
                 let cause = Cause { restored: Some(to), ..cause(Origin::Rollback) };
-                let done = self.put(&kept.written.text, &terms, cause)?;
+                let Some(kept) = self.history.get(to) else {
+                    return Err(self.refused(&cause, terms.dry_run, None, Refused::Unknown { revision: to }));
+                };
+                let done = self.put(&kept.written.text, &terms, &cause)?;
                 Ok(Done { changed_files: self.changed_files(&kept.written), ..done })
             }
         }
     }
 
-    fn reload(&mut self, cause: Cause) -> Result<Done, Report> {
+    fn reload(&mut self, cause: &Cause) -> Result<Done, Refused> {
         notify::reloading();
         self.audit.reopen();
         // Whatever comes of the rest: a renewed certificate is not part of the policy.
@@ -70,16 +73,27 @@ impl Reloader {
                 self.status.note_reload(false);
                 self.stderr.say(&exeat_cli::report_text(&report));
                 tracing::error!(revision = %self.revision(), "reload refused: the configuration has errors; the old one stays");
-                Err(report)
+                let digest = match &self.source {
+                    Source::File(path) => exeat_store::digest_of_file(path),
+                    Source::Flags { .. } => None,
+                };
+                Err(self.refused(cause, false, digest, Refused::Problems(report)))
             }
         };
         notify::ready(&format!("revision {}", self.revision()));
         result
     }
 
-    /// Lets `text` take the place of the configuration file and decide: it is checked first, then it is in the file,
-    /// then it decides. A kill at any point leaves the old file or the new one, and the next start decides by that.
-    fn put(&mut self, text: &str, terms: &Terms, cause: Cause) -> Result<Done, Refused> {
+    /// Lets `text` take the place of the configuration file and decide.
+    fn put(&mut self, text: &str, terms: &Terms, cause: &Cause) -> Result<Done, Refused> {
+        let result = self.put_unrecorded(text, terms, cause);
+        let digest = Digest::of(text.as_bytes());
+        result.map_err(|refused| self.refused(cause, terms.dry_run, Some(digest), refused))
+    }
+
+    /// It is checked first, then it is in the file, then it decides. A kill at any point leaves the old file or the new
+    /// one, and the next start decides by that.
+    fn put_unrecorded(&mut self, text: &str, terms: &Terms, cause: &Cause) -> Result<Done, Refused> {
         let now = self.revision();
         if terms.only_after.as_ref().is_some_and(|named| !named.contains(&now)) {
             return Err(Refused::Moved { now });
@@ -116,8 +130,8 @@ impl Reloader {
 
     /// Lets what was loaded decide, as a new revision unless it is what decides already. Then too it takes the other's
     /// place: what a next hop needs, such as the system's certificates, may be new without a word of it in the text.
-    fn swap(&mut self, mut loaded: Loaded, cause: Cause) -> Done {
-        let Cause { origin, uid, restored } = cause;
+    fn swap(&mut self, mut loaded: Loaded, cause: &Cause) -> Done {
+        let Cause { origin, uid, restored } = *cause;
         self.stderr.say(&exeat_cli::report_text(&loaded.warnings));
         let needs_restart = self.fixed_settings(&loaded.settings);
         for section in &needs_restart {
@@ -129,6 +143,9 @@ impl Reloader {
             loaded.policy.renumber(self.revision());
         }
         let (revision, written) = (loaded.policy.revision(), loaded.written.clone());
+        let before = self.history.newest();
+        let before = before.as_ref().map(|kept| &kept.written);
+        recorded::replaced(&self.audit, cause, (&self.proxy.snapshot(), before), &loaded, is_changed);
         self.proxy.replace(snapshot(loaded));
         if let Some(written) = written.filter(|_| is_changed) {
             let news = News { when: SystemTime::now(), origin, uid, restored, written };
@@ -137,12 +154,20 @@ impl Reloader {
             }
         }
         if is_changed {
-            log(&cause, revision);
+            log(cause, revision);
         } else {
             tracing::info!(%revision, "reloaded: nothing has changed");
         }
         self.status.note_reload(true);
         Done { revision, is_changed, warnings, needs_restart, changed_files: Vec::new() }
+    }
+
+    /// Makes a record of what is refused, unless it was only asked what would come of it.
+    fn refused(&self, cause: &Cause, dry_run: bool, digest: Option<Digest>, refused: Refused) -> Refused {
+        if !dry_run {
+            recorded::refused(&self.audit, cause, self.revision(), digest, &refused);
+        }
+        refused
     }
 
     fn revision(&self) -> Revision {

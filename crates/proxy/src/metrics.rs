@@ -159,7 +159,7 @@ impl Told {
     pub(crate) fn refused(&self) -> Option<Reason> {
         match (self.event, self.verdict) {
             (Event::Decision | Event::Request, _) | (Event::End, Some(Outcome::Deny)) => self.reason,
-            (Event::End, Some(Outcome::Allow) | None) | (Event::Lost, _) => None,
+            (Event::End, Some(Outcome::Allow) | None) | (Event::Control | Event::Lost, _) => None,
         }
     }
 
@@ -206,7 +206,7 @@ impl Metrics {
                 }
                 self.note_end(&self.tunnel_ends, told);
             }
-            Event::Lost => {}
+            Event::Control | Event::Lost => {}
         }
     }
 
