@@ -525,6 +525,17 @@ fn differences_are_sets() -> Result<()> {
     ensure!(
         count(&since, "gained") == count(&back, "lost") && count(&since, "lost") == count(&back, "gained")
     );
+    // What no client's policy speaks of comes last: that it is different, never a secret.
+    let more = new
+        .replace("[proxy]\n", "[proxy]\nproxy_protocol_from = [\"10.99.0.0/24\"]\n")
+        .replace("http://10.99.0.1", "http://exeat:hidden-word@10.99.0.1");
+    fs::write(world.directory().join("more.toml"), &more)?;
+    let told = command(&world, &["policy", "diff", "more.toml"])?;
+    let want = "next_hop.corp\n  ~ credentials\n\nproxy.proxy_protocol_from\n  ~ +10.99.0.0/24\n";
+    ensure!(told.code == 1 && told.out == want, "{told:?}");
+    let (_, sent) = api(&world, "POST /v1/policy/diff", &more)?;
+    ensure!(sent["total"] == 2 && !sent.to_string().contains("hidden-word"), "{sent}");
+    Document::read()?.describes(&sent, "Differences", "settings")?;
     let same = command(&world, &["policy", "diff", "--from", "2", "--json"])?;
     ensure!(same.code == 0 && same.out.contains("\"total\":0"), "{same:?}");
     let piped = format!("echo '[policy' | {} policy diff -", binary()?.display());

@@ -7,7 +7,7 @@ use axum::{
     extract::{Query, State, rejection::QueryRejection},
 };
 use exeat_policy::Revision;
-use exeat_proxy::Snapshot;
+use exeat_proxy::{Proxy, Snapshot};
 use exeat_store::{Loaded, Options, load_text};
 use http::StatusCode;
 use schemars::JsonSchema;
@@ -54,14 +54,14 @@ pub(crate) struct Answer {
 
 /// What one side is made from.
 enum Made {
-    Live(Arc<Snapshot>),
+    Live(Arc<Snapshot>, Proxy),
     Again(Box<Loaded>),
 }
 
 impl Made {
     fn side(&self) -> Side<'_> {
         match self {
-            Self::Live(snapshot) => Side::from(&**snapshot),
+            Self::Live(snapshot, proxy) => Side::from(&**snapshot).with_senders(proxy.proxy_protocol_from()),
             Self::Again(loaded) => Side::from(&**loaded),
         }
     }
@@ -76,7 +76,7 @@ pub(crate) async fn sent(
         let live = admin.proxy.snapshot();
         let from = live.policy.revision();
         let sent = load(&admin, SENT, &text, from)?;
-        Ok(Answer::new(from, None, &Made::Live(live), &sent))
+        Ok(Answer::new(from, None, &Made::Live(live, admin.proxy), &sent))
     })
     .await
 }
@@ -94,7 +94,7 @@ pub(crate) async fn between(
         let live = admin.proxy.snapshot();
         let made = |revision: Revision| {
             if revision == live.policy.revision() {
-                return Ok(Made::Live(Arc::clone(&live)));
+                return Ok(Made::Live(Arc::clone(&live), admin.proxy.clone()));
             }
             let kept = admin.history.get(revision).ok_or(Refused::Unknown { revision })?;
             load(&admin, &format!("revision-{revision}"), &kept.written.text, revision)

@@ -1,13 +1,14 @@
 //! What two configurations allow differently, client by client: as `exeat diff` and the admin API tell it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use exeat_identity::{Clients, Principal};
+use exeat_model::IpBlock;
 use exeat_policy::{Bound, Change, Direction, PolicySet, View, diff};
-use exeat_proxy::Snapshot;
+use exeat_proxy::{Hops, Snapshot};
 use exeat_store::Loaded;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -20,22 +21,37 @@ pub struct Side<'a> {
     policy: &'a PolicySet,
     clients: &'a Clients,
     anonymous: Option<&'a Principal>,
+    hops: &'a Hops,
+    /// Whose PROXY header is believed, if that is known.
+    senders: Option<&'a [IpBlock]>,
 }
 
 impl<'a> From<&'a Loaded> for Side<'a> {
     fn from(loaded: &'a Loaded) -> Self {
-        Self { policy: &loaded.policy, clients: &loaded.clients, anonymous: loaded.anonymous.as_deref() }
+        Self {
+            policy: &loaded.policy,
+            clients: &loaded.clients,
+            anonymous: loaded.anonymous.as_deref(),
+            hops: &loaded.hops,
+            senders: Some(&loaded.settings.proxy_protocol_from),
+        }
     }
 }
 
 impl<'a> From<&'a Snapshot> for Side<'a> {
     fn from(snapshot: &'a Snapshot) -> Self {
-        let Snapshot { policy, clients, anonymous, .. } = snapshot;
-        Self { policy, clients, anonymous: anonymous.as_deref() }
+        let Snapshot { policy, clients, anonymous, hops, .. } = snapshot;
+        Self { policy, clients, anonymous: anonymous.as_deref(), hops, senders: None }
     }
 }
 
 impl<'a> Side<'a> {
+    /// Says whose PROXY header is believed, which no snapshot knows.
+    #[must_use]
+    pub fn with_senders(self, senders: &'a [IpBlock]) -> Self {
+        Self { senders: Some(senders), ..self }
+    }
+
     /// Who there is, by name; the one without credentials comes first and cannot be mistaken for a client of the same
     /// name.
     fn principals(self) -> BTreeMap<(bool, &'a str), &'a Principal> {
@@ -45,7 +61,7 @@ impl<'a> Side<'a> {
 }
 
 /// Returns what the two sides allow differently, the client without credentials first, then by name. Of a client
-/// that is on one side only, the first difference says so.
+/// that is on one side only, the first difference says so. What is not a client's comes last.
 #[must_use]
 pub fn differences(old: Side<'_>, new: Side<'_>) -> Vec<Difference> {
     let nothing = Bound::default();
@@ -72,6 +88,27 @@ pub fn differences(old: Side<'_>, new: Side<'_>) -> Vec<Difference> {
         let changes = known.entry(bounds).or_insert_with(compare);
         found.extend(changes.iter().map(|change| Difference::access(&client, change)));
     }
+    found.extend(settings(old, new));
+    found
+}
+
+/// What is different that no client's policy speaks of: how next hops are spoken to, and whose PROXY header is believed.
+/// A hop of another name, or at another place, is another way out of the policies that use it.
+fn settings(old: Side<'_>, new: Side<'_>) -> Vec<Difference> {
+    let mut found = Vec::new();
+    let names: BTreeSet<&Arc<str>> = new.hops.keys().collect();
+    for name in names {
+        let (Some(before), Some(after)) = (old.hops.get(name), new.hops.get(name)) else { continue };
+        let setting = format!("next_hop.{name}");
+        found.extend(after.changed_since(before).into_iter().map(|what| Difference::setting(&setting, what)));
+    }
+    let senders = |side: Side<'_>| side.senders.map(|blocks| blocks.iter().copied().collect::<BTreeSet<_>>());
+    if let (Some(before), Some(after)) = (senders(old), senders(new)) {
+        let gone = before.difference(&after).map(|block| format!("-{block}"));
+        let came = after.difference(&before).map(|block| format!("+{block}"));
+        let all = came.chain(gone);
+        found.extend(all.map(|what| Difference::setting("proxy.proxy_protocol_from", &what)));
+    }
     found
 }
 
@@ -87,6 +124,8 @@ pub enum Difference {
     Client(ClientDifference),
     /// Of what a client may reach.
     Access(Box<AccessDifference>),
+    /// Of what is not a client's.
+    Setting(SettingDifference),
 }
 
 /// A client that is on one side only.
@@ -97,6 +136,19 @@ pub struct ClientDifference {
     /// On which side.
     #[schemars(extend("enum" = ["client_added", "client_removed"]))]
     change: &'static str,
+}
+
+/// A setting that is different, whoever asks.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct SettingDifference {
+    /// That it is different.
+    #[schemars(extend("enum" = ["changed"]))]
+    change: &'static str,
+    /// Its place in the configuration: `next_hop.NAME`, or `proxy.proxy_protocol_from`, which takes effect at a restart.
+    setting: String,
+    /// What about it: of a next hop `protocol`, `TLS`, `credentials` or `proxy_protocol`, of the senders of PROXY headers
+    /// each that came (`+`) or went (`-`).
+    what: String,
 }
 
 /// What one client may reach on one side only.
@@ -113,12 +165,13 @@ pub struct AccessDifference {
     hosts: String,
     /// The ports.
     ports: String,
-    /// Which part of it: addresses that a name may lead to, what may open the connection, or the way that it leaves by.
-    /// Null for all of it.
+    /// Which part of it: addresses that a name may lead to, what may open the connection, the way that it leaves by, or
+    /// the PROXY header that it begins with. Null for all of it.
     what: Option<String>,
     /// The rule that allows it.
     allowed_by: Rule,
-    /// Why the other side refuses it; of another way out, `policy_changed`, which ends connections that took the old one.
+    /// Why the other side refuses it. Of another way out, `policy_changed`, which ends connections that took the old one;
+    /// of another PROXY header, too, which ends none.
     reason: &'static str,
     /// The rule of the other side.
     refused_by: Option<Rule>,
@@ -144,13 +197,21 @@ impl Difference {
     #[must_use]
     pub fn direction(&self) -> Option<Direction> {
         match self {
-            Self::Client(_) => None,
+            Self::Client(_) | Self::Setting(_) => None,
             Self::Access(difference) => Some(difference.direction),
         }
     }
 
     fn client(client: &str, change: &'static str) -> Self {
         Self::Client(ClientDifference { client: client.to_owned(), change })
+    }
+
+    fn setting(setting: &str, what: &str) -> Self {
+        Self::Setting(SettingDifference {
+            change: "changed",
+            setting: setting.to_owned(),
+            what: what.to_owned(),
+        })
     }
 
     fn access(client: &str, change: &Change) -> Self {

@@ -30,7 +30,7 @@ mod target;
 mod traffic;
 
 pub use admin::{Admin, Parts, serve as serve_admin};
-pub use differences::{AccessDifference, ClientDifference, Difference, Side, differences};
+pub use differences::{AccessDifference, ClientDifference, Difference, SettingDifference, Side, differences};
 pub use health::serve as serve_health;
 pub use metrics::{Family, families, render};
 pub use orders::{Do, Done, Order, Put, Refused, Terms};

@@ -2,7 +2,7 @@
 
 /// What a PROXY header (version 2) at the start of an upstream connection says. Nothing is sent unless an operator asks
 /// for it: it gives the client's address away.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Announce {
     /// There is no header.
     #[default]

@@ -6,8 +6,8 @@
 //! to [`crate::decide`] and [`crate::permit`] on both sides; where they differ, that member is
 //! the witness of the change. So no change is made up.
 //!
-//! What both sides allow may leave by another way, straight from here or through a next hop: that
-//! is a change too, once gained and once lost.
+//! What both sides allow may leave by another way, straight from here or through a next hop, or
+//! tell its upstream something else of the client: that is a change too, once gained and once lost.
 //!
 //! Nor is one missed: for every request whose target is a name, or an address, that one side
 //! allows and the other refuses, the result is not empty. This holds for a name with one
@@ -31,6 +31,7 @@ use std::sync::Arc;
 
 use exeat_model::{Authority, DnsName, IpBlock, PortSet};
 
+use crate::announce::Announce;
 use crate::caps::Cap;
 use crate::reason::Reason;
 use crate::rule::RuleView;
@@ -87,6 +88,8 @@ pub enum What {
     OpenedBy(Vec<Opening>),
     /// Connections that leave this way; the other side sends them another.
     LeavesBy(WayOut),
+    /// Connections that say this of the client; the other side has them say something else.
+    Announcing(Announce),
     /// Flows that go beyond this.
     Beyond(Cap),
 }
@@ -133,7 +136,7 @@ pub struct Witness {
     pub beyond: Option<Cap>,
 }
 
-/// Something that one side allows and the other refuses, or sends another way.
+/// Something that one side allows and the other refuses, or handles differently.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Change {
     /// Which side allows it.
@@ -146,9 +149,10 @@ pub struct Change {
     pub what: What,
     /// The rule of the side that allows it.
     pub rule: RuleView,
-    /// Why the other side refuses it. Of a way out: what ends the connections that took it.
+    /// Why the other side refuses it. Of a way out: what ends the connections that took it. A PROXY
+    /// header has the same reason, and ends none: it was sent when they began.
     pub reason: Reason,
-    /// The rule of the other side that refuses it, that comes nearest, or that sends it another way.
+    /// The rule of the other side that refuses it, that comes nearest, or that handles it differently.
     pub refused_by: Option<RuleView>,
     /// A request to see it with.
     pub witness: Witness,
@@ -238,6 +242,10 @@ impl fmt::Display for What {
                 write!(f, "opened by {}", openings.join(", "))
             }
             Self::LeavesBy(way) => way.fmt(f),
+            Self::Announcing(Announce::Nothing) => f.write_str("without a PROXY header"),
+            Self::Announcing(announce @ (Announce::Client | Announce::ClientAndPrincipal)) => {
+                write!(f, "with a PROXY header ({})", announce.word())
+            }
             Self::Beyond(cap) => write!(f, "beyond {cap}"),
         }
     }

@@ -107,6 +107,18 @@ impl Hop {
         Self { tls: Some(tls), ..self }
     }
 
+    /// Returns what is different about how this one is spoken to than `old`: that it is, never which credentials they are.
+    #[must_use]
+    pub fn changed_since(&self, old: &Self) -> Vec<&'static str> {
+        let changed = [
+            ("protocol", self.protocol != old.protocol),
+            ("TLS", self.tls.is_some() != old.tls.is_some()),
+            ("credentials", self.credentials != old.credentials),
+            ("proxy_protocol", self.announce != old.announce),
+        ];
+        changed.into_iter().filter(|(_, is_changed)| *is_changed).map(|(what, _)| what).collect()
+    }
+
     /// Tells it this of the client, in a PROXY header before anything else.
     #[must_use]
     pub fn announcing(self, announce: Announce) -> Self {
@@ -164,6 +176,21 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_changed_is_told_by_its_key() {
+        let hop = |protocol, password: &str| Hop::new(protocol, HopCredentials::new("user", password));
+        let old = hop(HopProtocol::Http, "one");
+        for (case, new, want) in [
+            ("nothing", hop(HopProtocol::Http, "one"), &[][..]),
+            ("protocol", hop(HopProtocol::Socks5, "one"), &["protocol"]),
+            ("another password", hop(HopProtocol::Http, "two"), &["credentials"]),
+            ("no credentials", Hop::new(HopProtocol::Http, None), &["credentials"]),
+            ("PROXY header", hop(HopProtocol::Http, "one").announcing(Announce::Client), &["proxy_protocol"]),
+        ] {
+            assert_eq!(new.changed_since(&old), want, "{case}");
+        }
+    }
 
     #[test]
     fn three_failures_in_a_row_and_one_trial() {

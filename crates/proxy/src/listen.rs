@@ -11,6 +11,7 @@ use std::{
 use exeat_audit::{AuditLog, Event};
 use exeat_dns::Resolver;
 use exeat_identity::Authenticator;
+use exeat_model::IpBlock;
 use exeat_policy::Reason;
 use socket2::SockRef;
 use tokio::{
@@ -125,6 +126,11 @@ impl Proxy {
     /// What has been counted so far.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
+    }
+
+    /// The load balancers whose PROXY header is believed, since the start.
+    pub fn proxy_protocol_from(&self) -> &[IpBlock] {
+        &self.shared.proxy_protocol_from
     }
 
     /// Where its records go.

@@ -107,7 +107,7 @@ pub(crate) struct Shared {
     /// Whether clients may speak HTTP/2.
     pub(crate) http2: bool,
     pub(crate) resources: Resources,
-    proxy_protocol_from: Vec<IpBlock>,
+    pub(crate) proxy_protocol_from: Vec<IpBlock>,
     /// This instance's name in `Via` and `Proxy-Status`: random, so that a loop through it is told from a chain of
     /// instances.
     pub(crate) instance: String,

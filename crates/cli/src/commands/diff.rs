@@ -36,22 +36,29 @@ fn between(old: &Loaded, new: &Loaded) -> serde_json::Result<Vec<Value>> {
 /// Where the column of places begins at most; longer lines push it out.
 const WIDTH_MAX: usize = 60;
 
-/// Groups of lines, one group a client, with places in a column of their own.
+/// Groups of lines, one group a client or a setting, with places in a column of their own.
 pub(crate) fn text(differences: &[Value]) -> String {
     let mut text = String::new();
-    for of_client in differences.chunk_by(|one, next| one.get("client") == next.get("client")) {
+    for of_client in differences.chunk_by(|one, next| title(one) == title(next)) {
         if !text.is_empty() {
             text.push('\n');
         }
         let lines: Vec<(String, String)> = of_client.iter().filter_map(line).collect();
-        let client = of_client.first().map(|first| get(first, "client")).unwrap_or_default();
+        let client = of_client.first().map(title).unwrap_or_default();
         let _infallible = writeln!(text, "{client}{}", of_client.first().map_or("", remark));
         let width = lines.iter().map(|(what, _)| what.len().min(WIDTH_MAX)).max().unwrap_or_default();
         for (what, place) in lines {
-            let _infallible = writeln!(text, "  {what:<width$}  {place}");
+            let line = format!("  {what:<width$}  {place}");
+            let _infallible = writeln!(text, "{}", line.trim_end());
         }
     }
     text
+}
+
+/// Whose it is.
+fn title(difference: &Value) -> String {
+    let of = if difference.get("setting").is_some() { "setting" } else { "client" };
+    get(difference, of)
 }
 
 /// What to say of a client that is on one side only.
@@ -63,11 +70,12 @@ fn remark(first: &Value) -> &'static str {
     }
 }
 
-/// What changed, and the rules that say so. `None` for a client that came or went.
+/// What changed, and the rules that say so, if any do. `None` for a client that came or went.
 fn line(change: &Value) -> Option<(String, String)> {
     let sign = match change.get("change")?.as_str()? {
         "gained" => '+',
         "lost" => '-',
+        "changed" => return Some((format!("~ {}", get(change, "what")), String::new())),
         _ => return None,
     };
     let (hosts, ports, what) = (get(change, "hosts"), get(change, "ports"), get(change, "what"));
@@ -178,6 +186,46 @@ out
   - a.example.com:80,443 through corp at 192.0.2.1:3128  old.toml:19:10
 ";
         assert_eq!(text(&between(("old.toml", &old), ("new.toml", &new))), want);
+    }
+
+    #[test]
+    fn proxy_headers_and_credentials_are_told_and_no_secret_is() {
+        let side = |from: &str, entry: &str, password: &str, more: &str| {
+            OLD.replace("[proxy]", &format!("[proxy]\nproxy_protocol_from = [{from}]")).replace(
+                "\"git.example.com:22\"",
+                &format!("{{ host = \"git.example.com\", ports = [22]{entry} }}"),
+            ) + &format!(
+                "[policy.out]\nallow = [\"a.example.com\"]\nnext_hop = \"corp\"\n[client.out]\npolicies = [\"out\"]\npasswords = []\n[next_hop.corp]\nurl = \"http://exeat:{password}@192.0.2.1:3128\"\n{more}"
+            )
+        };
+        let old = side("\"192.0.2.8/32\"", "", "first-secret", "");
+        let new = side(
+            "\"192.0.2.9/32\"",
+            ", proxy_protocol = \"v2\"",
+            "other-secret",
+            "proxy_protocol = \"v2\"\n",
+        );
+        let told = between(("old.toml", &old), ("new.toml", &new));
+        let want = "\
+gone
+  + git.example.com:22 with a PROXY header (v2)  new.toml:10:10
+  - git.example.com:22 without a PROXY header    old.toml:10:10
+
+same
+  + git.example.com:22 with a PROXY header (v2)  new.toml:10:10
+  - git.example.com:22 without a PROXY header    old.toml:10:10
+
+next_hop.corp
+  ~ credentials
+  ~ proxy_protocol
+
+proxy.proxy_protocol_from
+  ~ +192.0.2.9
+  ~ -192.0.2.8
+";
+        assert_eq!(text(&told), want);
+        assert!(!json_lines(&told).contains("secret"));
+        assert!(between(("old.toml", &old), ("new.toml", &old)).is_empty());
     }
 
     #[test]

@@ -156,6 +156,7 @@ impl Search<'_> {
         for (direction, wide, narrow) in [(Direction::Lost, &old, &new), (Direction::Gained, &new, &old)] {
             self.opening(direction, wide, narrow, ip);
             self.caps(direction, wide, narrow, ip);
+            self.announce(direction, wide, narrow, ip);
         }
     }
 
@@ -178,6 +179,16 @@ impl Search<'_> {
             let refused = Denial { reason: cap.reason(), rule: Some(narrow.rule()) };
             let what = What::Beyond(cap);
             self.find_once(self.finding(direction, what, wide.rule(), refused, &[ip], None));
+        }
+    }
+
+    /// Compares what the upstream is told of the client.
+    fn announce(&mut self, direction: Direction, own: &Permitted, other: &Permitted, ip: IpAddr) {
+        let (Some(said), Some(elsewhere)) = (own.announce(), other.announce()) else { return };
+        if said != elsewhere {
+            let refused = Denial { reason: Reason::PolicyChanged, rule: Some(other.rule()) };
+            let what = What::Announcing(said);
+            self.find_once(self.finding(direction, what, own.rule(), refused, &[ip], None));
         }
     }
 

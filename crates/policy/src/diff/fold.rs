@@ -1,6 +1,8 @@
 //! From findings to what is shown: what a wider finding of the same rule says already is left
 //! out, and every witness is put to the engine once more.
 
+use std::net::IpAddr;
+
 use exeat_model::{Authority, Host, NamePattern, Port, PortSet};
 use hashbrown::HashMap;
 
@@ -102,13 +104,19 @@ fn witness(allows: View<'_>, refuses: View<'_>, finding: &Finding, ports: &PortS
             | What::AtPublic
             | What::MixedAnswers
             | What::OpenedBy(_)
-            | What::LeavesBy(_) => None,
+            | What::LeavesBy(_)
+            | What::Announcing(_) => None,
         },
     });
     witnesses.into_iter().find(|witness| match &finding.what {
         What::LeavesBy(way) => {
             let other = refuses.way(&witness.target);
             allows.way(&witness.target).as_ref() == Some(way) && other.is_some_and(|other| other != *way)
+        }
+        What::Announcing(announce) => {
+            let said =
+                |view: View<'_>| view.permit(&witness.target, &own_addresses(witness)).ok()?.announce();
+            said(allows) == Some(*announce) && said(refuses).is_some_and(|other| other != *announce)
         }
         What::Target
         | What::At(_)
@@ -119,16 +127,20 @@ fn witness(allows: View<'_>, refuses: View<'_>, finding: &Finding, ports: &PortS
     })
 }
 
+/// The addresses that the target of a witness stands for.
+fn own_addresses(witness: &Witness) -> Vec<IpAddr> {
+    match &witness.target.host {
+        Host::Address(ip) => vec![ip.get()],
+        Host::Name(_) => witness.addrs.clone(),
+    }
+}
+
 /// Asks the engine.
 fn is_allowed(view: View<'_>, witness: &Witness) -> bool {
     if witness.addrs.is_empty() && matches!(witness.target.host, Host::Name(_)) {
         return view.target(&witness.target).is_ok();
     }
-    let own = match &witness.target.host {
-        Host::Address(ip) => vec![ip.get()],
-        Host::Name(_) => witness.addrs.clone(),
-    };
-    view.permit(&witness.target, &own).is_ok_and(|permit| {
+    view.permit(&witness.target, &own_addresses(witness)).is_ok_and(|permit| {
         witness.opening.as_ref().is_none_or(|opening| refuses(permit.opening(), opening).is_none())
             && witness.beyond.is_none_or(|cap| !permit.caps().end_beyond(cap))
     })

@@ -76,6 +76,7 @@ fn stretch(finding: &mut Finding, to: &IpBlock) {
             | What::MixedAnswers
             | What::OpenedBy(_)
             | What::LeavesBy(_)
+            | What::Announcing(_)
             | What::Beyond(_),
             _,
         ) => {

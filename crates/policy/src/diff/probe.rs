@@ -8,6 +8,7 @@ use exeat_model::{Authority, CanonicalIp, Host, IpBlock, Port, PortRange, PortSe
 
 use super::classes::block_edges;
 use super::{View, WayOut};
+use crate::announce::Announce;
 use crate::caps::Caps;
 use crate::decide::{Denial, EgressRequest, Verdict, decide, denied_address, each_match, owners};
 use crate::permit::{OpeningRule, permit, permit_via};
@@ -20,6 +21,7 @@ pub(super) struct Permitted {
     rule: RuleId,
     opening: OpeningRule,
     caps: Caps,
+    announce: Option<Announce>,
 }
 
 impl Permitted {
@@ -33,6 +35,11 @@ impl Permitted {
 
     pub(super) const fn caps(&self) -> &Caps {
         &self.caps
+    }
+
+    /// What the upstream is told of the client. `None` through a next hop: what that is told is not the policy's matter.
+    pub(super) const fn announce(&self) -> Option<Announce> {
+        self.announce
     }
 }
 
@@ -76,11 +83,21 @@ impl<'a> View<'a> {
             Verdict::Deny(denial) => Err(denial),
             Verdict::Allow(allowed) if allowed.way().is_some() => {
                 let permit = permit_via(self.set, &request, &allowed, addrs)?;
-                Ok(Permitted { rule: permit.rule(), opening: permit.opening().clone(), caps: permit.caps() })
+                Ok(Permitted {
+                    rule: permit.rule(),
+                    opening: permit.opening().clone(),
+                    caps: permit.caps(),
+                    announce: None,
+                })
             }
             Verdict::Allow(allowed) => {
                 let permit = permit(self.set, &request, &allowed, addrs)?;
-                Ok(Permitted { rule: permit.rule(), opening: permit.opening().clone(), caps: permit.caps() })
+                Ok(Permitted {
+                    rule: permit.rule(),
+                    opening: permit.opening().clone(),
+                    caps: permit.caps(),
+                    announce: Some(permit.announce()),
+                })
             }
         }
     }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use exeat_model::{AddressClass, Authority, CanonicalIp, Host, in_closed_zone};
 use exeat_policy::{
-    Bound, Cap, Change, Defaults, Direction, Entry, Expect, Floor, Hosts, Mode, Reason, Resolve, View, What,
-    diff,
+    Announce, Bound, Cap, Change, Defaults, Direction, Entry, Expect, Floor, Hosts, Mode, Reason, Resolve,
+    View, What, diff,
 };
 use proptest::prelude::*;
 
@@ -69,6 +69,47 @@ fn another_way_out_is_gained_and_the_old_one_lost() {
     }
     let changes = between(&one(plain()), &one(hop(Resolve::Local)));
     let change = changes.iter().find(|c| matches!(c.what, What::LeavesBy(_))).unwrap();
+    assert_eq!((change.reason, change.refused_by.is_some()), (Reason::PolicyChanged, true));
+}
+
+#[test]
+fn another_proxy_header_is_gained_and_the_old_one_lost() {
+    let side = |announce, hop| {
+        let entries = ["a.example", "*.b.example:443", "10.0.0.0/24:22"].map(|text| {
+            let mut entry = entry(text);
+            entry.settings.announce = announce;
+            entry
+        });
+        let next_hop = Some(("hop", Resolve::NextHop)).filter(|_| hop);
+        one(Rules { allow: entries.to_vec(), next_hop, ..rules("p", &[], &[]) })
+    };
+    let lines_of = |sign: char, says: &str| {
+        ["*.b.example:443", "10.0.0.0/24:22", "a.example:80,443"].map(|host| format!("{sign} {host} {says}"))
+    };
+    let (plain, v2, who) =
+        ("without a PROXY header", "with a PROXY header (v2)", "with a PROXY header (v2-principal)");
+    let (client, principal) = (Some(Announce::Client), Some(Announce::ClientAndPrincipal));
+    for (case, old, new, want) in [
+        ("the same", side(client, false), side(client, false), None),
+        ("said or left out", side(None, false), side(Some(Announce::Nothing), false), None),
+        ("one now", side(None, false), side(client, false), Some((v2, plain))),
+        ("none now", side(principal, false), side(None, false), Some((plain, who))),
+        ("another", side(client, false), side(principal, false), Some((who, v2))),
+        // The next hop gets none: only the way out is another.
+        ("by a next hop", side(None, true), side(client, true), None),
+    ] {
+        let mut got = lines(&old, &new);
+        got.sort();
+        let mut want: Vec<String> = want
+            .into_iter()
+            .flat_map(|(is, was)| [lines_of('+', is), lines_of('-', was)])
+            .flatten()
+            .collect();
+        want.sort();
+        assert_eq!(got, want, "{case}");
+    }
+    let changes = between(&side(None, false), &side(client, false));
+    let change = changes.iter().find(|change| change.what == What::Announcing(Announce::Client)).unwrap();
     assert_eq!((change.reason, change.refused_by.is_some()), (Reason::PolicyChanged, true));
 }
 
@@ -357,7 +398,7 @@ fn speaks_of(change: &Change, target: &Authority, ip: IpAddr, beyond: Option<Cap
         What::Target => true,
         What::At(block) => block.contains(ip),
         What::AtPublic => ip.class() == AddressClass::Global,
-        What::MixedAnswers | What::OpenedBy(_) | What::LeavesBy(_) => false,
+        What::MixedAnswers | What::OpenedBy(_) | What::LeavesBy(_) | What::Announcing(_) => false,
         What::Beyond(_) => true,
     };
     let beyond = beyond == change.witness.beyond;
