@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         a_bad_certificate_changes_nothing_and_says_so,
         a_signal_reads_the_certificate_again,
         whoever_does_not_speak_tls_is_turned_away,
+        a_handshake_that_stops_is_given_up,
         what_the_listener_has_is_served_in_http2,
         a_certificate_that_has_ended_is_told_of,
     ])
@@ -330,21 +331,29 @@ fn a_signal_reads_the_certificate_again() -> Result<()> {
 }
 
 fn whoever_does_not_speak_tls_is_turned_away() -> Result<()> {
-    let stage = Stage::start("[limits]\nhead_timeout = \"200ms\"\n")?;
+    let stage = Stage::start("")?;
     let mut plain = Raw::connect(TLS_PROXY.parse()?)?;
     plain.send(request("GET http://example.com/"))?;
     let answer = plain.rest()?;
     ensure!(answer.first() == Some(&21), "an alert and nothing else: {answer:?}");
-    // A handshake that does not go on ends when a request head would.
-    let mut silent = Raw::connect(TLS_PROXY.parse()?)?;
-    silent.send([22, 3, 1])?;
-    silent.closed()?;
     // TLS where none is spoken is a malformed request.
     let mut tls = Raw::connect(PROXY.parse()?)?;
     tls.send([22, 3, 1, 0, 5, 1, 0, 0, 1, 3])?;
     ensure!(tls.rest()?.starts_with(b"HTTP/1.1 400 "));
     ensure!(stage.world.accepts() == 0);
     ensure!(stage.curl(&["http://example.com/"])?.code == 0, "the rest goes on");
+    stage.exeat.stop()
+}
+
+/// A handshake that does not go on ends when a request head would.
+fn a_handshake_that_stops_is_given_up() -> Result<()> {
+    let stage = Stage::start("[limits]\nhead_timeout = \"200ms\"\n")?;
+    for begun in [&[][..], &[22, 3, 1]] {
+        let mut silent = Raw::connect(TLS_PROXY.parse()?)?;
+        silent.send(begun)?;
+        silent.closed()?;
+    }
+    ensure!(stage.world.accepts() == 0);
     stage.exeat.stop()
 }
 
