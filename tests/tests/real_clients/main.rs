@@ -4,6 +4,7 @@
 //! the name server and the origins would have seen it.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value gives null for what is not there")]
 
+mod shells;
 mod through;
 
 use std::io::{BufRead as _, BufReader};
@@ -14,6 +15,7 @@ use exeat_tests::client::tool;
 use exeat_tests::content::{GIT_HOST, NODE_REGISTRY, PACKAGE, PYTHON_INDEX, REPOSITORY, REPOSITORY_TEXT};
 use exeat_tests::{harness, scenarios};
 
+use shells::{bash_completes, fish_completes, zsh_completes};
 use through::{BY_ADDRESS, PLAIN, REFUSED, SOCKET, SOCKET_ADDRESS, SOCKET_PORT, Through};
 
 fn main() -> ExitCode {
@@ -37,6 +39,9 @@ fn main() -> ExitCode {
         node_undici,
         node_websocket,
         a_pac_file_leads_to_the_proxy,
+        bash_completes,
+        fish_completes,
+        zsh_completes,
     ])
 }
 
