@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 
-use exeat_proxy::Client;
-use exeat_proxy::proxy_protocol_wire::{FIXED_BYTES, HEADER_BYTES_MAX, SIGNATURE, header, length, parse};
+use exeat_proxy::proxy_protocol_wire::{
+    Ends, FIXED_BYTES, HEADER_BYTES_MAX, SIGNATURE, header, length, parse,
+};
 
 /// Reads `bytes` as the beginning of what a load balancer sends.
 pub(crate) fn check(bytes: &[u8]) {
     let here = |port| SocketAddr::from(([203, 0, 113, 1], port));
-    let sender = Client { peer: here(1), local: here(2) };
+    let sender = Ends { peer: here(1), local: here(2) };
     let Some(fixed) = bytes.first_chunk::<FIXED_BYTES>() else {
         assert_eq!(parse(bytes, sender), None, "less than a header");
         return;
@@ -29,11 +30,11 @@ pub(crate) fn check(bytes: &[u8]) {
 }
 
 /// Addresses are canonical, and what is written of them is read as the same.
-fn check_client(client: Client, sender: Client) {
+fn check_client(client: Ends, sender: Ends) {
     for address in [client.peer, client.local] {
         assert_eq!(address.ip(), address.ip().to_canonical());
     }
-    let written = header(client, "0-1", Some("app"));
+    let written = header(Some(client), "0-1", Some("app"));
     assert_eq!(parse(&written, sender), Some(client));
     let fixed = written.first_chunk().expect("a header");
     assert_eq!(length(fixed), Some(written.len()));

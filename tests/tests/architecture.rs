@@ -257,8 +257,9 @@ fn refusals_have_one_writer() -> Result<()> {
 
 fn one_file_dials() -> Result<()> {
     only_in(&["proxy/src/dial.rs"], &["TcpStream::connect", "TcpSocket::new"])?;
-    // The other one makes sockets that listen.
-    only_in(&["proxy/src/dial.rs", "exeat/src/listening.rs"], &["Socket::new("])?;
+    // The others make sockets that listen, and one that asks the kernel.
+    let makers = ["proxy/src/dial.rs", "proxy/src/local_user.rs", "exeat/src/listening.rs"];
+    only_in(&makers, &["Socket::new("])?;
     only_in(&[], &["to_socket_addrs", "ToSocketAddrs", "lookup_host", "getaddrinfo"])
 }
 

@@ -26,7 +26,10 @@ fn remembered(criterion: &mut crate::Criterion, name: &str, clients: &Clients, p
     criterion.bench_function(name, |bencher| {
         bencher.to_async(&runtime).iter(|| async {
             let fields = [black_box(field.as_bytes())];
-            authenticator.authenticate(clients, None, &fields).await.expect("a principal")
+            authenticator
+                .authenticate(clients, None, &exeat_identity::Peer::default(), &fields)
+                .await
+                .expect("a principal")
         });
     });
 }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use exeat_identity::{Clients, Principal};
+use exeat_identity::{Clients, Principal, Workloads};
 use exeat_model::IpBlock;
 use exeat_policy::{Bound, Change, Direction, PolicySet, View, diff};
 use exeat_proxy::{Hops, Snapshot};
@@ -20,6 +20,7 @@ use crate::explain::Rule;
 pub struct Side<'a> {
     policy: &'a PolicySet,
     clients: &'a Clients,
+    workloads: &'a Workloads,
     anonymous: Option<&'a Principal>,
     hops: &'a Hops,
     /// Whose PROXY header is believed, if that is known.
@@ -31,6 +32,7 @@ impl<'a> From<&'a Loaded> for Side<'a> {
         Self {
             policy: &loaded.policy,
             clients: &loaded.clients,
+            workloads: &loaded.workloads,
             anonymous: loaded.anonymous.as_deref(),
             hops: &loaded.hops,
             senders: Some(&loaded.settings.proxy_protocol_from),
@@ -40,8 +42,8 @@ impl<'a> From<&'a Loaded> for Side<'a> {
 
 impl<'a> From<&'a Snapshot> for Side<'a> {
     fn from(snapshot: &'a Snapshot) -> Self {
-        let Snapshot { policy, clients, anonymous, hops, .. } = snapshot;
-        Self { policy, clients, anonymous: anonymous.as_deref(), hops, senders: None }
+        let Snapshot { policy, clients, workloads, anonymous, hops, .. } = snapshot;
+        Self { policy, clients, workloads, anonymous: anonymous.as_deref(), hops, senders: None }
     }
 }
 
@@ -55,7 +57,8 @@ impl<'a> Side<'a> {
     /// Who there is, by name; the one without credentials comes first and cannot be mistaken for a client of the same
     /// name.
     fn principals(self) -> BTreeMap<(bool, &'a str), &'a Principal> {
-        let clients = self.clients.principals().map(|p| ((true, &*p.name), &**p));
+        let named = self.clients.principals().chain(self.workloads.principals());
+        let clients = named.map(|p| ((true, &*p.name), &**p));
         clients.chain(self.anonymous.iter().map(|p| ((false, &*p.name), *p))).collect()
     }
 }

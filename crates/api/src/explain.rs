@@ -12,6 +12,7 @@ use crate::{
     admin::Admin,
     error::{Failure, Sent},
     target::parse_target,
+    who::Everyone,
 };
 
 /// Addresses of one question: more than any name has that would be resolved.
@@ -24,6 +25,8 @@ pub(crate) struct Question {
     /// The client's name, or `anonymous`.
     #[schemars(example = &"payments")]
     client: String,
+    /// The workload that the request comes from.
+    workload: Option<String>,
     /// A URL, HOST:PORT, or a host for port 443.
     #[schemars(example = "https://api.example.com/")]
     target: String,
@@ -107,17 +110,25 @@ pub(crate) async fn post(
         Failure::request(error.to_string()).help("write a URL, HOST:PORT, or a host for port 443")
     })?;
     let snapshot = admin.proxy.snapshot();
-    let principal = match snapshot.clients.principal(&question.client) {
-        None if question.client == "anonymous" => snapshot.anonymous.clone(),
-        found => found,
+    let everyone = Everyone {
+        clients: &snapshot.clients,
+        workloads: &snapshot.workloads,
+        anonymous: snapshot.anonymous.as_ref(),
     };
-    let principal = principal.ok_or_else(|| {
-        let error = format!("there is no client `{}`", question.client);
-        Failure::new(StatusCode::NOT_FOUND, error).help("use the name of a [client.NAME], or `anonymous`")
-    })?;
+    let nobody = |what, name: &str| {
+        Failure::new(StatusCode::NOT_FOUND, format!("there is no {what} `{name}`"))
+            .help("use the name of a [client.NAME] or a [workload.NAME], or `anonymous`")
+    };
+    let principal = everyone.get(&question.client).ok_or_else(|| nobody("client", &question.client))?;
+    let workload = question.workload.as_deref();
+    if let Some(name) = workload.filter(|name| snapshot.workloads.get(name).is_none()) {
+        return Err(nobody("workload", name));
+    }
     let request = EgressRequest { bound: &principal.bound, target: &target };
     let revision = snapshot.policy.revision().0;
-    Ok(Json(Answer::new(revision, explain(&snapshot.policy, &request, addresses))))
+    let mut explanation = explain(&snapshot.policy, &request, addresses);
+    everyone.add_place(&mut explanation, &principal, workload);
+    Ok(Json(Answer::new(revision, explanation)))
 }
 
 impl Answer {

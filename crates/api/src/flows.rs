@@ -37,6 +37,8 @@ const FLOWS_MAX: usize = 10_000;
 pub(crate) struct Which {
     /// Flows of this client; `anonymous` for those without credentials. Not together with `label` when flows are ended.
     client: Option<String>,
+    /// Flows of this workload, whatever proved their client.
+    workload: Option<String>,
     /// Flows of clients with this label, as KEY=VALUE.
     label: Option<String>,
     /// Flows to this host, whatever the port.
@@ -74,13 +76,20 @@ struct Flow {
     method: String,
     /// The client's name, or `anonymous`.
     client: String,
-    /// What proved it: `password`, `anonymous`.
+    /// What proved it: `password`, `origin`, `anonymous`.
     proof: &'static str,
     /// The client's labels, without those that are not set.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     labels: BTreeMap<&'static str, String>,
-    /// The client's address and port.
-    source: String,
+    /// The client's address and port; not over a unix socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    /// The user id of a client on a unix socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<u32>,
+    /// The workload that it comes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<String>,
     /// Host and port.
     target: String,
     /// The address and port that was dialled.
@@ -118,6 +127,7 @@ pub(crate) struct Cut {
 #[derive(Debug, Default)]
 struct Filter {
     client: Option<String>,
+    workload: Option<String>,
     label: Option<(Label, String)>,
     host: Option<Host>,
     source: Option<IpAddr>,
@@ -143,7 +153,7 @@ pub(crate) async fn cut(
     let which = which(query)?;
     let filter = FlowFilter::try_from(Filter::new(&which)?)?;
     if filter == FlowFilter::default() && which.all != Some(true) {
-        let help = "name a client, label, target or source, or say all=true";
+        let help = "name a client, workload, label, target or source, or say all=true";
         return Err(Failure::request("this would end every flow").help(help));
     }
     Ok(Json(Cut { cut: cut_recorded(&admin, caller, &filter) }))
@@ -199,17 +209,23 @@ pub(crate) fn label(text: &str) -> Result<(Label, String), Failure> {
     })
 }
 
-/// Returns who is meant by a client's name or by a label.
-pub(crate) fn selector(client: Option<&str>, label_text: Option<&str>) -> Result<Option<Selector>, Failure> {
-    let made = match (client, label_text) {
-        (None, None) => return Ok(None),
-        (Some(client), None) => Selector::client(client),
-        (None, Some(text)) => {
+/// Returns who is meant by the name of a client or a workload, or by a label.
+pub(crate) fn selector(
+    client: Option<&str>,
+    workload: Option<&str>,
+    label_text: Option<&str>,
+) -> Result<Option<Selector>, Failure> {
+    let made = match (client, workload, label_text) {
+        (None, None, None) => return Ok(None),
+        (Some(client), None, None) => Selector::client(client),
+        (None, Some(workload), None) => Selector::workload(workload),
+        (None, None, Some(text)) => {
             let (key, value) = label(text)?;
             Selector::label(key, &value)
         }
-        (Some(_), Some(_)) => {
-            return Err(Failure::request("client and label exclude each other").help("name one"));
+        (Some(_), Some(_), _) | (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
+            let error = "client, workload and label exclude each other";
+            return Err(Failure::request(error).help("name one"));
         }
     };
     made.map(Some).map_err(|error| Failure::request(error.to_string()))
@@ -230,6 +246,7 @@ impl Filter {
             .map(|text| text.parse().map_err(|_| Failure::request(format!("`{text}` is not an address"))));
         Ok(Self {
             client: which.client.clone(),
+            workload: which.workload.clone(),
             label: which.label.as_deref().map(label).transpose()?,
             host: host.transpose()?,
             source: source.transpose()?,
@@ -238,9 +255,12 @@ impl Filter {
 
     fn means(&self, flow: &FlowView) -> bool {
         self.client.as_deref().is_none_or(|client| *client == *flow.principal)
+            && (self.workload.is_none() || self.workload.as_deref() == flow.workload.as_deref())
             && self.label.as_ref().is_none_or(|(key, value)| flow.labels.get(*key) == Some(value))
             && self.host.as_ref().is_none_or(|host| *host == flow.target.host)
-            && self.source.is_none_or(|source| source.to_canonical() == flow.source.ip().to_canonical())
+            && self.source.is_none_or(|source| {
+                flow.source.is_some_and(|from| from.ip().to_canonical() == source.to_canonical())
+            })
     }
 }
 
@@ -251,7 +271,7 @@ impl TryFrom<Filter> for FlowFilter {
         let label = filter.label.map(|(key, value)| format!("{}={value}", key.key()));
         Ok(Self {
             id: None,
-            selector: selector(filter.client.as_deref(), label.as_deref())?,
+            selector: selector(filter.client.as_deref(), filter.workload.as_deref(), label.as_deref())?,
             host: filter.host,
             source: filter.source,
         })
@@ -273,7 +293,9 @@ impl From<FlowView> for Flow {
             client: flow.principal.to_string(),
             proof: flow.proof.name(),
             labels: flow.labels.iter().map(|(key, value)| (key.key(), value.to_owned())).collect(),
-            source: flow.source.to_string(),
+            source: flow.source.map(|source| source.to_string()),
+            user: flow.user,
+            workload: flow.workload.map(|workload| workload.to_string()),
             target: flow.target.to_string(),
             address: flow.address.map(|address| address.to_string()),
             via: flow.via.map(|via| via.to_string()),
@@ -320,6 +342,12 @@ mod tests {
             ("unknown label", which(None, Some("spice=a"), None), false),
             ("label without value", which(None, Some("space"), None), false),
             ("both", which(Some("app"), Some("space=a"), None), false),
+            ("workload", Which { workload: Some("batch".to_owned()), ..Which::default() }, true),
+            (
+                "workload and client",
+                Which { workload: Some("batch".to_owned()), ..which(Some("app"), None, None) },
+                false,
+            ),
             ("name", which(None, None, Some("EXAMPLE.com")), true),
             ("address", which(None, None, Some("192.0.2.1")), true),
             ("address of six", which(None, None, Some("[2001:db8::1]")), true),

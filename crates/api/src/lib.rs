@@ -28,12 +28,14 @@ mod socket;
 mod status;
 mod target;
 mod traffic;
+mod who;
 
 pub use admin::{Admin, Parts, serve as serve_admin};
 pub use differences::{AccessDifference, ClientDifference, Difference, SettingDifference, Side, differences};
 pub use health::serve as serve_health;
 pub use metrics::{Family, families, render};
 pub use orders::{Do, Done, Order, Put, Refused, Terms};
-pub use socket::{Socket, SocketError, SocketFile};
+pub use socket::{Access, Socket, SocketError, SocketFile};
 pub use status::{Reloading, Status};
 pub use target::{TargetError, parse_target};
+pub use who::Everyone;

@@ -18,13 +18,16 @@ use crate::{
     server::Caller,
 };
 
-/// Who is meant: one client, or all that carry a label.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+/// Who is meant: one client, all that come from a workload, or all that carry a label.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Who {
     /// The client's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     client: Option<String>,
+    /// The workload's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<String>,
     /// KEY=VALUE
     #[schemars(example = "space=payments-prod")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,8 +50,9 @@ pub(crate) struct Released {
 
 impl Who {
     fn selector(&self) -> Result<Selector, Failure> {
-        selector(self.client.as_deref(), self.label.as_deref())?
-            .ok_or_else(|| Failure::request("nobody is named").help("name a client, or a label as KEY=VALUE"))
+        selector(self.client.as_deref(), self.workload.as_deref(), self.label.as_deref())?.ok_or_else(|| {
+            Failure::request("nobody is named").help("name a client, a workload, or a label as KEY=VALUE")
+        })
     }
 }
 
@@ -56,9 +60,10 @@ impl From<&Selector> for Who {
     fn from(selector: &Selector) -> Self {
         let text = selector.to_string();
         match text.split_once(' ') {
-            Some(("label", pair)) => Self { client: None, label: Some(pair.to_owned()) },
-            Some((_, name)) => Self { client: Some(name.to_owned()), label: None },
-            None => Self { client: Some(text), label: None },
+            Some(("label", pair)) => Self { label: Some(pair.to_owned()), ..Self::default() },
+            Some(("workload", name)) => Self { workload: Some(name.to_owned()), ..Self::default() },
+            Some((_, name)) => Self { client: Some(name.to_owned()), ..Self::default() },
+            None => Self { client: Some(text), ..Self::default() },
         }
     }
 }

@@ -1,10 +1,11 @@
-//! The unix socket of the admin API: for its owner only, from the moment that it can be connected to.
+//! Unix sockets that are for some users only from the moment that they can be connected to: that of the admin API for
+//! its owner.
 
 use std::{
     fs::{self, Permissions},
     io,
     os::unix::{
-        fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        fs::{FileTypeExt, MetadataExt, PermissionsExt, chown},
         net::UnixStream,
     },
     path::{Path, PathBuf},
@@ -43,6 +44,24 @@ pub enum SocketError {
     },
 }
 
+/// Who may connect to a socket, and how many may wait for that.
+#[derive(Clone, Copy, Debug)]
+pub struct Access {
+    /// The permissions of its file; connecting takes the one to write (unix(7)).
+    pub mode: u32,
+    /// The user whom it belongs to, if not the one of the process.
+    pub owner: Option<u32>,
+    /// The group likewise.
+    pub group: Option<u32>,
+    /// Connections that wait to be accepted.
+    pub backlog: u32,
+}
+
+impl Access {
+    /// That of the admin API.
+    const ADMIN: Self = Self { mode: MODE, owner: None, group: None, backlog: BACKLOG };
+}
+
 /// A socket that listens.
 #[derive(Debug)]
 pub struct Socket {
@@ -68,19 +87,30 @@ fn identity(path: &Path) -> io::Result<Identity> {
 }
 
 impl Socket {
-    /// Listens at `path`. A socket file there that nobody listens at any more is replaced.
+    /// Listens at `path` for the owner of the process. A socket file there that nobody listens at any more is replaced.
     ///
     /// # Errors
     /// See [`SocketError`].
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        Self::bind_for(path, Access::ADMIN)
+    }
+
+    /// Listens at `path` for whom `access` lets in, as [`Self::bind`] does.
+    ///
+    /// # Errors
+    /// See [`SocketError`]. To give a socket to another user takes the right to (chown(2)).
+    pub fn bind_for(path: &Path, access: Access) -> Result<Self, SocketError> {
         remove_stale(path)?;
         let system = |source| SocketError::System { path: path.to_owned(), source };
         let socket = UnixSocket::new_stream().map_err(system)?;
         socket.bind(path).map_err(system)?;
         // Before `listen`: until then every attempt to connect is refused.
-        fs::set_permissions(path, Permissions::from_mode(MODE)).map_err(system)?;
+        fs::set_permissions(path, Permissions::from_mode(access.mode)).map_err(system)?;
+        if access.owner.is_some() || access.group.is_some() {
+            chown(path, access.owner, access.group).map_err(system)?;
+        }
         let identity = identity(path).map_err(system)?;
-        let listener = socket.listen(BACKLOG).map_err(system)?;
+        let listener = socket.listen(access.backlog).map_err(system)?;
         Ok(Self { listener, file: SocketFile { path: path.to_owned(), identity } })
     }
 }

@@ -40,6 +40,12 @@ pub struct Record {
     /// The address and port that the client's connection came from.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "address")]
     pub source: Option<SocketAddr>,
+    /// The user of this host who opened the client's connection, if that was looked up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<u32>,
+    /// The workload that the client's connection came from, whatever proved who asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload: Option<Arc<str>>,
     /// The request method, or the opening's equivalent of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<Text>,
@@ -137,7 +143,7 @@ pub enum Outcome {
 pub struct PrincipalRecord {
     /// The principal's name in the configuration.
     pub name: Arc<str>,
-    /// What proved it: `password`, `anonymous`.
+    /// What proved it: `password`, `origin`, `anonymous`.
     pub proof: &'static str,
     /// Its labels; those that are not set are left out.
     #[serde(serialize_with = "labels")]
@@ -168,6 +174,8 @@ impl Record {
             request_id: None,
             principal: None,
             source: None,
+            user: None,
+            workload: None,
             method: None,
             target: None,
             name: None,
@@ -279,6 +287,8 @@ mod tests {
             request_id: Some("0a1b".into()),
             principal: Some(PrincipalRecord { name: "payments".into(), proof: "password", labels }),
             source: Some("[2001:db8::9]:50000".parse().unwrap()),
+            user: Some(1000),
+            workload: Some("batch".into()),
             method: Some("CONNECT".into()),
             target: Some("API.stripe.example.:443".into()),
             name: Some(DnsName::parse("api.stripe.example").unwrap()),
@@ -314,7 +324,7 @@ mod tests {
                         "name": "payments", "proof": "password",
                         "labels": { "organization": "gsa", "space": "payments-prod" },
                     },
-                    "source": "[2001:db8::9]:50000", "method": "CONNECT", "target": "API.stripe.example.:443",
+                    "source": "[2001:db8::9]:50000", "user": 1000, "workload": "batch", "method": "CONNECT", "target": "API.stripe.example.:443",
                     "name": "api.stripe.example", "port": 443, "address": "192.0.2.1:443", "verdict": "allow",
                     "reason": "idle_timeout",
                     "rule": { "policy": "payments", "place": "exeat.toml:12:10", "text": "*.stripe.example" },

@@ -198,6 +198,9 @@ pub struct Which {
     /// Flows of this client; `anonymous` for those without credentials
     #[arg(long, value_name = "NAME")]
     pub client: Option<String>,
+    /// Flows from this workload, whatever proved who asks
+    #[arg(long, value_name = "NAME")]
+    pub workload: Option<String>,
     /// Flows of clients with this label
     #[arg(long, value_name = "KEY=VALUE")]
     pub label: Option<String>,
@@ -225,13 +228,13 @@ pub enum FlowsCommand {
 #[derive(Args, Debug)]
 pub struct CutArgs {
     /// The number of one flow
-    #[arg(value_name = "ID", conflicts_with_all = ["client", "label", "target", "source", "all"])]
+    #[arg(value_name = "ID", conflicts_with_all = ["client", "workload", "label", "target", "source", "all"])]
     pub id: Option<u64>,
     /// Which flows
     #[command(flatten)]
     pub which: Which,
     /// Every flow
-    #[arg(long, conflicts_with_all = ["client", "label", "target", "source"])]
+    #[arg(long, conflicts_with_all = ["client", "workload", "label", "target", "source"])]
     pub all: bool,
     /// Where to ask
     #[command(flatten)]
@@ -277,7 +280,7 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
                         exeat quarantine client=payments --release\n  \
                         exeat quarantine")]
 pub struct QuarantineArgs {
-    /// client=NAME, or a label: organization=, space=, app=, instance=, class=, lifecycle=
+    /// client=NAME, workload=NAME, or a label: organization=, space=, app=, instance=, class=, lifecycle=
     #[arg(value_name = "SELECTOR", value_parser = parse_who)]
     pub selector: Option<Who>,
     /// End the quarantine
@@ -293,6 +296,8 @@ pub struct QuarantineArgs {
 pub enum Who {
     /// The client of this name.
     Client(String),
+    /// Everyone who comes from the workload of this name.
+    Workload(String),
     /// Everyone with this label, as `KEY=VALUE`.
     Label(String),
 }
@@ -301,14 +306,21 @@ impl Who {
     pub(crate) fn client(&self) -> Option<&str> {
         match self {
             Self::Client(name) => Some(name),
-            Self::Label(_) => None,
+            Self::Workload(_) | Self::Label(_) => None,
         }
     }
 
     pub(crate) fn label(&self) -> Option<&str> {
         match self {
-            Self::Client(_) => None,
+            Self::Client(_) | Self::Workload(_) => None,
             Self::Label(pair) => Some(pair),
+        }
+    }
+
+    pub(crate) fn workload(&self) -> Option<&str> {
+        match self {
+            Self::Workload(name) => Some(name),
+            Self::Client(_) | Self::Label(_) => None,
         }
     }
 }
@@ -317,6 +329,7 @@ impl std::fmt::Display for Who {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Client(name) => write!(f, "client={name}"),
+            Self::Workload(name) => write!(f, "workload={name}"),
             Self::Label(pair) => f.write_str(pair),
         }
     }
@@ -325,11 +338,12 @@ impl std::fmt::Display for Who {
 fn parse_who(text: &str) -> Result<Who, String> {
     match text.split_once('=') {
         Some(("client", name)) if !name.is_empty() => Ok(Who::Client(name.to_owned())),
+        Some(("workload", name)) if !name.is_empty() => Ok(Who::Workload(name.to_owned())),
         Some((key, value)) if Label::parse(key).is_some() && !value.is_empty() => {
             Ok(Who::Label(text.to_owned()))
         }
         _ => Err(format!(
-            "write client=NAME, or KEY=VALUE where KEY is one of {}",
+            "write client=NAME, workload=NAME, or KEY=VALUE where KEY is one of {}",
             Label::ALL.map(Label::key).join(", ")
         )),
     }
@@ -352,7 +366,7 @@ pub enum Format {
                         exeat explain payments db.corp.example:5432 --address 10.20.1.7\n  \
                         exeat explain payments https://api.example.com/ --resolve")]
 pub struct ExplainArgs {
-    /// The client, by its name in the configuration; `anonymous` for one without credentials
+    /// The client or workload, by its name in the configuration; `anonymous` for one without credentials
     #[arg(value_name = "CLIENT")]
     pub client: String,
     /// A URL, or HOST:PORT
@@ -361,6 +375,9 @@ pub struct ExplainArgs {
     /// The configuration file
     #[arg(long, short, value_name = "FILE", default_value = "exeat.toml")]
     pub config: PathBuf,
+    /// Judge the request as one from this workload
+    #[arg(long, value_name = "NAME")]
+    pub workload: Option<String>,
     /// Judge these addresses as the answer for the name; repeatable
     #[arg(long, value_name = "ADDRESS")]
     pub address: Vec<IpAddr>,

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use exeat_api::{Admin, Order, Socket, SocketFile, Status};
+use exeat_api::{Access, Admin, Order, Socket, SocketFile, Status};
 use exeat_audit::{AuditLog, AuditWriter, Sink};
 use exeat_cli::Source;
 use exeat_dns::Resolver;
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
-use exeat_proxy::{Parts, Proxy, Tls};
-use exeat_store::{History, Loaded, Options, Settings};
+use exeat_proxy::{Door, Parts, Proxy, Tls};
+use exeat_store::{History, Loaded, Options, Settings, SocketListener};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::cores::{self, Cores};
+use crate::cores::{self, Cores, UnixDoor};
 use crate::descriptors;
 use crate::inherited::Inherited;
 use crate::listening::{Listening, listen};
@@ -31,6 +31,9 @@ const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Changes that are asked for over the admin API while one is under way.
 const ORDERS_WAITING: usize = 8;
+
+/// Connections that wait on a unix socket; the kernel keeps no more than `net.core.somaxconn`.
+const UNIX_BACKLOG: u32 = 4096;
 
 /// Runs the proxy until it is told to stop.
 ///
@@ -66,11 +69,17 @@ async fn serve(
     // Before the proxy's own, so that whoever finds that open finds these too.
     let socket = loaded.settings.api.socket.as_deref().map(Socket::bind).transpose();
     let socket = socket.context("cannot open the admin API")?;
-    let health = loaded.settings.api.listen.map(|address| listen(address, 1, &mut inherited)).transpose()?;
-    let listening: Vec<Listening> = asked
+    let health =
+        loaded.settings.api.listen.map(|address| listen(address, None, 1, &mut inherited)).transpose()?;
+    let listening: Vec<Listening> = loaded
+        .settings
+        .listen
         .iter()
-        .map(|address| listen(*address, cores::count(), &mut inherited))
+        .map(|listener| {
+            listen(listener.address, listener.interface.as_deref(), cores::count(), &mut inherited)
+        })
         .collect::<Result<_, _>>()?;
+    let (unix, _files) = unix_doors(&loaded.settings)?;
     inherited.check_all_taken(asked.iter().chain(&loaded.settings.api.listen))?;
     let bound: Vec<SocketAddr> = listening.iter().map(|listening| listening.address).collect();
     let health_bound = health.as_ref().map(|health| health.address);
@@ -104,8 +113,13 @@ async fn serve(
     }
     let certificates = certificates(&settings)?;
     certificates.iter().flatten().for_each(|tls| drop(tokio::spawn(tls.clone().watch())));
-    let listeners = listening.into_iter().map(|listening| listening.sockets).zip(certificates.clone());
-    let cores = Cores::start(&proxy, listeners.collect())?;
+    let doors = settings.listen.iter().zip(&certificates).map(|(listener, tls)| Door {
+        tls: tls.clone(),
+        interface: listener.interface.as_deref().map(Arc::from),
+        demand: listener.demand,
+    });
+    let listeners = listening.into_iter().map(|listening| listening.sockets).zip(doors);
+    let cores = Cores::start(&proxy, listeners.collect(), unix)?;
     let shown = certificates.iter().flatten().cloned().collect();
     let status = Arc::new(Status::new(source.describe(), shown).with_lost_lines(stderr.lost()));
     let (ordered, mut orders) = mpsc::channel(ORDERS_WAITING);
@@ -182,6 +196,21 @@ fn base_dir(source: &Source) -> PathBuf {
         Source::File(path) => path.parent().unwrap_or(Path::new("")).to_owned(),
         Source::Flags { .. } => PathBuf::new(),
     }
+}
+
+/// Listens on the unix sockets for clients. Their files live as long as what is returned second.
+fn unix_doors(settings: &Settings) -> anyhow::Result<(Vec<UnixDoor>, Vec<SocketFile>)> {
+    let mut doors = Vec::new();
+    let mut files = Vec::new();
+    for SocketListener { path, mode, owner, group, demand } in &settings.sockets {
+        let access = Access { mode: *mode, owner: *owner, group: *group, backlog: UNIX_BACKLOG };
+        let Socket { listener, file } =
+            Socket::bind_for(path, access).context("cannot listen for clients")?;
+        let socket = listener.into_std().context("cannot listen for clients")?;
+        doors.push(UnixDoor { socket, path: path.clone(), demand: *demand });
+        files.push(file);
+    }
+    Ok((doors, files))
 }
 
 /// Serves the admin API. The file of the socket lives as long as what is returned.

@@ -1,13 +1,17 @@
 //! The threads that serve clients: one for each core, each with a runtime and listening sockets of its own. A connection
 //! stays on the core that accepted it, so that nothing on its path waits for another thread or wakes one.
 
+use std::io;
 use std::net::TcpListener as Socket;
 use std::num::NonZero;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::Context;
-use exeat_proxy::{Proxy, Tls};
+use exeat_identity::Demand;
+use exeat_proxy::{Door, Proxy};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -24,19 +28,30 @@ pub(crate) fn count() -> usize {
 }
 
 impl Cores {
-    /// Serves each of `listeners`, through its TLS if it has some, on as many threads as it has sockets.
+    /// Serves each of `listeners`, as its door says, on as many threads as it has sockets, and each of `sockets` on all of
+    /// those.
     ///
     /// # Errors
     /// If a runtime or a thread cannot be had.
-    pub(crate) fn start(proxy: &Proxy, listeners: Vec<(Vec<Socket>, Option<Tls>)>) -> anyhow::Result<Self> {
-        let mut shares: Vec<Vec<(Socket, Option<Tls>)>> = Vec::new();
-        for (sockets, tls) in listeners {
+    pub(crate) fn start(
+        proxy: &Proxy,
+        listeners: Vec<(Vec<Socket>, Door)>,
+        unix: Vec<UnixDoor>,
+    ) -> anyhow::Result<Self> {
+        let mut shares: Vec<Share> = Vec::new();
+        for (sockets, door) in listeners {
             for (core, socket) in sockets.into_iter().enumerate() {
                 if core == shares.len() {
-                    shares.push(Vec::new());
+                    shares.push(Share::default());
                 }
-                shares.get_mut(core).context("a core for each socket")?.push((socket, tls.clone()));
+                let share = shares.get_mut(core).context("a core for each socket")?;
+                share.tcp.push((socket, door.clone()));
             }
+        }
+        shares.resize_with(shares.len().max(1), Share::default);
+        for share in &mut shares {
+            let clones: io::Result<Vec<UnixDoor>> = unix.iter().map(UnixDoor::try_clone).collect();
+            share.unix = clones.context("cannot share a unix socket")?;
         }
         let mut cores = Self { threads: Vec::new(), stop: watch::Sender::new(false) };
         for (number, share) in shares.into_iter().enumerate() {
@@ -64,13 +79,38 @@ impl Cores {
     }
 }
 
+/// What one thread listens on.
+#[derive(Default)]
+struct Share {
+    tcp: Vec<(Socket, Door)>,
+    unix: Vec<UnixDoor>,
+}
+
+/// A unix socket that listens, and how it takes its clients in.
+pub(crate) struct UnixDoor {
+    pub(crate) socket: UnixListener,
+    pub(crate) path: PathBuf,
+    pub(crate) demand: Demand,
+}
+
+impl UnixDoor {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.try_clone()?, path: self.path.clone(), demand: self.demand })
+    }
+}
+
 /// Has the runtime serve `share` once it runs.
-fn start_serving(runtime: &Runtime, proxy: &Proxy, share: Vec<(Socket, Option<Tls>)>) -> anyhow::Result<()> {
+fn start_serving(runtime: &Runtime, proxy: &Proxy, share: Share) -> anyhow::Result<()> {
     let _here = runtime.enter();
-    for (socket, tls) in share {
+    for (socket, door) in share.tcp {
         let listener = TcpListener::from_std(socket).context("cannot use a listener")?;
         let proxy = proxy.clone();
-        runtime.spawn(async move { proxy.serve(listener, tls).await });
+        runtime.spawn(async move { proxy.serve(listener, door).await });
+    }
+    for UnixDoor { socket, path, demand } in share.unix {
+        let listener = tokio::net::UnixListener::from_std(socket).context("cannot use a unix socket")?;
+        let proxy = proxy.clone();
+        runtime.spawn(async move { proxy.serve_unix(listener, &path, demand).await });
     }
     Ok(())
 }

@@ -18,18 +18,21 @@ pub(crate) struct Listening {
     pub(crate) sockets: Vec<TcpListener>,
 }
 
-/// Listens on `address` with `count` sockets. A socket that was passed in is used instead of new ones.
+/// Listens on `address` with `count` sockets, for the connections of one `interface` if it is given. A socket that was
+/// passed in is used instead of new ones, unless it is for one interface.
 ///
 /// # Errors
 /// If the address cannot be had, with what to do about it.
 pub(crate) fn listen(
     address: SocketAddr,
+    interface: Option<&str>,
     count: usize,
     inherited: &mut Inherited,
 ) -> anyhow::Result<Listening> {
-    let sockets = match inherited.take(address) {
+    let passed_in = if interface.is_none() { inherited.take(address) } else { None };
+    let sockets = match passed_in {
         Some(socket) => share(socket, count),
-        None => bind(address, count),
+        None => bind(address, interface, count),
     };
     let listening = sockets.and_then(|sockets| {
         // A configured port 0 has got its number by now.
@@ -38,21 +41,22 @@ pub(crate) fn listen(
     });
     listening.map_err(|error| {
         let hint = hint(error.kind());
-        anyhow::Error::new(error).context(format!("cannot listen on {address}; {hint}"))
+        let by = interface.map(|name| format!(" for {name}")).unwrap_or_default();
+        anyhow::Error::new(error).context(format!("cannot listen on {address}{by}; {hint}"))
     })
 }
 
 /// The kernel deals connections out to the sockets. The first one is bound as if it were alone, so that an address which
 /// another program listens on is found to be in use; only then it lets the others in.
-fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    let first = new_socket(address)?;
+fn bind(address: SocketAddr, interface: Option<&str>, count: usize) -> io::Result<Vec<TcpListener>> {
+    let first = new_socket(address, interface)?;
     first.bind(&address.into())?;
     first.set_reuse_port(count > 1)?;
     first.listen(BACKLOG)?;
     let mut sockets = vec![TcpListener::from(first)];
     let address = sockets.first().map_or(Ok(address), TcpListener::local_addr)?;
     while sockets.len() < count {
-        let next = new_socket(address)?;
+        let next = new_socket(address, interface)?;
         next.set_reuse_port(true)?;
         next.bind(&address.into())?;
         next.listen(BACKLOG)?;
@@ -61,11 +65,14 @@ fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     Ok(sockets)
 }
 
-fn new_socket(address: SocketAddr) -> io::Result<Socket> {
+fn new_socket(address: SocketAddr, interface: Option<&str>) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // Connections of a process that has ended do not keep the address.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    if let Some(name) = interface {
+        socket.bind_device(Some(name.as_bytes()))?;
+    }
     Ok(socket)
 }
 
@@ -104,15 +111,15 @@ mod tests {
     #[test]
     fn an_address_in_use_is_found_to_be_even_by_ourselves() {
         for (held, asked) in [(1, 1), (1, 2), (2, 1), (2, 2)] {
-            let first = listen(loopback(), held, &mut Inherited::default()).unwrap();
-            let error = listen(first.address, asked, &mut Inherited::default()).unwrap_err();
+            let first = listen(loopback(), None, held, &mut Inherited::default()).unwrap();
+            let error = listen(first.address, None, asked, &mut Inherited::default()).unwrap_err();
             assert!(format!("{error:#}").contains("another program uses it"), "{held} {asked}: {error:#}");
         }
     }
 
     #[test]
     fn all_sockets_have_one_address_and_every_connection_reaches_one() {
-        let Listening { address, sockets } = listen(loopback(), 3, &mut Inherited::default()).unwrap();
+        let Listening { address, sockets } = listen(loopback(), None, 3, &mut Inherited::default()).unwrap();
         assert_eq!(sockets.len(), 3);
         assert!(sockets.iter().all(|socket| socket.local_addr().unwrap() == address));
         let clients: Vec<TcpStream> = (0..32).map(|_| TcpStream::connect(address).unwrap()).collect();

@@ -203,7 +203,7 @@ impl Reloader {
     fn fixed_settings(&self, new: &Settings) -> Vec<&'static str> {
         let old = &self.settings;
         let fixed = [
-            ("proxy.listen", old.listen != new.listen),
+            ("proxy.listen", (&old.listen, &old.sockets) != (&new.listen, &new.sockets)),
             ("proxy.http2", old.http2 != new.http2),
             ("proxy.pac", old.pac != new.pac),
             ("proxy.proxy_protocol_from", old.proxy_protocol_from != new.proxy_protocol_from),
@@ -239,6 +239,7 @@ pub(crate) fn snapshot(loaded: Loaded) -> Snapshot {
         policy: loaded.policy,
         hops: loaded.hops,
         clients: loaded.clients,
+        workloads: loaded.workloads,
         anonymous: loaded.anonymous,
         disclose: loaded.settings.disclose,
     }

@@ -4,7 +4,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use sha2::{Digest, Sha256};
 
-use crate::{password::PasswordHash, principal::Principal};
+use crate::{
+    password::PasswordHash,
+    peer::Peer,
+    principal::{AuthnError, Principal, Proof},
+};
 
 /// The clients that may present a password, by name. Part of a configuration snapshot: never changed
 /// once requests can see it.
@@ -13,6 +17,8 @@ pub struct Clients {
     by_name: HashMap<Box<str>, Arc<Client>>,
     /// The same clients in the order of insertion, for [`Clients::stand_in`].
     all: Vec<Arc<Client>>,
+    /// The workloads that a client has to come from, of those that have to.
+    origins: HashMap<Box<str>, Vec<Box<str>>>,
 }
 
 /// One client and its live passwords.
@@ -68,6 +74,25 @@ impl Clients {
         true
     }
 
+    /// Lets the passwords of a client count from these workloads only; from no workload at all if there are none.
+    pub fn tie(&mut self, name: &str, origins: Vec<Box<str>>) {
+        self.origins.insert(name.into(), origins);
+    }
+
+    /// Returns the workloads that the passwords of a client count from; `None` is everywhere.
+    #[must_use]
+    pub fn origins(&self, name: &str) -> Option<&[Box<str>]> {
+        self.origins.get(name).map(Vec::as_slice)
+    }
+
+    /// Checks that the right password of `principal` counts at `peer`.
+    ///
+    /// # Errors
+    /// If it does not, or is not all that is demanded there.
+    pub(crate) fn agree(&self, principal: &Principal, peer: &Peer<'_>) -> Result<(), AuthnError> {
+        peer.agree(Proof::Password, self.origins(&principal.name))
+    }
+
     /// Returns the principal of the client with this name.
     pub fn principal(&self, name: &str) -> Option<Arc<Principal>> {
         self.get(name).map(|client| Arc::clone(&client.principal))
@@ -75,8 +100,15 @@ impl Clients {
 
     /// Returns the principal whom a client of `before` is here: of the same name, if the password that proved
     /// `principal` there is live here too. `None` if the client is gone or the password is, and for a principal that
-    /// no password proved. A password is the same if its hash is: hashed anew, it is another one.
-    pub fn again(&self, principal: &Arc<Principal>, before: &Self) -> Option<Arc<Principal>> {
+    /// no password proved. A password is the same if its hash is: hashed anew, it is another one. `None`, too, if it
+    /// does not count at `peer` here.
+    pub fn again(
+        &self,
+        principal: &Arc<Principal>,
+        before: &Self,
+        peer: &Peer<'_>,
+    ) -> Option<Arc<Principal>> {
+        self.agree(principal, peer).ok()?;
         let is_it = |password: &&Password| Arc::ptr_eq(&password.principal, principal);
         let old = before.get(&principal.name)?.passwords.iter().find(is_it)?;
         let mut passwords = self.get(&principal.name)?.passwords.iter();

@@ -4,11 +4,15 @@ mod authenticator;
 mod basic;
 mod clients;
 mod password;
+mod peer;
 mod principal;
+mod workloads;
 
 pub use authenticator::Authenticator;
 pub use clients::Clients;
 pub use password::{
     PasswordHash, PasswordHashError, SecretError, generate_password, hash_generated, hash_password,
 };
+pub use peer::{Demand, Peer, Place, Shown};
 pub use principal::{AuthnError, Principal, Proof};
+pub use workloads::{Origin, Workload, Workloads};

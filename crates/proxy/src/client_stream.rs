@@ -9,7 +9,7 @@ use std::{
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
 };
 use tokio_rustls::server::TlsStream;
 
@@ -20,6 +20,8 @@ use crate::http2::Http2Stream;
 pub(crate) enum ClientStream {
     /// TCP and nothing else.
     Plain(TcpStream),
+    /// A unix socket. It knows no reset: a client that is cut off sees an end of stream.
+    Unix(UnixStream),
     /// TLS, after its handshake. The end of the writing side is a `close_notify` (RFC 8446 §6.1); an end of the
     /// reading side without one is an error, since it may have been cut by anybody on the way.
     Tls(Box<TlsStream<TcpStream>>),
@@ -32,6 +34,7 @@ impl ClientStream {
     pub(crate) fn reset(&mut self) {
         match self {
             Self::Plain(stream) => reset(stream),
+            Self::Unix(_) => {}
             Self::Tls(stream) => reset(stream.get_ref().0),
             Self::Http2(stream) => stream.reset(),
         }
@@ -67,6 +70,7 @@ macro_rules! delegate {
     ($stream:expr, $method:ident($($argument:expr),*)) => {
         match $stream {
             ClientStream::Plain(stream) => Pin::new(stream).$method($($argument),*),
+            ClientStream::Unix(stream) => Pin::new(stream).$method($($argument),*),
             ClientStream::Tls(stream) => Pin::new(stream.as_mut()).$method($($argument),*),
             ClientStream::Http2(stream) => Pin::new(stream.as_mut()).$method($($argument),*),
         }
@@ -95,6 +99,7 @@ impl AsyncWrite for ClientStream {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Unix(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
             Self::Http2(stream) => stream.is_write_vectored(),
         }

@@ -8,9 +8,9 @@ mod spoken;
 mod table;
 mod view;
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
-use exeat_identity::Principal;
+use exeat_identity::{Principal, Shown};
 use exeat_model::Authority;
 use exeat_policy::{Denial, EgressRequest, Reason, Verdict, decide, permit, permit_via};
 use tokio::sync::watch;
@@ -24,6 +24,7 @@ pub(crate) use {
 };
 
 use account::Account;
+pub(crate) use account::Source;
 
 use crate::{limits::Limits, route::Grant, shared::Current, traffic::OpenFlow};
 
@@ -59,7 +60,7 @@ impl Flows {
     /// # Errors
     /// `connection_limit` if the proxy holds as many as it may, `rate_limited` if the source does or opens them too
     /// fast.
-    pub(crate) fn admit(&self, source: IpAddr, limits: &Limits) -> Result<ConnectionSlot, Over> {
+    pub(crate) fn admit(&self, source: Source, limits: &Limits) -> Result<ConnectionSlot, Over> {
         let mut slot = self.budget.admit_unknown(limits)?;
         slot.count_source(source, limits, Instant::now()).map(|()| slot)
     }
@@ -76,7 +77,7 @@ impl Flows {
     ///
     /// # Errors
     /// `rate_limited` if there are too many.
-    pub(crate) fn request_from(&self, source: IpAddr, limits: &Limits) -> Result<(), Over> {
+    pub(crate) fn request_from(&self, source: Source, limits: &Limits) -> Result<(), Over> {
         self.budget.request_from(source, limits, Instant::now())
     }
 
@@ -87,14 +88,14 @@ impl Flows {
     pub(crate) fn request_of(
         &self,
         principal: &Principal,
-        source: IpAddr,
+        source: Source,
         limits: &Limits,
     ) -> Result<(), Over> {
         self.budget.request_of(|| Account::of(principal, source), limits, Instant::now())
     }
 
     /// Counts a password that has to be checked for `source`; `None` if there are too many.
-    pub(crate) fn check(&self, source: IpAddr) -> Option<CheckSlot> {
+    pub(crate) fn check(&self, source: Source) -> Option<CheckSlot> {
         self.budget.check(source)
     }
 
@@ -105,7 +106,7 @@ impl Flows {
     pub(crate) fn open(
         &self,
         principal: &Principal,
-        source: IpAddr,
+        source: Source,
         limits: &Limits,
     ) -> Result<TunnelSlot, Reason> {
         self.budget.open(Account::of(principal, source), limits)
@@ -144,7 +145,7 @@ impl Flows {
         let mut ended = 0;
         self.table.each(|flow| {
             let mut standing = flow.standing();
-            if standing.denial.is_none() && now.is_quarantined(&standing.principal) {
+            if standing.denial.is_none() && now.is_quarantined(&standing.principal, flow.shown()) {
                 standing.current = Arc::clone(now);
                 flow.end(&mut standing, Denial::of(Reason::PolicyChanged));
                 ended += 1;
@@ -217,7 +218,7 @@ impl Flows {
 fn decide_on(flow: &Flow, now: &Arc<Current>) -> bool {
     let mut standing = flow.standing();
     if standing.denial.is_none() && standing.current.epoch < now.epoch {
-        let decided = decide_again(&standing, flow.target(), now);
+        let decided = decide_again(&standing, flow.target(), flow.shown(), now);
         // What allowed it before is let go, too: an old snapshot ends with the sweep.
         standing.current = Arc::clone(now);
         match decided {
@@ -240,12 +241,13 @@ fn decide_on(flow: &Flow, now: &Arc<Current>) -> bool {
 fn decide_again(
     standing: &Standing,
     target: &Authority,
+    shown: &Shown,
     now: &Current,
 ) -> Result<(Arc<Principal>, Grant), Denial> {
     let changed = Denial::of(Reason::PolicyChanged);
     let before = &standing.current.snapshot;
-    let principal = now.snapshot.again(&standing.principal, before).ok_or(changed)?;
-    if now.is_quarantined(&principal) {
+    let principal = now.snapshot.again(&standing.principal, before, shown).ok_or(changed)?;
+    if now.is_quarantined(&principal, shown) {
         return Err(changed);
     }
     let policy = &now.snapshot.policy;

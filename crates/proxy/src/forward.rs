@@ -19,10 +19,10 @@ use hyper::{
 
 use crate::{
     body::{ClientBody, DownBody, Streamed, Streaming, UpBody},
+    client::Client,
     flows::{FlowKind, Live, Spoken, TunnelSlot},
     headers,
     hop::Hop,
-    listen::Client,
     meter::{Meter, Side},
     metrics::LimitHit,
     pool::Key,
@@ -40,7 +40,7 @@ use crate::{
 /// Answers one request of `client`.
 pub(crate) async fn answer(
     shared: &Arc<Shared>,
-    client: Client,
+    client: &Client,
     request: Request<ClientBody>,
     streaming: &Streaming,
     handover: &Handover,
@@ -88,7 +88,7 @@ struct Exchanged {
 /// here; if it ever did, this is the wall behind it.
 fn parse(
     shared: &Shared,
-    client: Client,
+    client: &Client,
     request: &Request<ClientBody>,
 ) -> (Result<Forward, Refusal>, Trail) {
     let (id, method, uri) = (shared.next_request_id(), request.method().as_str(), request.uri().to_string());
@@ -117,7 +117,7 @@ async fn exchange(
     let (admitted, route) = allow(shared, trail, forward, request.headers()).await?;
     let slot = match asks_websocket {
         true => {
-            let slot = shared.flows.open(&admitted.principal, trail.source().ip(), &shared.limits);
+            let slot = shared.flows.open(&admitted.principal, trail.client().source(), &shared.limits);
             Some(slot.map_err(|reason| {
                 shared.metrics.limits.count(LimitHit::TunnelsPerClient);
                 serve::refuse(trail, reason, Some(authority))

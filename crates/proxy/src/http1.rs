@@ -10,12 +10,12 @@ use bytes::Bytes;
 use exeat_audit::Event;
 
 use crate::{
+    client::Client,
     client_stream::ClientStream,
     guard::HeadError,
     head::{HeadReader, Next},
     http2::{self, Rewound},
     linger,
-    listen::Client,
     resources::{self, Here},
     respond::{After, Refusal},
     session,
@@ -39,23 +39,23 @@ pub(crate) async fn serve(
         match next {
             Next::Closed => return None,
             Next::Http2 => {
-                let here = Here::of(client, &stream);
+                let here = Here::of(&client, &stream);
                 let stream = Rewound::new(reader.buffered().split().freeze(), stream);
                 Box::pin(http2::serve(shared, client, here, stream)).await;
                 return None;
             }
             Next::Refused(error, bytes) => {
                 let is_tls = matches!(stream, ClientStream::Tls(_));
-                if let Some(answer) = resources::answer(shared.resources, client, is_tls, &error, &bytes) {
+                if let Some(answer) = resources::answer(shared.resources, &client, is_tls, &error, &bytes) {
                     Box::pin(linger::say_and_close(stream, &answer, &shared.limits)).await;
                 } else {
-                    Box::pin(refuse(shared, client, stream, &error, &bytes)).await;
+                    Box::pin(refuse(shared, &client, stream, &error, &bytes)).await;
                 }
                 return None;
             }
             Next::Head(head, bytes) => match &head.target {
                 target::Target::Tunnel(authority) => {
-                    match tunnel::run(shared, client, stream, &mut reader, &head, authority).await {
+                    match tunnel::run(shared, &client, stream, &mut reader, &head, authority).await {
                         Asked::Open(relaying) => return Some(relaying),
                         Asked::Again(returned) => stream = returned,
                         Asked::Over => return None,
@@ -64,7 +64,7 @@ pub(crate) async fn serve(
                     next = read_unless_draining(shared, &mut reader, &mut stream).await;
                 }
                 target::Target::Forward(_) => {
-                    let session = session::run(shared, client, stream, reader, head.framing, bytes);
+                    let session = session::run(shared, &client, stream, reader, head.framing, bytes);
                     let ended = Box::pin(session).await;
                     (stream, reader) = (ended.stream, ended.reader);
                     if let Some((agreed, last)) = ended.websocket {
@@ -104,7 +104,7 @@ async fn read_unless_draining(shared: &Shared, reader: &mut HeadReader, stream: 
 }
 
 /// Answers a head that did not pass the guard. Nothing after it can be trusted to be a request, so this is the end.
-async fn refuse(shared: &Shared, client: Client, stream: ClientStream, error: &HeadError, bytes: &Bytes) {
+async fn refuse(shared: &Shared, client: &Client, stream: ClientStream, error: &HeadError, bytes: &Bytes) {
     let mut words = bytes.split(|b| matches!(b, b' ' | b'\r' | b'\n'));
     let method = String::from_utf8_lossy(words.next().unwrap_or_default()).into_owned();
     let asked = Target::Bytes(words.next().unwrap_or_default());

@@ -25,7 +25,7 @@ use tokio::{
     time::{Instant, Sleep, sleep, timeout},
 };
 
-use crate::{limits::Limits, listen::Client, resources::Here, shared::Shared};
+use crate::{client::Client, limits::Limits, resources::Here, shared::Shared};
 
 pub(crate) use rewound::Rewound;
 pub(crate) use stream::{Http2Body, Http2Stream, Receiving, Sending};
@@ -121,7 +121,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Session<'a, S> {
                     Some(Ok((request, respond))) => {
                         let shared = Arc::clone(self.shared);
                         let here = Arc::clone(&self.here);
-                        self.tasks.spawn(answer::serve(shared, self.client, here, request, respond));
+                        self.tasks.spawn(answer::serve(shared, self.client.clone(), here, request, respond));
                     }
                     Some(Err(error)) => {
                         tracing::debug!(peer = %self.client.peer, %error, "HTTP/2 connection broke");

@@ -2,6 +2,7 @@
 
 mod body;
 mod chunk;
+mod client;
 mod client_hello;
 mod client_stream;
 mod control;
@@ -19,6 +20,7 @@ mod http_opening;
 mod limits;
 mod linger;
 mod listen;
+mod local_user;
 mod meter;
 pub mod metrics;
 mod opening;
@@ -48,16 +50,18 @@ mod tls;
 mod traffic;
 mod trail;
 mod tunnel;
+mod unix_peer;
 mod upstream;
 mod upstream_stream;
 mod websocket;
 
+pub use client::Client;
 pub use client_hello::{HELLO_BYTES_MAX, Hello, client_hello};
 pub use flows::{FlowFilter, FlowId, FlowKind, FlowView};
 pub use guard::{Framing, Head, HeadError, check};
 pub use hop::{HOP_CREDENTIAL_BYTES_MAX, Hop, HopCredentials, HopProtocol, Hops};
 pub use limits::Limits;
-pub use listen::{Client, Proxy};
+pub use listen::{Door, Proxy};
 pub use quarantine::StateError;
 pub use refused::RefusedView;
 pub use relay::PIPE_DESCRIPTORS_MAX;
@@ -68,3 +72,4 @@ pub use tls::{
     AUTHORITIES_MAX, CHAIN_MAX, HopTls, HopTlsError, HopTlsFiles, PemError, Tls, TlsFiles, TlsFilesError,
 };
 pub use traffic::{PairView, TrafficView};
+pub use unix_peer::UNMAPPED_USER;

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    path::Path,
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -10,21 +11,22 @@ use std::{
 
 use exeat_audit::{AuditLog, Event};
 use exeat_dns::Resolver;
-use exeat_identity::Authenticator;
+use exeat_identity::{Authenticator, Demand, Place, Shown};
 use exeat_model::IpBlock;
 use exeat_policy::Reason;
 use socket2::SockRef;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{Semaphore, watch},
     time::{sleep, timeout},
 };
 
 use crate::{
+    client::Client,
     client_stream::ClientStream,
     flows::ConnectionSlot,
     head::HeadReader,
-    http1, http2, linger,
+    http1, http2, linger, local_user,
     metrics::Metrics,
     opening, proxy_protocol,
     resources::Here,
@@ -34,6 +36,7 @@ use crate::{
     tls::Tls,
     trail::{Target, Trail},
     tunnel::Relaying,
+    unix_peer,
 };
 
 /// How long accepting rests when descriptors or memory are short. Connections end on their own in the meantime.
@@ -49,15 +52,6 @@ const FIRST_BYTE_GRACE: Duration = Duration::from_secs(2);
 /// Connections that are still taken from the kernel's queue when a drain begins: more than any such queue holds.
 const BACKLOG_MAX: usize = 65_536;
 
-/// The two ends of a client's connection.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Client {
-    /// Where the client is.
-    pub peer: SocketAddr,
-    /// The address that it reached.
-    pub local: SocketAddr,
-}
-
 /// A forward proxy. Clones are the same proxy.
 #[derive(Clone)]
 pub struct Proxy {
@@ -65,6 +59,17 @@ pub struct Proxy {
     refusals: Arc<Semaphore>,
     /// The listeners being served.
     listeners: Arc<watch::Sender<usize>>,
+}
+
+/// How a listener takes its clients in.
+#[derive(Clone, Debug, Default)]
+pub struct Door {
+    /// TLS, if it speaks that.
+    pub tls: Option<Tls>,
+    /// The network device whose connections it takes, if it is bound to one.
+    pub interface: Option<Arc<str>>,
+    /// The proofs that it demands.
+    pub demand: Demand,
 }
 
 /// A listener being served; it is no more when this is dropped.
@@ -158,24 +163,34 @@ impl Proxy {
         *self.shared.flows.draining().borrow()
     }
 
-    /// Serves the clients of `listener`, through TLS if it is given, until a drain begins. The connections it
-    /// accepted, or the kernel for it, go on after that.
-    pub async fn serve(&self, listener: TcpListener, tls: Option<Tls>) {
+    /// Serves the clients of `listener`, as `door` says, until a drain begins. The connections it accepted, or the kernel
+    /// for it, go on after that.
+    pub async fn serve(&self, listener: TcpListener, door: Door) {
+        self.serve_all(Listener::tcp(listener), &door).await;
+    }
+
+    /// Serves the clients of the unix socket that the configuration names `path`, as [`Self::serve`] does. There is
+    /// neither TLS nor a device.
+    pub async fn serve_unix(&self, listener: UnixListener, path: &Path, demand: Demand) {
+        let door = Door { demand, ..Door::default() };
+        self.serve_all(Listener::Unix { socket: listener, path: path.into() }, &door).await;
+    }
+
+    async fn serve_all(&self, listener: Listener, door: &Door) {
         let _serving = Serving::begin(&self.listeners);
-        let listener = Listener::new(listener);
         let mut draining = self.shared.flows.draining();
         let mut drain_begins = pin!(draining.wait_for(|is_draining| *is_draining));
         let mut is_starved = false;
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = &mut drain_begins => return self.take_backlog(listener, tls.as_ref()),
-                accepted = listener.accept() => accepted,
+                _ = &mut drain_begins => return self.take_backlog(listener, door),
+                accepted = listener.accept(door) => accepted,
             };
             match accepted {
                 Ok((stream, client)) => {
                     is_starved = false;
-                    self.take(stream, client, tls.as_ref());
+                    self.take(stream, client, door);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -210,42 +225,44 @@ impl Proxy {
     }
 
     /// Takes what has connected before the drain: closing the listener would reset it, requests and all.
-    fn take_backlog(&self, Listener { socket, local }: Listener, tls: Option<&Tls>) {
-        // The kernel is asked itself: the runtime may not have heard of them yet.
-        let Ok(socket) = socket.into_std() else { return };
+    fn take_backlog(&self, listener: Listener, door: &Door) {
+        let Ok(backlog) = listener.into_backlog() else { return };
         for _ in 0..BACKLOG_MAX {
-            let accepted = socket.accept().and_then(|(stream, peer)| {
-                stream.set_nonblocking(true)?;
-                with_client(TcpStream::from_std(stream)?, peer, local)
-            });
-            match accepted {
-                Ok((stream, client)) => self.take(stream, client, tls),
+            match backlog.accept(door) {
+                Ok((stream, client)) => self.take(stream, client, door),
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(_) => return,
             }
         }
     }
 
-    fn take(&self, stream: TcpStream, client: Client, tls: Option<&Tls>) {
+    fn take(&self, stream: ClientStream, client: Client, door: &Door) {
         let shared = Arc::clone(&self.shared);
-        let ip = client.peer.ip().to_canonical();
-        let is_sender = shared.is_sender(ip);
+        let is_sender = client.address().is_some_and(|address| shared.is_sender(address.ip()));
         let admitted = if is_sender {
             shared.flows.admit_unknown(&shared.limits)
         } else {
-            shared.flows.admit(ip, &shared.limits)
+            shared.flows.admit(client.source(), &shared.limits)
         };
         match admitted {
             Ok(slot) => {
                 shared.metrics.connections.add(1);
-                let tls = tls.cloned();
-                if is_sender {
-                    tokio::spawn(self.clone().serve_sent(client, stream, tls, slot));
-                } else {
-                    tokio::spawn(serve_client(shared, client, stream, tls, slot));
+                let tls = door.tls.clone();
+                match stream {
+                    ClientStream::Plain(stream) if is_sender => {
+                        tokio::spawn(self.clone().serve_sent(client, stream, tls, slot));
+                    }
+                    stream @ (ClientStream::Plain(_)
+                    | ClientStream::Unix(_)
+                    | ClientStream::Tls(_)
+                    | ClientStream::Http2(_)) => {
+                        // Now, while the client is most likely to be still there.
+                        let client = with_place(&shared, client);
+                        tokio::spawn(serve_client(shared, client, stream, tls, slot));
+                    }
                 }
             }
-            Err(over) => self.turn_away(stream, client, shared.over(over), tls.is_some()),
+            Err(over) => self.turn_away(stream, client, shared.over(over), door.tls.is_some()),
         }
     }
 
@@ -261,7 +278,7 @@ impl Proxy {
         let mut draining = shared.flows.draining();
         let read = tokio::select! {
             biased;
-            read = proxy_protocol::read(&mut stream, sender, &shared.limits) => read,
+            read = proxy_protocol::read(&mut stream, &sender, &shared.limits) => read,
             _ = draining.wait_for(|is_draining| *is_draining) => return,
         };
         let client = match read {
@@ -269,21 +286,21 @@ impl Proxy {
             Err(proxy_protocol::Error::Closed) => return,
             Err(proxy_protocol::Error::Malformed) => {
                 let refusal = Refusal::new(Reason::RequestMalformed);
-                return self.turn_away(stream, sender, refusal, tls.is_some());
+                return self.turn_away(stream.into(), sender, refusal, tls.is_some());
             }
         };
-        match slot.count_source(client.peer.ip(), &shared.limits, Instant::now()) {
-            Ok(()) => serve_client(shared, client, stream, tls, slot).await,
-            Err(over) => self.turn_away(stream, client, shared.over(over), tls.is_some()),
+        match slot.count_source(client.source(), &shared.limits, Instant::now()) {
+            Ok(()) => serve_client(shared, client, stream.into(), tls, slot).await,
+            Err(over) => self.turn_away(stream.into(), client, shared.over(over), tls.is_some()),
         }
     }
 
     /// Says why, if there is room to say it, and closes. Never waits: this is the accept loop.
-    fn turn_away(&self, stream: TcpStream, client: Client, refusal: Refusal, is_tls: bool) {
+    fn turn_away(&self, stream: ClientStream, client: Client, refusal: Refusal, is_tls: bool) {
         let Ok(room) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
-            let mut trail = Trail::new(shared.next_request_id(), client, "", Target::Bytes(b""));
+            let mut trail = Trail::new(shared.next_request_id(), &client, "", Target::Bytes(b""));
             trail.note_reason(refusal.reason);
             shared.record_refusal(&mut trail, Event::Request, &refusal);
             if is_tls {
@@ -302,7 +319,7 @@ impl Proxy {
 fn serve_client(
     shared: Arc<Shared>,
     client: Client,
-    stream: TcpStream,
+    stream: ClientStream,
     tls: Option<Tls>,
     slot: ConnectionSlot,
 ) -> impl Future<Output = ()> + Send {
@@ -321,19 +338,19 @@ fn serve_client(
 async fn serve_until_tunnel(
     shared: Arc<Shared>,
     client: Client,
-    stream: TcpStream,
+    stream: ClientStream,
     tls: Option<Tls>,
 ) -> Option<Relaying> {
-    match tls {
-        None => serve_stream(&shared, client, ClientStream::Plain(stream)).await,
-        Some(tls) => Box::pin(serve_tls(&shared, client, stream, tls)).await,
+    match (tls, stream) {
+        (Some(tls), ClientStream::Plain(stream)) => Box::pin(serve_tls(&shared, client, stream, tls)).await,
+        (Some(_) | None, stream) => serve_stream(&shared, client, stream).await,
     }
 }
 
 async fn serve_tls(shared: &Arc<Shared>, client: Client, stream: TcpStream, tls: Tls) -> Option<Relaying> {
-    let (stream, is_http2) = handshake(shared, client, stream, &tls).await?;
+    let (stream, is_http2) = handshake(shared, &client, stream, &tls).await?;
     if is_http2 {
-        let here = Here::of(client, &stream);
+        let here = Here::of(&client, &stream);
         http2::serve(shared, client, here, stream).await;
         return None;
     }
@@ -365,7 +382,7 @@ async fn serve_stream(shared: &Arc<Shared>, client: Client, mut stream: ClientSt
 /// the end of this connection alone.
 async fn handshake(
     shared: &Shared,
-    client: Client,
+    client: &Client,
     stream: TcpStream,
     tls: &Tls,
 ) -> Option<(ClientStream, bool)> {
@@ -387,27 +404,91 @@ async fn grace_of_a_drain(shared: &Shared) {
     sleep(FIRST_BYTE_GRACE).await;
 }
 
+/// Returns `client` with what the kernel has to be asked for of its place: the user who opened its connection, if some
+/// workload is known by that and the client is on this host; and no device, if it is on this host.
+fn with_place(shared: &Shared, client: Client) -> Client {
+    let Some(address) = client.address() else { return client };
+    let is_loopback = address.ip().to_canonical().is_loopback();
+    let client = if is_loopback && shared.current().snapshot.workloads.know_users() {
+        let user = local_user::of(client.peer, client.local);
+        client.at(|place| place.user = user)
+    } else {
+        client
+    };
+    match &client.shown.place.interface {
+        Some(name) if local_user::may_be_local(client.peer, client.local, name) => {
+            client.at(|place| place.interface = None)
+        }
+        Some(_) | None => client,
+    }
+}
+
 /// A listening socket, and what all of its connections have in common.
-struct Listener {
-    socket: TcpListener,
-    /// The address that they reach, unless each may reach another one.
-    local: Option<SocketAddr>,
+enum Listener {
+    Tcp {
+        socket: TcpListener,
+        /// The address that they reach, unless each may reach another one.
+        local: Option<SocketAddr>,
+    },
+    Unix {
+        socket: UnixListener,
+        path: Arc<Path>,
+    },
 }
 
 impl Listener {
-    fn new(socket: TcpListener) -> Self {
+    fn tcp(socket: TcpListener) -> Self {
         // Proxies write small pieces that others wait for. The connections inherit it.
         if let Err(error) = SockRef::from(&socket).set_tcp_nodelay(true) {
             tracing::warn!(%error, "connections will wait for small writes to become larger");
         }
         let local = socket.local_addr().ok().filter(|local| !local.ip().is_unspecified());
-        Self { socket, local }
+        Self::Tcp { socket, local }
     }
 
     /// Takes the next connection.
-    async fn accept(&self) -> io::Result<(TcpStream, Client)> {
-        let (stream, peer) = self.socket.accept().await?;
-        with_client(stream, peer, self.local)
+    async fn accept(&self, door: &Door) -> io::Result<(ClientStream, Client)> {
+        match self {
+            Self::Tcp { socket, local } => {
+                let (stream, peer) = socket.accept().await?;
+                with_client(stream, peer, *local, door)
+            }
+            Self::Unix { socket, path } => {
+                let (stream, _) = socket.accept().await?;
+                Ok(with_unix_client(stream, path, door))
+            }
+        }
+    }
+
+    /// Returns the queue of the kernel, which is asked itself: the runtime may not have heard of all that is in it.
+    fn into_backlog(self) -> io::Result<Backlog> {
+        Ok(match self {
+            Self::Tcp { socket, local } => Backlog::Tcp { socket: socket.into_std()?, local },
+            Self::Unix { socket, path } => Backlog::Unix { socket: socket.into_std()?, path },
+        })
+    }
+}
+
+/// A listening socket whose connections are taken without waiting.
+enum Backlog {
+    Tcp { socket: std::net::TcpListener, local: Option<SocketAddr> },
+    Unix { socket: std::os::unix::net::UnixListener, path: Arc<Path> },
+}
+
+impl Backlog {
+    fn accept(&self, door: &Door) -> io::Result<(ClientStream, Client)> {
+        match self {
+            Self::Tcp { socket, local } => {
+                let (stream, peer) = socket.accept()?;
+                stream.set_nonblocking(true)?;
+                with_client(TcpStream::from_std(stream)?, peer, *local, door)
+            }
+            Self::Unix { socket, path } => {
+                let (stream, _) = socket.accept()?;
+                stream.set_nonblocking(true)?;
+                Ok(with_unix_client(UnixStream::from_std(stream)?, path, door))
+            }
+        }
     }
 }
 
@@ -415,9 +496,16 @@ fn with_client(
     stream: TcpStream,
     peer: SocketAddr,
     local: Option<SocketAddr>,
-) -> io::Result<(TcpStream, Client)> {
+    door: &Door,
+) -> io::Result<(ClientStream, Client)> {
     let local = local.map_or_else(|| stream.local_addr(), Ok)?;
-    Ok((stream, Client { peer, local }))
+    let place = Place { address: Some(peer.ip()), interface: door.interface.clone(), ..Place::default() };
+    Ok((stream.into(), Client::new(peer, local, Shown { place, demand: door.demand })))
+}
+
+fn with_unix_client(stream: UnixStream, path: &Arc<Path>, door: &Door) -> (ClientStream, Client) {
+    let place = Place { socket: Some(Arc::clone(path)), ..unix_peer::place(&stream) };
+    (ClientStream::Unix(stream), Client::of_unix(Shown { place, demand: door.demand }))
 }
 
 /// Whether an accept failed because its one connection is gone already; the next may be taken at once.

@@ -243,10 +243,14 @@ impl Metrics {
 
     pub(crate) fn note_auth(&self, result: &Result<Arc<Principal>, AuthnError>) {
         self.auth.count(match result {
-            Ok(principal) if principal.proof == Proof::Anonymous => AuthResult::Anonymous,
-            Ok(_) => AuthResult::Accepted,
+            Ok(principal) => match principal.proof {
+                Proof::Password => AuthResult::Accepted,
+                Proof::Origin => AuthResult::Origin,
+                Proof::Anonymous => AuthResult::Anonymous,
+            },
             Err(AuthnError::Required) => AuthResult::Required,
             Err(AuthnError::Invalid) => AuthResult::Invalid,
+            Err(AuthnError::ContainerMismatch) => AuthResult::Mismatch,
             Err(AuthnError::RateLimited) => AuthResult::RateLimited,
         });
     }

@@ -15,9 +15,9 @@ use tokio::{
 };
 
 use crate::{
+    client::Client,
     limits::Limits,
-    listen::Client,
-    proxy_protocol_wire::{FIXED_BYTES, SIGNATURE, header, length, parse},
+    proxy_protocol_wire::{Ends, FIXED_BYTES, SIGNATURE, header, length, parse},
     trail::Trail,
 };
 
@@ -32,9 +32,13 @@ pub(crate) enum Error {
 
 /// Reads the header of a connection from `sender`, and not a byte more: what follows may be TLS. Takes
 /// `limits.head_timeout` at most. Returns the client that it tells of, or `sender` if it speaks for itself.
-pub(crate) async fn read(stream: &mut TcpStream, sender: Client, limits: &Limits) -> Result<Client, Error> {
+pub(crate) async fn read(stream: &mut TcpStream, sender: &Client, limits: &Limits) -> Result<Client, Error> {
     match timeout(limits.head_timeout, read_header(stream)).await {
-        Ok(Ok(header)) => parse(&header, sender).ok_or(Error::Malformed),
+        Ok(Ok(header)) => {
+            let own = Ends { peer: sender.peer, local: sender.local };
+            let told = parse(&header, own).ok_or(Error::Malformed)?;
+            Ok(if told == own { sender.clone() } else { sender.behind(told.peer, told.local) })
+        }
         Ok(Err(error)) => Err(error),
         Err(_) => Err(Error::Malformed),
     }
@@ -81,5 +85,7 @@ pub(crate) async fn announce(stream: &mut TcpStream, announce: Announce, trail: 
         Announce::ClientAndPrincipal => trail.principal_name(),
     };
     // Nothing was written before it, so the kernel has room for it and takes it at once.
-    stream.write_all(&header(trail.client(), trail.request_id(), principal)).await
+    let client = trail.client();
+    let ends = client.address().map(|peer| Ends { peer, local: client.local });
+    stream.write_all(&header(ends, trail.request_id(), principal)).await
 }

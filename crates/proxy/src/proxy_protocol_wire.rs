@@ -4,7 +4,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use proxy_header::{ParseConfig, Protocol, ProxiedAddress, ProxyHeader, Tlv};
 
-use crate::listen::Client;
+/// The two ends of a connection that a header tells of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Ends {
+    /// Where the client is.
+    pub peer: SocketAddr,
+    /// The address that it reached.
+    pub local: SocketAddr,
+}
 
 /// What every header of version 2 begins with (§2.2).
 pub const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -27,16 +34,17 @@ pub fn length(fixed: &[u8; FIXED_BYTES]) -> Option<usize> {
     (fixed.starts_with(SIGNATURE) && length <= HEADER_BYTES_MAX).then_some(length)
 }
 
-/// Returns the client that a whole `header` tells of, or `sender` if it speaks for itself; `None` if it is malformed.
+/// Returns the connection that a whole `header` tells of, or that of its `sender` if it speaks for itself; `None` if it
+/// is malformed.
 #[must_use]
-pub fn parse(header: &[u8], sender: Client) -> Option<Client> {
+pub fn parse(header: &[u8], sender: Ends) -> Option<Ends> {
     let (parsed, length) = ProxyHeader::parse(header, PARSE).ok()?;
     if length != header.len() {
         return None;
     }
     match parsed.proxied_address() {
         Some(ProxiedAddress { protocol: Protocol::Stream, source, destination }) => {
-            Some(Client { peer: canonical(*source), local: canonical(*destination) })
+            Some(Ends { peer: canonical(*source), local: canonical(*destination) })
         }
         Some(ProxiedAddress { protocol: Protocol::Datagram, .. }) => None,
         // LOCAL, or a family that has no addresses of use: the connection is the sender's own.
@@ -44,12 +52,14 @@ pub fn parse(header: &[u8], sender: Client) -> Option<Client> {
     }
 }
 
-/// Returns the header that tells of `client`: its two addresses, the id of its request and, if it is given, who it is.
+/// Returns the header that tells of a client: its two ends, which are `None` if it has no addresses, the id of its request and, if it is given, who it is.
 /// A principal of more than 255 bytes is left out.
 #[must_use]
-pub fn header(client: Client, request_id: &str, principal: Option<&str>) -> Vec<u8> {
-    let (source, destination) = of_one_family(canonical(client.peer), canonical(client.local));
-    let mut header = ProxyHeader::with_address(ProxiedAddress::stream(source, destination));
+pub fn header(ends: Option<Ends>, request_id: &str, principal: Option<&str>) -> Vec<u8> {
+    let mut header = ends.map_or_else(ProxyHeader::with_local, |ends| {
+        let (source, destination) = of_one_family(canonical(ends.peer), canonical(ends.local));
+        ProxyHeader::with_address(ProxiedAddress::stream(source, destination))
+    });
     header.append_tlv(Tlv::UniqueId(request_id.as_bytes().into()));
     if let Some(principal) = principal.filter(|name| name.len() <= PRINCIPAL_BYTES_MAX) {
         header.append_tlv(Tlv::Custom(PRINCIPAL_TYPE, principal.as_bytes().into()));

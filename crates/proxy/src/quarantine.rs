@@ -154,9 +154,10 @@ mod tests {
 
     #[test]
     fn the_file_is_read_as_it_is_written_and_nothing_else_is() {
-        let selectors: BTreeSet<Selector> = ["client app", "client with = and  spaces", "label space=prod"]
-            .map(|s| s.parse().unwrap())
-            .into();
+        let selectors: BTreeSet<Selector> =
+            ["client app", "client with = and  spaces", "label space=prod", "workload batch"]
+                .map(|s| s.parse().unwrap())
+                .into();
         assert_eq!(parse(&text(&selectors)), Ok(selectors.clone()));
         assert_eq!(parse(&text(&BTreeSet::new())), Ok(BTreeSet::new()));
         for (case, text, line) in [
@@ -165,7 +166,7 @@ mod tests {
             ("of a later version", "exeat quarantine 2\n".to_owned(), 1),
             ("cut off in the headline", "exeat quarantine 1".to_owned(), 1),
             ("cut off in a line", format!("{HEADLINE}\nclient a\nclient b"), 3),
-            ("another word", format!("{HEADLINE}\nclient a\nworkload b\n"), 3),
+            ("another word", format!("{HEADLINE}\nclient a\ncustomer b\n"), 3),
             ("an empty line", format!("{HEADLINE}\n\nclient a\n"), 2),
             (
                 "too many",

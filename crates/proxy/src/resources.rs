@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use exeat_model::{Authority, DnsName, Host, Port};
 use http::{Method, request::Parts};
 
-use crate::{client_stream::ClientStream, guard::HeadError, listen::Client, target::TargetError};
+use crate::{client::Client, client_stream::ClientStream, guard::HeadError, target::TargetError};
 
 /// Which of the resources there are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,10 +38,10 @@ pub(crate) struct Here {
 
 impl Here {
     /// That of `client`, whose connection is `stream`.
-    pub(crate) fn of(client: Client, stream: &ClientStream) -> Self {
+    pub(crate) fn of(client: &Client, stream: &ClientStream) -> Self {
         let (name, is_tls) = match stream {
             ClientStream::Tls(stream) => (stream.get_ref().1.server_name(), true),
-            ClientStream::Plain(_) | ClientStream::Http2(_) => (None, false),
+            ClientStream::Plain(_) | ClientStream::Unix(_) | ClientStream::Http2(_) => (None, false),
         };
         let address = SocketAddr::new(client.local.ip().to_canonical(), client.local.port());
         Self { name: name.and_then(|name| DnsName::parse(name).ok()), address, is_tls }
@@ -69,7 +69,7 @@ const RESOURCES: &[Resource] = &[
 /// connection is closed after it, as after every head that the guard did not pass.
 pub(crate) fn answer(
     resources: Resources,
-    client: Client,
+    client: &Client,
     is_tls: bool,
     error: &HeadError,
     head: &[u8],
@@ -156,12 +156,10 @@ mod tests {
     use crate::{guard::check, limits::Limits};
 
     fn get(head: &str, is_tls: bool, pac: bool) -> Option<String> {
-        let client = Client {
-            peer: "192.0.2.1:1".parse().unwrap(),
-            local: "[::ffff:192.0.2.7]:3128".parse().unwrap(),
-        };
+        let (peer, local) = ("192.0.2.1:1".parse().unwrap(), "[::ffff:192.0.2.7]:3128".parse().unwrap());
+        let client = Client::new(peer, local, exeat_identity::Shown::default());
         let error = check(head.as_bytes(), &Limits::default()).err()?;
-        let answer = answer(Resources { pac }, client, is_tls, &error, head.as_bytes())?;
+        let answer = answer(Resources { pac }, &client, is_tls, &error, head.as_bytes())?;
         Some(String::from_utf8(answer).unwrap())
     }
 

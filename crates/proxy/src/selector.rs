@@ -1,20 +1,21 @@
-//! Which principals are meant: one client, or all that carry a label.
+//! Which principals are meant: one client, all that come from a workload, or all that carry a label.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use exeat_identity::Principal;
+use exeat_identity::{Peer, Principal};
 use exeat_policy::Label;
 
 /// The longest name or value, in bytes. Clients' names and labels are shorter; what is kept must not grow with them.
 const VALUE_BYTES_MAX: usize = 512;
 
-/// Selects principals, written as `client NAME` or `label KEY=VALUE`.
+/// Selects principals, written as `client NAME`, `workload NAME` or `label KEY=VALUE`.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Selector(Selects);
 
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 enum Selects {
     Client(Arc<str>),
+    Workload(Arc<str>),
     Label(Label, Arc<str>),
 }
 
@@ -22,7 +23,7 @@ enum Selects {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum SelectorError {
     /// It begins with neither of the two words.
-    #[error("a selector is `client NAME` or `label KEY=VALUE`")]
+    #[error("a selector is `client NAME`, `workload NAME` or `label KEY=VALUE`")]
     Form,
     /// There is no such label.
     #[error("unknown label: use organization, space, app, instance, class or lifecycle")]
@@ -47,6 +48,14 @@ impl Selector {
         Ok(Self(Selects::Client(check(name)?)))
     }
 
+    /// Selects whoever comes from the workload of this name, whatever else proves who asks.
+    ///
+    /// # Errors
+    /// For a name that is empty, too long, or has control characters.
+    pub fn workload(name: &str) -> Result<Self, SelectorError> {
+        Ok(Self(Selects::Workload(check(name)?)))
+    }
+
     /// Selects every principal with this label.
     ///
     /// # Errors
@@ -55,11 +64,14 @@ impl Selector {
         Ok(Self(Selects::Label(label, check(value)?)))
     }
 
-    /// Returns whether `principal` is meant.
+    /// Returns whether `principal`, who is at `peer`, is meant.
     #[must_use]
-    pub fn selects(&self, principal: &Principal) -> bool {
+    pub fn selects(&self, principal: &Principal, peer: &Peer<'_>) -> bool {
         match &self.0 {
             Selects::Client(name) => principal.name == *name,
+            Selects::Workload(name) => {
+                peer.workload().is_some_and(|workload| workload.principal().name == *name)
+            }
             Selects::Label(label, value) => principal.labels.get(*label) == Some(value),
         }
     }
@@ -69,6 +81,7 @@ impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Selects::Client(name) => write!(f, "client {name}"),
+            Selects::Workload(name) => write!(f, "workload {name}"),
             Selects::Label(label, value) => write!(f, "label {label}={value}"),
         }
     }
@@ -80,6 +93,7 @@ impl FromStr for Selector {
     fn from_str(text: &str) -> Result<Self, SelectorError> {
         match text.split_once(' ') {
             Some(("client", name)) => Self::client(name),
+            Some(("workload", name)) => Self::workload(name),
             Some(("label", pair)) => {
                 let (key, value) = pair.split_once('=').ok_or(SelectorError::Form)?;
                 Self::label(Label::parse(key).ok_or(SelectorError::Label)?, value)
@@ -111,6 +125,8 @@ mod tests {
         for (text, want) in [
             ("client app", Ok(())),
             ("client a name with spaces", Ok(())),
+            ("workload batch", Ok(())),
+            ("workload ", Err(SelectorError::Empty)),
             ("label space=prod", Ok(())),
             ("label space=a=b", Ok(())),
             ("client ", Err(SelectorError::Empty)),
@@ -147,7 +163,11 @@ mod tests {
             ("label space=prod2", false),
             ("label app=prod", false),
         ] {
-            assert_eq!(text.parse::<Selector>().unwrap().selects(&principal), want, "{text}");
+            assert_eq!(
+                text.parse::<Selector>().unwrap().selects(&principal, &Peer::default()),
+                want,
+                "{text}"
+            );
         }
     }
 }

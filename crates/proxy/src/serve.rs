@@ -19,7 +19,7 @@ use exeat_policy::{
 };
 
 use crate::{
-    flows::{Beginning, FlowKind, Live, Over},
+    flows::{Beginning, FlowKind, Live, Over, Source},
     headers::names_instance,
     meter::Meter,
     respond::Refusal,
@@ -76,11 +76,11 @@ pub(crate) async fn admit(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> R
     let (current, principal) = authenticate(shared, trail, ask.credentials).await?;
     shared
         .flows
-        .request_of(&principal, trail.source().ip(), &shared.limits)
+        .request_of(&principal, trail.client().source(), &shared.limits)
         .map_err(|over| over_rate(shared, trail, over, Some(ask.target)))?;
     let snapshot = &current.snapshot;
     let request = EgressRequest { bound: &principal.bound, target: ask.target };
-    if current.is_quarantined(&principal) {
+    if current.is_quarantined(&principal, &trail.client().shown) {
         return Err(deny(snapshot, trail, &request, Denial::of(Reason::PolicyChanged), &[]));
     }
     let verdict = decide(&snapshot.policy, &request);
@@ -104,7 +104,7 @@ pub(crate) fn count_source(
     trail: &mut Trail,
     target: Option<&Authority>,
 ) -> Result<(), Refusal> {
-    let counted = shared.flows.request_from(trail.source().ip(), &shared.limits);
+    let counted = shared.flows.request_from(trail.client().source(), &shared.limits);
     counted.map_err(|over| over_rate(shared, trail, over, target))
 }
 
@@ -125,17 +125,19 @@ pub(crate) async fn authenticate(
     let current = shared.current();
     let snapshot = &current.snapshot;
     let (authenticator, clients) = (&shared.authenticator, &snapshot.clients);
+    let peer = snapshot.workloads.peer(&trail.client().shown);
+    trail.note_workload(&peer);
     let checking = async {
         match credentials {
             Credentials::Fields(values) => {
-                authenticator.authenticate(clients, snapshot.anonymous.as_ref(), values).await
+                authenticator.authenticate(clients, snapshot.anonymous.as_ref(), &peer, values).await
             }
             Credentials::Password { user, password } => {
-                authenticator.authenticate_password(clients, user, password).await
+                authenticator.authenticate_password(clients, &peer, user, password).await
             }
         }
     };
-    let found = in_its_place(shared, trail.source().ip(), checking).await;
+    let found = in_its_place(shared, trail.client().source(), checking).await;
     shared.metrics.note_auth(&found);
     let principal = found.map_err(|error| refuse(trail, error.reason(), None))?;
     trail.note_principal(&principal, &snapshot.policy);
@@ -145,7 +147,7 @@ pub(crate) async fn authenticate(
 /// Waits for the outcome of `checking`. Most are there at once: one that has to wait takes a place of its source.
 async fn in_its_place(
     shared: &Shared,
-    source: IpAddr,
+    source: Source,
     checking: impl Future<Output = Result<Arc<Principal>, AuthnError>>,
 ) -> Result<Arc<Principal>, AuthnError> {
     let mut checking = pin!(checking);
@@ -223,7 +225,7 @@ impl Admitted {
             kind,
             method: trail.method().into(),
             target: self.target.clone(),
-            source: trail.source(),
+            client: trail.client().clone(),
             meter: Arc::clone(meter),
             current: Arc::clone(&self.current),
             principal: Arc::clone(&self.principal),

@@ -27,11 +27,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     body::{ClientBody, Streaming},
+    client::Client,
     client_stream::ClientStream,
     forward,
     guard::Framing,
     head::{HeadReader, Next},
-    listen::Client,
     shared::Shared,
     stall::Stall,
     target::Target,
@@ -58,7 +58,7 @@ pub(crate) struct Ended {
 /// Runs a session that begins with the checked head `bytes`.
 pub(crate) async fn run(
     shared: &Arc<Shared>,
-    client: Client,
+    client: &Client,
     stream: ClientStream,
     reader: HeadReader,
     framing: Framing,

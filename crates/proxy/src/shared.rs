@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use exeat_audit::{AuditLog, AuditUnavailable, Event, Record};
 use exeat_dns::Resolver;
-use exeat_identity::{Authenticator, Clients, Principal, Proof};
+use exeat_identity::{Authenticator, Clients, Principal, Proof, Shown, Workloads};
 use exeat_model::{CanonicalIp, IpBlock};
 use exeat_policy::PolicySet;
 
@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub policy: PolicySet,
     /// The password principals, bound to `policy`.
     pub clients: Clients,
+    /// The principals that are known by where they come from, bound to `policy`.
+    pub workloads: Workloads,
     /// Who asks when no credentials are sent; `None` answers 407.
     pub anonymous: Option<Arc<Principal>>,
     /// How the next hops of `policy` are spoken to.
@@ -48,12 +50,18 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Returns who a principal of the snapshot `before` is in this one; `None` if what proved it then proves nothing
-    /// now.
-    pub(crate) fn again(&self, principal: &Arc<Principal>, before: &Self) -> Option<Arc<Principal>> {
+    /// Returns who a principal of the snapshot `before` is in this one, whose connection shows the same as then; `None` if
+    /// what proved it then proves nothing now, or somebody else.
+    pub(crate) fn again(
+        &self,
+        principal: &Arc<Principal>,
+        before: &Self,
+        shown: &Shown,
+    ) -> Option<Arc<Principal>> {
+        let peer = self.workloads.peer(shown);
         match principal.proof {
-            Proof::Password => self.clients.again(principal, &before.clients),
-            Proof::Anonymous => self.anonymous.clone(),
+            Proof::Password => self.clients.again(principal, &before.clients, &peer),
+            Proof::Origin | Proof::Anonymous => peer.again(principal, self.anonymous.as_ref()),
         }
     }
 }
@@ -68,9 +76,10 @@ pub(crate) struct Current {
 }
 
 impl Current {
-    /// Whether `principal` may reach nothing for now.
-    pub(crate) fn is_quarantined(&self, principal: &Principal) -> bool {
-        self.quarantine.iter().any(|selector| selector.selects(principal))
+    /// Whether `principal` may reach nothing for now, from a connection that shows this.
+    pub(crate) fn is_quarantined(&self, principal: &Principal, shown: &Shown) -> bool {
+        let peer = self.snapshot.workloads.peer(shown);
+        self.quarantine.iter().any(|selector| selector.selects(principal, &peer))
     }
 }
 

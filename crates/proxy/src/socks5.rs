@@ -8,10 +8,10 @@ use std::sync::Arc;
 use exeat_policy::Reason;
 
 use crate::{
+    client::Client,
     client_stream::ClientStream,
     head::{HeadReader, More},
     linger,
-    listen::Client,
     respond::{Refusal, SocksStep},
     serve::{self, Ask, Credentials},
     shared::Shared,
@@ -41,7 +41,7 @@ pub(crate) async fn serve(
     reader.start();
     let is_version_4 = reader.buffered().first() == Some(&VERSION_4);
     let method = if is_version_4 { "SOCKS4" } else { "SOCKS5" };
-    let trail = Trail::new(shared.next_request_id(), client, method, Target::Bytes(b""));
+    let trail = Trail::new(shared.next_request_id(), &client, method, Target::Bytes(b""));
     let mut session = Session { shared, stream, reader, trail };
     let asked = if is_version_4 {
         Err(session.refuse(SocksStep::Version4, Reason::RequestMalformed))
@@ -78,8 +78,10 @@ impl Session<'_> {
     /// Returns what the client asks for, and the login that it has proven, if it needed one.
     async fn negotiate(&mut self) -> Result<(Option<Login>, Request), Stop> {
         let greeting = self.read(SocksStep::Method, wire::greeting).await?;
-        let admits_anonymous = self.shared.current().snapshot.anonymous.is_some();
-        let Some(method) = greeting.choose(admits_anonymous) else {
+        let current = self.shared.current();
+        let snapshot = &current.snapshot;
+        let peer = snapshot.workloads.peer(&self.trail.client().shown);
+        let Some(method) = greeting.choose(peer.may_be_silent(snapshot.anonymous.is_some())) else {
             return Err(self.refuse(SocksStep::Method, Reason::AuthRequired));
         };
         self.answer(&[wire::VERSION, method as u8]).await?;

@@ -7,11 +7,11 @@ use std::{
 };
 
 use exeat_audit::{Event, Outcome, PrincipalRecord, Record, RuleRecord, Text};
-use exeat_identity::Principal;
+use exeat_identity::{Peer, Principal};
 use exeat_model::{Authority, Host};
 use exeat_policy::{Mode, PolicySet, Reason, Revision, RuleId};
 
-use crate::{flows::Flow, listen::Client};
+use crate::{client::Client, flows::Flow};
 
 /// The facts of one request. Starts with what the client sent and fills up on the way.
 #[derive(Clone, Debug)]
@@ -22,6 +22,7 @@ pub(crate) struct Trail {
     method: Text,
     target: Text,
     authority: Option<Authority>,
+    workload: Option<Arc<str>>,
     principal: Option<Arc<Principal>>,
     revision: Option<Revision>,
     mode: Option<Mode>,
@@ -56,15 +57,16 @@ impl Ending {
 
 impl Trail {
     /// Starts the trail of a request. `target` is kept without path, query and userinfo.
-    pub(crate) fn new(request_id: Arc<str>, client: Client, method: &str, target: Target<'_>) -> Self {
+    pub(crate) fn new(request_id: Arc<str>, client: &Client, method: &str, target: Target<'_>) -> Self {
         let (target, authority) = target.kept();
         Self {
             request_id,
-            client,
+            client: client.clone(),
             started: Instant::now(),
             method: Text::from(method),
             target,
             authority,
+            workload: None,
             principal: None,
             revision: None,
             mode: None,
@@ -96,8 +98,8 @@ impl Trail {
         self.method.as_str()
     }
 
-    pub(crate) const fn client(&self) -> Client {
-        self.client
+    pub(crate) const fn client(&self) -> &Client {
+        &self.client
     }
 
     pub(crate) const fn source(&self) -> SocketAddr {
@@ -107,6 +109,11 @@ impl Trail {
     /// Who asks, once that is known.
     pub(crate) fn principal_name(&self) -> Option<&str> {
         self.principal.as_ref().map(|principal| &*principal.name)
+    }
+
+    /// Notes the workload that the connection comes from, by what decides.
+    pub(crate) fn note_workload(&mut self, peer: &Peer<'_>) {
+        self.workload = peer.workload().map(|workload| Arc::clone(&workload.principal().name));
     }
 
     /// Notes who asks and which snapshot decides.
@@ -176,7 +183,9 @@ impl Trail {
     pub(crate) fn record(&self, event: Event, ending: Option<Ending>) -> Record {
         let mut record = Record::new(event, SystemTime::now());
         record.request_id = Some(Arc::clone(&self.request_id));
-        record.source = Some(self.client.peer);
+        record.source = self.client.address();
+        record.user = self.client.shown.place.user;
+        record.workload = self.workload.clone();
         record.method = Some(self.method.clone());
         record.target = Some(self.target.clone());
         record.port = self.authority.as_ref().map(|a| a.port.get());

@@ -12,12 +12,12 @@ use exeat_audit::Event;
 use exeat_model::Authority;
 
 use crate::{
+    client::Client,
     client_stream::ClientStream,
     flows::{FlowKind, Live, Spoken, TunnelSlot},
     guard::Head,
     head::HeadReader,
     linger,
-    listen::Client,
     meter::Meter,
     opening::{self, Opening, Speaks, read_opening, tls_alert},
     relay::{Early, End, Terms, relay},
@@ -75,7 +75,7 @@ pub(crate) type Relaying = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Answers the CONNECT of `head`, and opens its tunnel.
 pub(crate) async fn run(
     shared: &Arc<Shared>,
-    client: Client,
+    client: &Client,
     stream: ClientStream,
     reader: &mut HeadReader,
     head: &Head,
@@ -155,7 +155,7 @@ async fn prepare(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> Result<Rea
     let admitted = serve::admit(shared, trail, ask).await?;
     let slot = shared
         .flows
-        .open(&admitted.principal, trail.source().ip(), &shared.limits)
+        .open(&admitted.principal, trail.client().source(), &shared.limits)
         .map_err(|reason| serve::refuse(trail, reason, Some(target)))?;
     let route = admitted.permit(shared, trail).await?;
     let meter = Arc::new(Meter::new(&shared.limits).counting(&shared.metrics));

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use exeat_proxy::{Client, Limits, proxy_protocol_wire, socks5_wire};
+use exeat_proxy::{Limits, proxy_protocol_wire, socks5_wire};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
@@ -112,7 +112,10 @@ proptest! {
 
 #[test]
 fn some_proxy_headers_have_a_client() {
-    let sender = Client { peer: "10.0.0.9:9".parse().unwrap(), local: "10.0.0.1:3128".parse().unwrap() };
+    let sender = proxy_protocol_wire::Ends {
+        peer: "10.0.0.9:9".parse().unwrap(),
+        local: "10.0.0.1:3128".parse().unwrap(),
+    };
     for (name, want) in [
         ("ipv4", Some("192.0.2.1:12345")),
         ("ipv6", Some("[2001:db8::1]:12345")),

@@ -24,6 +24,8 @@ pub(crate) struct Client {
     pub(crate) name: String,
     pub(crate) span: Range<usize>,
     pub(crate) hashes: Vec<PasswordHash>,
+    /// The workloads that it must come from; `None` is anywhere.
+    pub(crate) origins: Option<Vec<(String, Range<usize>)>>,
     pub(crate) policies: Vec<(String, Range<usize>)>,
     pub(crate) labels: Labels,
     /// What each of its flows may come to.
@@ -42,6 +44,7 @@ pub(crate) fn read(named: &Named<'_, '_>, cx: &mut Cx<'_, '_>) -> Client {
         name: named.name.to_owned(),
         span: named.span.clone(),
         hashes: read_passwords(fields, cx.notes),
+        origins: read_origins(fields, cx.notes),
         policies: read_policies(fields, cx.notes),
         labels: labels.unwrap_or_default(),
         caps: caps::read(fields, cx.notes),
@@ -104,10 +107,28 @@ fn read_password(value: &Value<'_>, notes: &mut Notes) -> Option<PasswordHash> {
     }
 }
 
-fn read_policies(fields: &Fields<'_, '_>, notes: &mut Notes) -> Vec<(String, Range<usize>)> {
+/// Reads `policies`, of a client or a workload.
+pub(crate) fn read_policies(fields: &Fields<'_, '_>, notes: &mut Notes) -> Vec<(String, Range<usize>)> {
     let list = fields.list("policies", "policy names", notes).unwrap_or_default();
+    read_names(list, "a policy name", notes)
+}
+
+/// Reads the workloads that a client must come from; `None` if it may come from anywhere.
+fn read_origins(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<Vec<(String, Range<usize>)>> {
+    fields.get("origin")?;
+    let list = fields.list("origin", "workload names", notes).unwrap_or_default();
+    if list.is_empty() && fields.get("origin").is_some_and(|value| value.get_ref().is_array()) {
+        let span = fields.key_span("origin").unwrap_or_else(|| fields.span());
+        let finding =
+            Finding::warning(Code::Suspicious, "a client with an empty `origin` counts from nowhere");
+        notes.push(span, finding.help("name a workload, or remove `origin`"));
+    }
+    Some(read_names(list, "a workload name", notes))
+}
+
+fn read_names(list: &[Value<'_>], what: &str, notes: &mut Notes) -> Vec<(String, Range<usize>)> {
     let read = |value: &Value<'_>| {
-        let name = reader::string(value, What::Element("a policy name"), notes)?;
+        let name = reader::string(value, What::Element(what), notes)?;
         Some((name.to_owned(), value.span()))
     };
     list.iter().filter_map(read).collect()

@@ -26,6 +26,7 @@ use crate::settings::{ApiSettings, AuditSettings};
 use crate::source::Source;
 use crate::suggest::{closest, listed};
 use crate::syntax::{self, Parsed};
+use crate::workloads::{self, Workload};
 
 /// Everything a configuration file says, before references between its parts are looked at.
 pub(crate) struct Document {
@@ -42,6 +43,7 @@ pub(crate) struct Document {
     pub(crate) ceilings: Vec<Policy>,
     pub(crate) next_hops: Vec<NextHop>,
     pub(crate) clients: Vec<Client>,
+    pub(crate) workloads: Vec<Workload>,
     /// Whether the text is broken, so that parts of it may be missing here.
     pub(crate) broken: bool,
 }
@@ -117,6 +119,7 @@ fn read_sections(root: &DeTable<'_>, broken: bool, cx: &mut Cx<'_, '_>) -> Docum
         ceilings: each(root, &keys::CEILING, cx, policies::read_ceiling),
         next_hops: each(root, &keys::NEXT_HOP, cx, next_hops::read),
         clients: each(root, &keys::CLIENT, cx, clients::read),
+        workloads: each(root, &keys::WORKLOAD, cx, workloads::read),
         broken,
     }
 }

@@ -87,10 +87,12 @@ pub fn from_flags(flags: &Flags<'_>, options: &Options) -> Result<Loaded, Report
             name: FLAGS_CLIENT.to_owned(),
             span: 0..0,
             hashes,
+            origins: None,
             policies: vec![(FLAGS_CLIENT.to_owned(), 0..0)],
             labels: Labels::default(),
             caps: Caps::default(),
         }],
+        workloads: Vec::new(),
         broken: false,
     };
     match compile(document, options) {

@@ -120,11 +120,41 @@ pub(crate) const NEXT_HOP: Section = Section {
 pub(crate) const CLIENT: Section = Section {
     name: "client",
     named: true,
-    keys: &["passwords", "policies", "labels", "idle_timeout", "max_age", "max_bytes_up", "max_bytes_down"],
+    keys: &[
+        "passwords",
+        "origin",
+        "policies",
+        "labels",
+        "idle_timeout",
+        "max_age",
+        "max_bytes_up",
+        "max_bytes_down",
+    ],
+};
+
+/// `[workload.NAME]`.
+pub(crate) const WORKLOAD: Section = Section {
+    name: "workload",
+    named: true,
+    keys: &[
+        "addresses",
+        "interface",
+        "uid",
+        "socket",
+        "cgroup",
+        "container",
+        "alone",
+        "policies",
+        "labels",
+        "idle_timeout",
+        "max_age",
+        "max_bytes_up",
+        "max_bytes_down",
+    ],
 };
 
 /// Every section, in the order of the documentation.
-pub(crate) const SECTIONS: [&Section; 11] = [
+pub(crate) const SECTIONS: [&Section; 12] = [
     &PROXY,
     &RESOLVER,
     &LIMITS_SECTION,
@@ -136,6 +166,7 @@ pub(crate) const SECTIONS: [&Section; 11] = [
     &CEILING,
     &NEXT_HOP,
     &CLIENT,
+    &WORKLOAD,
 ];
 
 /// Keys of an entry written as a table.
@@ -156,7 +187,7 @@ pub(crate) const ENTRY: &[&str] = &[
 ];
 
 /// Keys of a listener written as a table.
-pub(crate) const LISTENER: &[&str] = &["address", "tls"];
+pub(crate) const LISTENER: &[&str] = &["address", "tls", "interface", "demand", "mode", "owner", "group"];
 
 /// Keys of a listener's `tls`.
 pub(crate) const LISTENER_TLS: &[&str] = &["cert", "key"];

@@ -36,6 +36,7 @@ mod settings;
 mod source;
 mod suggest;
 mod syntax;
+mod workloads;
 mod written;
 
 pub use api::api_socket;
@@ -46,5 +47,5 @@ pub use load::{CONFIGURATION_BYTES_MAX, CONFIGURATION_PROBLEMS_MAX, Options, loa
 pub use problem::{Code, Location, Problem, Severity};
 pub use report::{Colour, Report};
 pub use revisions::{History, HistoryError, Kept, News, Origin, REVISIONS_BYTES_MAX, REVISIONS_MAX};
-pub use settings::{ApiSettings, AuditSettings, LISTEN_DEFAULT, Listener, Loaded, Settings};
+pub use settings::{ApiSettings, AuditSettings, LISTEN_DEFAULT, Listener, Loaded, Settings, SocketListener};
 pub use written::{Digest, NamedFile, Written, digest_of_file};

@@ -4,8 +4,9 @@ use std::error::Error as _;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use exeat_identity::{Demand, Proof};
 use exeat_proxy::{CHAIN_MAX, PemError, TlsFiles, TlsFilesError};
 use toml::de::DeValue;
 
@@ -14,7 +15,9 @@ use crate::keys;
 use crate::notes::Notes;
 use crate::problem::{Code, Finding, shown};
 use crate::reader::{self, Fields, Value, What};
-use crate::settings::{LISTEN_DEFAULT, Listener};
+use crate::settings::{LISTEN_DEFAULT, Listener, SocketListener};
+use crate::suggest::{closest, listed};
+use crate::workloads;
 
 /// Others may read the file.
 const MODE_WORLD_READABLE: u32 = 0o004;
@@ -23,32 +26,179 @@ const MODE_WORLD_READABLE: u32 = 0o004;
 const TABLE_HELP: &str =
     "write { address = \"0.0.0.0:3129\", tls = { cert = \"proxy.pem\", key = \"proxy.key\" } }";
 
-/// Reads one element of `listen`: an address, or a table with an address and perhaps `tls`. Relative paths start from
-/// `base_dir`.
-pub(crate) fn read(value: &Value<'_>, base_dir: &Path, notes: &mut Notes) -> Option<Listener> {
+/// How a unix socket with more than a path is written.
+const SOCKET_HELP: &str =
+    "write { address = \"unix:/run/exeat/proxy.sock\", mode = \"0660\", group = \"ci\" }";
+
+/// What the address of a unix socket begins with.
+const UNIX: &str = "unix:";
+
+/// The permissions of a unix socket unless told: those of its owner and its group.
+const SOCKET_MODE: u32 = 0o660;
+
+/// Longest path of a unix socket, in bytes (unix(7)); one more ends it.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// One of either kind.
+pub(crate) enum AnyListener {
+    Tcp(Listener),
+    Unix(SocketListener),
+}
+
+/// Where a listener is.
+enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// Reads one element of `listen`: an address, or a table with an address and more. Relative paths start from `base_dir`.
+pub(crate) fn read(value: &Value<'_>, base_dir: &Path, notes: &mut Notes) -> Option<AnyListener> {
     let DeValue::Table(table) = value.get_ref() else {
-        return read_address(value, notes).map(Listener::plain);
+        return Some(match read_address(value, base_dir, notes)? {
+            Address::Tcp(address) => AnyListener::Tcp(Listener::plain(address)),
+            Address::Unix(path) => AnyListener::Unix(SocketListener {
+                path,
+                mode: SOCKET_MODE,
+                owner: None,
+                group: None,
+                demand: Demand::default(),
+            }),
+        });
     };
     let title = "a listener";
     let fields = Fields::check(table, value.span(), title, keys::LISTENER, notes);
     let address = fields.required("address", title, TABLE_HELP, notes);
-    let address = address.and_then(|value| read_address(value, notes));
+    let address = address.and_then(|value| read_address(value, base_dir, notes));
     let tls = match fields.get("tls") {
         Some(value) => Some(read_tls(value, base_dir, notes)?),
         None => None,
     };
-    Some(Listener { address: address?, tls })
+    // A proof that could not be read must not be one less.
+    let demand = match fields.get("demand") {
+        Some(_) => read_demand(&fields, notes)?,
+        None => Demand::default(),
+    };
+    let interface = match fields.get("interface") {
+        Some(_) => Some(read_interface(&fields, notes)?),
+        None => None,
+    };
+    match address? {
+        Address::Tcp(address) => {
+            refuse(&fields, &["mode", "owner", "group"], "is for unix sockets alone", notes);
+            Some(AnyListener::Tcp(Listener { address, tls, interface, demand }))
+        }
+        Address::Unix(path) => {
+            refuse(&fields, &["tls", "interface"], "is not for unix sockets", notes);
+            let id = |key, read: fn(&Value<'_>, What<'_>, &mut Notes) -> Option<u32>, notes: &mut Notes| {
+                fields.get(key).and_then(|value| read(value, What::Key(key), notes))
+            };
+            Some(AnyListener::Unix(SocketListener {
+                path,
+                mode: read_mode(&fields, notes),
+                owner: id("owner", workloads::user_id, notes),
+                group: id("group", group_id, notes),
+                demand,
+            }))
+        }
+    }
 }
 
-fn read_address(value: &Value<'_>, notes: &mut Notes) -> Option<SocketAddr> {
+/// Reports keys that mean nothing for this kind of listener.
+fn refuse(fields: &Fields<'_, '_>, keys: &[&str], why: &str, notes: &mut Notes) {
+    for key in keys {
+        if let Some(span) = fields.key_span(key) {
+            notes.push(span, Finding::error(Code::Conflict, format!("`{key}` {why}")).help("remove it"));
+        }
+    }
+}
+
+fn read_demand(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<Demand> {
+    let list = fields.list("demand", "proofs", notes)?;
+    let words = || Proof::DEMANDED.into_iter().map(Proof::name);
+    let mut demand = Demand::default();
+    let mut is_whole = true;
+    for value in list {
+        let Some(text) = reader::string(value, What::Element("a proof"), notes) else {
+            is_whole = false;
+            continue;
+        };
+        match Proof::DEMANDED.into_iter().find(|proof| proof.name() == text) {
+            Some(proof) => demand = demand.and(proof),
+            None => {
+                let finding = Finding::error(Code::InvalidValue, format!("`{}` is not a proof", shown(text)));
+                let guess = closest(text, words()).map(|guess| format!("did you mean \"{guess}\"? "));
+                let help = format!("{}the proofs are {}", guess.unwrap_or_default(), listed(words()));
+                notes.push(value.span(), finding.help(help));
+                is_whole = false;
+            }
+        }
+    }
+    is_whole.then_some(demand)
+}
+
+fn read_interface(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<String> {
+    let text = fields.string("interface", notes)?;
+    // What the kernel takes as a name (netdevice(7)).
+    let is_name = (1..=15).contains(&text.len())
+        && !text.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':'));
+    if !is_name {
+        let span = fields.get("interface").map_or(fields.span(), toml::Spanned::span);
+        let finding =
+            Finding::error(Code::InvalidValue, format!("`{}` is not a network device", shown(text)));
+        notes.push(span, finding.help("write a name that `ip link` shows, such as \"veth1\""));
+    }
+    is_name.then(|| text.to_owned())
+}
+
+fn read_mode(fields: &Fields<'_, '_>, notes: &mut Notes) -> u32 {
+    let parse = |text: &str| {
+        let is_octal =
+            (3..=4).contains(&text.len()) && text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+        u32::from_str_radix(text, 8).ok().filter(|mode| is_octal && *mode <= 0o777)
+    };
+    let Some(text) = fields.string("mode", notes) else { return SOCKET_MODE };
+    parse(text).unwrap_or_else(|| {
+        let span = fields.get("mode").map_or(fields.span(), toml::Spanned::span);
+        let finding = Finding::error(Code::InvalidValue, format!("`{}` is not a file mode", shown(text)));
+        notes.push(span, finding.help("write three octal digits, such as \"0660\""));
+        SOCKET_MODE
+    })
+}
+
+/// Reads a group of this host, by number or name.
+fn group_id(value: &Value<'_>, what: What<'_>, notes: &mut Notes) -> Option<u32> {
+    let Some(name) = value.get_ref().as_str() else {
+        let read = reader::integer(value, what, &(0..=u64::from(u32::MAX - 1)), notes)?;
+        return u32::try_from(read).ok();
+    };
+    let found = nix::unistd::Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw());
+    if found.is_none() {
+        let message = format!("there is no group `{}` on this host", shown(name));
+        let help = "write the number of the group, or a name that `getent group` knows";
+        notes.push(value.span(), Finding::error(Code::UnknownReference, message).help(help));
+    }
+    found
+}
+
+fn read_address(value: &Value<'_>, base_dir: &Path, notes: &mut Notes) -> Option<Address> {
     let text = reader::string(value, What::Element("an address of `listen`"), notes)?;
+    if let Some(path) = text.strip_prefix(UNIX) {
+        let path = Some(base_dir.join(path)).filter(|_| !path.is_empty() && !path.contains('\0'));
+        let path = path.filter(|path| path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX);
+        if path.is_none() {
+            let message = format!("`{}` is not the path of a unix socket", shown(text));
+            let help = format!("{SOCKET_HELP}; the path has at most {SOCKET_PATH_BYTES_MAX} bytes");
+            notes.push(value.span(), Finding::error(Code::InvalidValue, message).help(help));
+        }
+        return path.map(Address::Unix);
+    }
     let parsed = text.parse().ok();
     if parsed.is_none() {
         let finding =
             Finding::error(Code::InvalidValue, format!("`{}` is not an address and a port", shown(text)));
         notes.push(value.span(), finding.help(address_help(text)));
     }
-    parsed
+    parsed.map(Address::Tcp)
 }
 
 pub(crate) fn address_help(text: &str) -> String {

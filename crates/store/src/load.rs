@@ -23,6 +23,7 @@ use crate::references::{self, Places};
 use crate::report::Report;
 use crate::settings::{Loaded, Settings};
 use crate::source::Source;
+use crate::workloads;
 use crate::written::Written;
 
 /// Largest configuration file, in bytes. Lists that need more go to group files.
@@ -135,6 +136,7 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
         ceilings,
         next_hops,
         clients,
+        workloads,
         ..
     } = document;
     let mut builder = Builder::new();
@@ -158,11 +160,13 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
     })?;
     Ok(Loaded {
         clients: bind_clients(clients, &policy),
+        workloads: workloads::bind(workloads, &policy),
         anonymous: proxy.anonymous.as_deref().map(|name| anonymous(name, &policy)),
         policy,
         hops: next_hops::hops(next_hops),
         settings: Settings {
             listen: proxy.listen,
+            sockets: proxy.sockets,
             http2: proxy.http2,
             anonymous: proxy.anonymous,
             disclose: proxy.disclose,
@@ -201,6 +205,9 @@ fn bind_clients(clients: Vec<Client>, policy: &PolicySet) -> Clients {
             labels: client.labels,
         };
         bound.insert(&client.name, Arc::new(principal), client.hashes);
+        if let Some(origins) = client.origins {
+            bound.tie(&client.name, origins.into_iter().map(|(name, _)| name.into()).collect());
+        }
     }
     bound
 }

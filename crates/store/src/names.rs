@@ -1,4 +1,4 @@
-//! The names that an operator gives to policies, groups, ceilings and clients.
+//! The names that an operator gives to policies, groups, ceilings, clients and workloads.
 
 use crate::problem::{Code, Finding, shown};
 
@@ -39,6 +39,17 @@ pub(crate) fn check_client(name: &str) -> Result<(), Finding> {
         );
     }
     Ok(())
+}
+
+/// Checks the name of a workload, which is shown in records.
+pub(crate) fn check_workload(name: &str) -> Result<(), Finding> {
+    if name == ANONYMOUS {
+        let finding = Finding::error(Code::Conflict, "a workload cannot be named `anonymous`");
+        return Err(
+            finding.help("that is the name of clients without credentials in records: choose another")
+        );
+    }
+    check(name)
 }
 
 fn check_length(name: &str) -> Result<(), Finding> {

@@ -18,6 +18,7 @@ use crate::policies::Policy;
 use crate::problem::{Code, Finding, shown};
 use crate::source::Source;
 use crate::suggest::closest;
+use crate::workloads::{self, Workload};
 
 /// How deep groups may hold groups: each level is a step of recursion when a policy is compiled.
 const NESTING_MAX: usize = 16;
@@ -64,6 +65,7 @@ pub(crate) fn check(document: &Document, places: &mut Places<'_, '_>) {
         check_entries(&group.list, Side::Allow, places);
     }
     check_policies(document, places.notes);
+    workloads::check(document, places.notes);
     for policy in &document.policies {
         graph.check_unresolved(policy, places);
     }
@@ -247,11 +249,12 @@ impl<'d> Graph<'d> {
     }
 }
 
-/// Names of policies where they are used: by clients, and by `anonymous`.
+/// Names of policies where they are used: by clients, workloads, and `anonymous`.
 fn policy_uses(document: &Document) -> impl Iterator<Item = (&str, &Range<usize>)> {
     let anonymous = document.proxy.anonymous.as_deref().map(|name| (name, &document.anonymous_span));
     let by_clients = document.clients.iter().flat_map(|client| &client.policies);
-    by_clients.map(|(name, span)| (name.as_str(), span)).chain(anonymous)
+    let by_workloads = document.workloads.iter().flat_map(|workload| &workload.policies);
+    by_clients.chain(by_workloads).map(|(name, span)| (name.as_str(), span)).chain(anonymous)
 }
 
 fn check_policies(document: &Document, notes: &mut Notes) {
@@ -270,11 +273,13 @@ fn check_policies(document: &Document, notes: &mut Notes) {
 
 fn warn_unused_policies(document: &Document, notes: &mut Notes) {
     let used: HashSet<&str> = policy_uses(document).map(|(name, _)| name).collect();
+    let of_workloads = || document.workloads.iter().map(|workload| &workload.labels);
+    let labels = || document.clients.iter().map(|client| &client.labels).chain(of_workloads());
     for policy in document.policies.iter().filter(|policy| !used.contains(policy.name.as_str())) {
         let (message, help) = match &policy.bind {
             None => ("is not used", "name it in `policies` of a client, bind it to labels, or remove it"),
-            Some(bind) if !document.clients.iter().any(|client| bind.selects(&client.labels)) => {
-                ("binds nobody", "no client has the labels of `bind`")
+            Some(bind) if !labels().any(|labels| bind.selects(labels)) => {
+                ("binds nobody", "no client and no workload has the labels of `bind`")
             }
             Some(_) => continue,
         };
@@ -295,7 +300,19 @@ fn warn_powerless(document: &Document, notes: &mut Notes) {
         let help = "name a policy, such as policies = [\"…\"], or give it labels that a policy binds";
         notes.push(client.span.clone(), finding.help(help));
     }
-    if document.clients.is_empty() && document.proxy.anonymous.is_none() {
+    for workload in document.workloads.iter().filter(|workload| workload.alone) {
+        if workload.policies.is_empty() && !binds.iter().any(|bind| bind.selects(&workload.labels)) {
+            let message = format!("workload `{}` can reach nothing", shown(&workload.name));
+            let help =
+                "name a policy, such as policies = [\"…\"]; alone = false if it only makes credentials count";
+            notes.push(workload.span.clone(), Finding::warning(Code::Suspicious, message).help(help));
+        }
+    }
+    let is_alone = |workload: &Workload| workload.alone;
+    if document.clients.is_empty()
+        && !document.workloads.iter().any(is_alone)
+        && document.proxy.anonymous.is_none()
+    {
         let message = "nobody can use this proxy: there is no client, and `anonymous` is \"none\"";
         notes.push_whole(Finding::warning(Code::Suspicious, message).help("run `exeat client add`"));
     }

@@ -10,12 +10,12 @@ use exeat_dns::{ResolverConfig, Upstream};
 use exeat_model::IpBlock;
 
 use crate::entry;
-use crate::listeners;
+use crate::listeners::{self, AnyListener};
 use crate::names;
 use crate::notes::Notes;
 use crate::problem::{Code, Finding, shown};
 use crate::reader::{self, Fields, Value, What};
-use crate::settings::{AuditSettings, LISTEN_DEFAULT, Listener};
+use crate::settings::{AuditSettings, LISTEN_DEFAULT, Listener, SocketListener};
 
 /// Where DNS servers listen (RFC 1035 §4.2).
 const DNS_PORT: u16 = 53;
@@ -35,6 +35,7 @@ const CACHE_ENTRIES: RangeInclusive<u64> = 0..=10_000_000;
 /// What `[proxy]` says.
 pub(crate) struct Proxy {
     pub(crate) listen: Vec<Listener>,
+    pub(crate) sockets: Vec<SocketListener>,
     pub(crate) http2: bool,
     pub(crate) anonymous: Option<String>,
     pub(crate) disclose: bool,
@@ -46,6 +47,7 @@ impl Default for Proxy {
     fn default() -> Self {
         Self {
             listen: vec![Listener::plain(LISTEN_DEFAULT)],
+            sockets: Vec::new(),
             http2: true,
             anonymous: None,
             disclose: true,
@@ -59,8 +61,10 @@ impl Default for Proxy {
 pub(crate) fn read_proxy(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut Notes) -> Proxy {
     let default = Proxy::default();
     let anonymous = fields.string("anonymous", notes).filter(|name| *name != names::NONE);
+    let (listen, sockets) = read_listen(fields, base_dir, notes).unwrap_or((default.listen, default.sockets));
     Proxy {
-        listen: read_listen(fields, base_dir, notes).unwrap_or(default.listen),
+        listen,
+        sockets,
         http2: fields.boolean("http2", notes).unwrap_or(default.http2),
         anonymous: anonymous.map(str::to_owned),
         disclose: fields.boolean("disclose", notes).unwrap_or(default.disclose),
@@ -69,22 +73,46 @@ pub(crate) fn read_proxy(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut N
     }
 }
 
-fn read_listen(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut Notes) -> Option<Vec<Listener>> {
+fn read_listen(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut Notes) -> Option<Listeners> {
     let list = fields.list("listen", "addresses", notes)?;
     check_length(fields, "listen", list.len(), &format!("write listen = [\"{LISTEN_DEFAULT}\"]"), notes);
-    let mut listen: Vec<Listener> = Vec::new();
+    let mut read = Listeners::default();
     for value in list.iter().take(ADDRESSES_MAX) {
         let Some(listener) = listeners::read(value, base_dir, notes) else { continue };
-        let address = listener.address;
-        if listen.iter().any(|other| other.address == address) {
+        if let Some(twice) = add(&mut read, listener) {
             notes.push(
                 value.span(),
-                Finding::error(Code::Duplicate, format!("`{address}` is listed twice")).help("remove one"),
+                Finding::error(Code::Duplicate, format!("`{twice}` is listed twice")).help("remove one"),
             );
         }
-        listen.push(listener);
     }
-    Some(listen)
+    Some(read)
+}
+
+/// Those by TCP, and the unix sockets.
+type Listeners = (Vec<Listener>, Vec<SocketListener>);
+
+/// Returns what is there already. One address may be listened on once for each of several devices.
+fn add((listen, sockets): &mut Listeners, listener: AnyListener) -> Option<String> {
+    match listener {
+        AnyListener::Tcp(new) => {
+            let is_other = |other: &Listener| {
+                other.address != new.address
+                    || (other.interface.is_some()
+                        && new.interface.is_some()
+                        && other.interface != new.interface)
+            };
+            let twice = (!listen.iter().all(is_other)).then(|| new.address.to_string());
+            listen.push(new);
+            twice
+        }
+        AnyListener::Unix(new) => {
+            let path = new.path.to_string_lossy();
+            let twice = sockets.iter().any(|other| other.path == new.path).then(|| shown(&path).to_string());
+            sockets.push(new);
+            twice
+        }
+    }
 }
 
 /// Reads `[resolver]`.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use exeat_audit::Sink;
 use exeat_dns::ResolverConfig;
-use exeat_identity::{Clients, Principal};
+use exeat_identity::{Clients, Demand, Principal, Workloads};
 use exeat_model::IpBlock;
 use exeat_policy::PolicySet;
 use exeat_proxy::{Hops, Limits, TlsFiles};
@@ -20,8 +20,10 @@ pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4
 /// The parts of a configuration that are not policy.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where to listen: at least one, each address once.
+    /// Where to listen by TCP: each address and device once, and none only if there are `sockets`.
     pub listen: Vec<Listener>,
+    /// The unix sockets to listen on, each once.
+    pub sockets: Vec<SocketListener>,
     /// Whether clients may speak HTTP/2.
     pub http2: bool,
     /// The policy of clients without credentials; `None` asks everyone for credentials.
@@ -54,6 +56,21 @@ pub struct ApiSettings {
     pub socket: Option<PathBuf>,
 }
 
+/// A unix socket that the proxy listens on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SocketListener {
+    /// Its path, already relative to the working directory or absolute.
+    pub path: PathBuf,
+    /// Its permissions; connecting takes the one to write.
+    pub mode: u32,
+    /// The user whom it belongs to, if not the one of the process.
+    pub owner: Option<u32>,
+    /// The group likewise.
+    pub group: Option<u32>,
+    /// The proofs that it demands.
+    pub demand: Demand,
+}
+
 /// Where clients connect.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Listener {
@@ -61,13 +78,17 @@ pub struct Listener {
     pub address: SocketAddr,
     /// The certificate and key of a listener that speaks TLS; they were there and fine when they were last read.
     pub tls: Option<TlsFiles>,
+    /// The network device whose connections it takes; `None` is every device.
+    pub interface: Option<String>,
+    /// The proofs that it demands.
+    pub demand: Demand,
 }
 
 impl Listener {
     /// A listener without TLS.
     #[must_use]
-    pub const fn plain(address: SocketAddr) -> Self {
-        Self { address, tls: None }
+    pub fn plain(address: SocketAddr) -> Self {
+        Self { address, tls: None, interface: None, demand: Demand::default() }
     }
 }
 
@@ -91,6 +112,8 @@ pub struct Loaded {
     pub hops: Hops,
     /// The password principals.
     pub clients: Clients,
+    /// The principals that are known by where they come from.
+    pub workloads: Workloads,
     /// Who a client without credentials is, if such clients are let in.
     pub anonymous: Option<Arc<Principal>>,
     /// What the author of the configuration should know of; holds no error.

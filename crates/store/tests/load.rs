@@ -223,7 +223,10 @@ async fn authenticate(loaded: &Loaded, name: &str, password: &str) -> Option<Arc
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     let value = format!("Basic {}", STANDARD.encode(format!("{name}:{password}")));
     let authenticator = Authenticator::new().unwrap();
-    authenticator.authenticate(&loaded.clients, None, &[value.as_bytes()]).await.ok()
+    authenticator
+        .authenticate(&loaded.clients, None, &exeat_identity::Peer::default(), &[value.as_bytes()])
+        .await
+        .ok()
 }
 
 #[tokio::test]

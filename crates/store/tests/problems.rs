@@ -4,6 +4,8 @@
 mod entries;
 #[path = "problems/policies.rs"]
 mod policies;
+#[path = "problems/workloads.rs"]
+mod workloads;
 
 use std::path::Path;
 
@@ -50,14 +52,14 @@ fn sections_and_keys() {
             "section misspelled",
             "[prxoy]\n[policy.p]\nallow = [\"a.example.com\"]",
             &[
-                "e 1:2 unknown section `prxoy` | did you mean `proxy`? the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling`, `next_hop` and `client`",
+                "e 1:2 unknown section `prxoy` | did you mean `proxy`? the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling`, `next_hop`, `client` and `workload`",
             ],
         ),
         (
             "section of another version",
             "[issuer.x]\n[policy.p]\nallow = [\"a.example.com\"]",
             &[
-                "e 1:2 unknown section `issuer` | the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling`, `next_hop` and `client`",
+                "e 1:2 unknown section `issuer` | the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling`, `next_hop`, `client` and `workload`",
             ],
         ),
         (
@@ -186,7 +188,7 @@ fn the_proxy_section() {
             "[proxy]\nlisten = [{ adress = \"127.0.0.1:80\" }]",
             &[
                 "e 2:11 a listener needs `address` | write { address = \"0.0.0.0:3129\", tls = { cert = \"proxy.pem\", key = \"proxy.key\" } }",
-                "e 2:13 unknown key `adress` in a listener | did you mean `address`? a listener takes `address` and `tls`",
+                "e 2:13 unknown key `adress` in a listener | did you mean `address`? a listener takes `address`, `tls`, `interface`, `demand`, `mode`, `owner` and `group`",
             ],
         ),
         (

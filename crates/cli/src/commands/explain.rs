@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, bail};
-use exeat_api::parse_target;
+use exeat_api::{Everyone, parse_target};
 use exeat_dns::Resolver;
 use exeat_model::Host;
 use exeat_policy::{EgressRequest, Revision, explain};
@@ -22,16 +22,25 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
         }
     };
     let target = parse_target(&args.target)?;
-    let principal = match loaded.clients.principal(&args.client) {
-        Some(principal) => principal,
-        None if args.client == "anonymous" => {
-            loaded.anonymous.clone().context("the configuration admits no anonymous clients")?
-        }
-        None => bail!("there is no client `{}` in {}", args.client, args.config.display()),
+    let everyone = Everyone {
+        clients: &loaded.clients,
+        workloads: &loaded.workloads,
+        anonymous: loaded.anonymous.as_ref(),
     };
+    let Some(principal) = everyone.get(&args.client) else {
+        if args.client == "anonymous" {
+            bail!("the configuration admits no anonymous clients");
+        }
+        bail!("there is no client `{}` in {}", args.client, args.config.display());
+    };
+    let workload = args.workload.as_deref();
+    if let Some(name) = workload.filter(|name| loaded.workloads.get(name).is_none()) {
+        bail!("there is no workload `{name}` in {}", args.config.display());
+    }
     let request = EgressRequest { bound: &principal.bound, target: &target };
     let addrs = addresses(args, &loaded, &request)?;
-    let explanation = explain(&loaded.policy, &request, addrs.as_deref());
+    let mut explanation = explain(&loaded.policy, &request, addrs.as_deref());
+    everyone.add_place(&mut explanation, &principal, workload);
     to_stdout(&explanation)?;
     Ok(if explanation.refused.is_some() { Exit::Refused } else { Exit::Success })
 }

@@ -54,9 +54,10 @@ fn target(which: &Which) -> String {
     with_query("/v1/flows", parameters(which).into_iter().chain([("limit", Some("10000"))]))
 }
 
-fn parameters(which: &Which) -> [(&'static str, Option<&str>); 4] {
+fn parameters(which: &Which) -> [(&'static str, Option<&str>); 5] {
     [
         ("client", which.client.as_deref()),
+        ("workload", which.workload.as_deref()),
         ("label", which.label.as_deref()),
         ("target", which.target.as_deref()),
         ("source", which.source.as_deref()),
@@ -70,7 +71,9 @@ fn cut(args: &CutArgs) -> anyhow::Result<Exit> {
     let target = match id {
         Some(id) => format!("/v1/flows/{id}"),
         None if query == "/v1/flows" => {
-            bail!("which flows? Name an ID, --client, --label, --target or --source, or say --all")
+            bail!(
+                "which flows? Name an ID, --client, --workload, --label, --target or --source, or say --all"
+            )
         }
         None => query,
     };

@@ -27,6 +27,7 @@ pub(crate) fn run(args: &QuarantineArgs) -> anyhow::Result<Exit> {
 fn add(control: &Control, who: &Who) -> anyhow::Result<(Value, String)> {
     let body = match who {
         Who::Client(name) => json!({ "client": name }),
+        Who::Workload(name) => json!({ "workload": name }),
         Who::Label(pair) => json!({ "label": pair }),
     };
     let answer = control.get(Method::POST, "/v1/quarantine", Some(&body))?;
@@ -38,7 +39,8 @@ fn add(control: &Control, who: &Who) -> anyhow::Result<(Value, String)> {
 }
 
 fn release(control: &Control, who: &Who) -> anyhow::Result<(Value, String)> {
-    let target = with_query("/v1/quarantine", [("client", who.client()), ("label", who.label())]);
+    let who_is = [("client", who.client()), ("workload", who.workload()), ("label", who.label())];
+    let target = with_query("/v1/quarantine", who_is);
     let answer = control.get(Method::DELETE, &target, None)?;
     Ok((answer, format!("{who} is released\n")))
 }
@@ -46,10 +48,11 @@ fn release(control: &Control, who: &Who) -> anyhow::Result<(Value, String)> {
 fn list(control: &Control) -> anyhow::Result<(Value, String)> {
     let answer = control.get(Method::GET, "/v1/quarantine", None)?;
     let all = answer.get("quarantined").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let line = |who: &Value| match (who.get("client"), who.get("label")) {
-        (Some(client), _) => format!("client={}\n", printable(client)),
-        (None, Some(label)) => format!("{}\n", printable(label)),
-        (None, None) => String::new(),
+    let line = |who: &Value| match (who.get("client"), who.get("workload"), who.get("label")) {
+        (Some(client), _, _) => format!("client={}\n", printable(client)),
+        (None, Some(workload), _) => format!("workload={}\n", printable(workload)),
+        (None, None, Some(label)) => format!("{}\n", printable(label)),
+        (None, None, None) => String::new(),
     };
     let told = all.iter().map(line).collect();
     Ok((answer, told))

@@ -91,7 +91,11 @@ pub fn announce(source: &Source, loaded: &Loaded, listening: &[SocketAddr], heal
     let mut text = format!("exeat {}, configuration from {}\n", env!("CARGO_PKG_VERSION"), source.describe());
     for (address, listener) in listening.iter().zip(&loaded.settings.listen) {
         let tls = if listener.tls.is_some() { " (TLS)" } else { "" };
-        text.push_str(&format!("  listening  {address}{tls}\n"));
+        let by = listener.interface.as_ref().map(|name| format!(" for {name}")).unwrap_or_default();
+        text.push_str(&format!("  listening  {address}{by}{tls}\n"));
+    }
+    for socket in &loaded.settings.sockets {
+        text.push_str(&format!("  listening  unix:{}\n", socket.path.display()));
     }
     if let Some(address) = health {
         text.push_str(&format!("  metrics    http://{address}/metrics\n"));

@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::{
     password::{PasswordHash, cheap_argon2id, hash_generated},
+    peer::Peer,
     principal::{AuthnError, Proof},
 };
 
@@ -29,8 +30,10 @@ fn basic(user: &str, password: &str) -> Vec<u8> {
 
 async fn log_in(authenticator: &Authenticator, clients: &Clients, user: &str, password: &str) -> Outcome {
     let value = basic(user, password);
-    let principal = authenticator.authenticate(clients, None, &[&value]).await;
-    let apart = authenticator.authenticate_password(clients, user.as_bytes(), password.as_bytes()).await;
+    let principal = authenticator.authenticate(clients, None, &Peer::default(), &[&value]).await;
+    let apart = authenticator
+        .authenticate_password(clients, &Peer::default(), user.as_bytes(), password.as_bytes())
+        .await;
     let name = |found: Result<Arc<Principal>, AuthnError>| found.map(|principal| principal.name.to_string());
     let (principal, apart) = (name(principal), name(apart));
     assert_eq!(principal, apart, "the two ways to send {user:?} and {password:?}");
@@ -103,11 +106,11 @@ async fn only_one_well_formed_header_is_looked_at() {
     ];
     let authenticator = authenticator();
     for (name, anonymous, values, want) in cases {
-        let got = authenticator.authenticate(&clients, *anonymous, values).await;
+        let got = authenticator.authenticate(&clients, *anonymous, &Peer::default(), values).await;
         assert_eq!(got.map(|principal| principal.name.to_string()), *want, "{name}");
     }
     let empty = Clients::new();
-    let got = authenticator.authenticate(&empty, None, &[&right]).await;
+    let got = authenticator.authenticate(&empty, None, &Peer::default(), &[&right]).await;
     assert_eq!(got.map(drop), Err(AuthnError::Invalid), "no clients at all");
 }
 
@@ -272,8 +275,8 @@ async fn a_principal_lasts_as_long_as_the_password_that_proved_it() {
         let authenticate = async |password| {
             let value = basic("app", password);
             // Twice: what is remembered must know which one it was, too.
-            let first = authenticator.authenticate(&before, None, &[&value]).await.unwrap();
-            let again = authenticator.authenticate(&before, None, &[&value]).await.unwrap();
+            let first = authenticator.authenticate(&before, None, &Peer::default(), &[&value]).await.unwrap();
+            let again = authenticator.authenticate(&before, None, &Peer::default(), &[&value]).await.unwrap();
             assert!(Arc::ptr_eq(&first, &again));
             first
         };
@@ -288,9 +291,12 @@ async fn a_principal_lasts_as_long_as_the_password_that_proved_it() {
             ("renamed", clients(&[("app2", &[new])]), (false, false)),
             ("gone", clients(&[]), (false, false)),
         ] {
-            let lasts = |principal| after.again(principal, &before).is_some();
+            let lasts = |principal| after.again(principal, &before, &Peer::default()).is_some();
             assert_eq!((lasts(&by_old), lasts(&by_new)), (old_lasts, new_lasts), "{case}");
         }
-        assert!(before.again(&principal("app", Proof::Password), &before).is_none(), "of no password");
+        assert!(
+            before.again(&principal("app", Proof::Password), &before, &Peer::default()).is_none(),
+            "of no password"
+        );
     }
 }

@@ -13,6 +13,8 @@ use exeat_identity::{Principal, Proof};
 pub(crate) enum Source {
     V4(Ipv4Addr),
     V6Network(u64),
+    /// A user of this host who came by a unix socket; `None` is everyone who has no number here.
+    User(Option<u32>),
 }
 
 impl From<IpAddr> for Source {
@@ -39,10 +41,10 @@ pub(crate) enum Account {
 }
 
 impl Account {
-    pub(crate) fn of(principal: &Principal, source: IpAddr) -> Self {
+    pub(crate) fn of(principal: &Principal, source: Source) -> Self {
         match principal.proof {
-            Proof::Password => Self::Client(Arc::clone(&principal.name)),
-            Proof::Anonymous => Self::Anonymous(source.into()),
+            Proof::Password | Proof::Origin => Self::Client(Arc::clone(&principal.name)),
+            Proof::Anonymous => Self::Anonymous(source),
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -97,8 +96,7 @@ impl Budget {
     }
 
     /// Counts a password that has to be checked for `source`; `None` if there are too many.
-    pub(crate) fn check(self: &Arc<Self>, source: IpAddr) -> Option<CheckSlot> {
-        let source = Source::from(source);
+    pub(crate) fn check(self: &Arc<Self>, source: Source) -> Option<CheckSlot> {
         let mut counts = self.counts();
         let waiting = counts.checks.entry(source).or_default();
         if *waiting >= CHECKS_PER_SOURCE {
@@ -112,9 +110,9 @@ impl Budget {
     ///
     /// # Errors
     /// `rate_limited` if there are too many.
-    pub(crate) fn request_from(&self, source: IpAddr, limits: &Limits, now: Instant) -> Result<(), Over> {
+    pub(crate) fn request_from(&self, source: Source, limits: &Limits, now: Instant) -> Result<(), Over> {
         let Some(rate) = Rate::new(limits.request_rate_per_source, limits.rate_burst) else { return Ok(()) };
-        let is_due = self.source_rates.take(source.into(), rate, now);
+        let is_due = self.source_rates.take(source, rate, now);
         is_due.then_some(()).ok_or(rate_limited(LimitHit::RequestRatePerSource))
     }
 
@@ -149,8 +147,7 @@ impl ConnectionSlot {
     ///
     /// # Errors
     /// `rate_limited` if the source holds as many as it may, or opens them too fast.
-    pub(crate) fn count_source(&mut self, source: IpAddr, limits: &Limits, now: Instant) -> Result<(), Over> {
-        let source = Source::from(source);
+    pub(crate) fn count_source(&mut self, source: Source, limits: &Limits, now: Instant) -> Result<(), Over> {
         let mut counts = self.budget.counts();
         let from_source = counts.by_source.entry(source).or_default();
         if *from_source >= limits.connections_per_source {
@@ -214,7 +211,11 @@ mod tests {
 
     fn admit(budget: &Arc<Budget>, source: [u8; 4], limits: &Limits) -> Result<ConnectionSlot, Over> {
         let mut slot = budget.admit_unknown(limits)?;
-        slot.count_source(source.into(), limits, Instant::now()).map(|()| slot)
+        slot.count_source(from(source), limits, Instant::now()).map(|()| slot)
+    }
+
+    fn from(address: [u8; 4]) -> Source {
+        Source::from(std::net::IpAddr::from(address))
     }
 
     #[test]
@@ -253,26 +254,23 @@ mod tests {
             rate_burst: Duration::from_secs(1),
             ..Limits::default()
         };
-        let (one, other): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-        let from = |source| budget.request_from(source, &limits, now).map_err(|over| over.limit);
-        assert_eq!((from(one), from(one)), (Ok(()), Ok(())));
-        assert_eq!((from(one), from(other)), (Err(LimitHit::RequestRatePerSource), Ok(())));
+        let (one, other) = (from([10, 0, 0, 1]), from([10, 0, 0, 2]));
+        let asks = |source| budget.request_from(source, &limits, now).map_err(|over| over.limit);
+        assert_eq!((asks(one), asks(one)), (Ok(()), Ok(())));
+        assert_eq!((asks(one), asks(other)), (Err(LimitHit::RequestRatePerSource), Ok(())));
         let client = |name: &str| Account::Client(name.into());
         let of = |account| budget.request_of(|| account, &limits, now).map_err(|over| over.limit);
         assert_eq!((of(client("a")), of(client("b"))), (Ok(()), Ok(())));
         assert_eq!(of(client("a")), Err(LimitHit::RequestRatePerClient));
         // Those without credentials have an account for each source.
-        assert_eq!(
-            (of(Account::Anonymous(one.into())), of(Account::Anonymous(other.into()))),
-            (Ok(()), Ok(()))
-        );
-        assert_eq!(of(Account::Anonymous(one.into())), Err(LimitHit::RequestRatePerClient));
+        assert_eq!((of(Account::Anonymous(one)), of(Account::Anonymous(other))), (Ok(()), Ok(())));
+        assert_eq!(of(Account::Anonymous(one)), Err(LimitHit::RequestRatePerClient));
     }
 
     #[test]
     fn passwords_that_wait_leave_places_to_other_sources() {
         let budget = Arc::new(Budget::default());
-        let (one, other): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let (one, other) = (from([10, 0, 0, 1]), from([10, 0, 0, 2]));
         let mut waiting: Vec<_> = std::iter::from_fn(|| budget.check(one)).collect();
         assert_eq!(waiting.len(), CHECKS_PER_SOURCE);
         assert!(budget.check(other).is_some());

@@ -7,15 +7,17 @@ use std::{
     time::SystemTime,
 };
 
-use exeat_identity::Principal;
+use exeat_identity::{Principal, Shown};
 use exeat_model::{Authority, Host};
 use exeat_policy::{Denial, Mode, Reason, RuleId};
 use smallvec::SmallVec;
 
 use super::{FlowFilter, FlowId, FlowKind, FlowView, Flows, Spoken};
 use crate::{
+    client::Client,
     meter::{Meter, Side},
     route::Grant,
+    selector::Selector,
     shared::Current,
     traffic::OpenFlow,
 };
@@ -28,7 +30,7 @@ pub(crate) struct Flow {
     kind: FlowKind,
     method: Arc<str>,
     target: Authority,
-    source: SocketAddr,
+    client: Client,
     started: SystemTime,
     meter: Arc<Meter>,
     standing: Mutex<Standing>,
@@ -40,7 +42,7 @@ pub(crate) struct Beginning {
     pub(crate) kind: FlowKind,
     pub(crate) method: Arc<str>,
     pub(crate) target: Authority,
-    pub(crate) source: SocketAddr,
+    pub(crate) client: Client,
     pub(crate) meter: Arc<Meter>,
     /// What allowed it.
     pub(crate) current: Arc<Current>,
@@ -87,11 +89,11 @@ impl Standing {
 
 impl Flow {
     pub(super) fn new(id: FlowId, beginning: Beginning) -> Self {
-        let Beginning { request_id, kind, method, target, source, meter, current, principal, grant } =
+        let Beginning { request_id, kind, method, target, client, meter, current, principal, grant } =
             beginning;
         let standing = Standing { current, principal, grant, denial: None, dialled: None, spoken: None };
         let started = SystemTime::now();
-        Self { id, request_id, kind, method, target, source, started, meter, standing: Mutex::new(standing) }
+        Self { id, request_id, kind, method, target, client, started, meter, standing: Mutex::new(standing) }
     }
 
     /// Its bytes and its signal to stop.
@@ -131,8 +133,23 @@ impl Flow {
         let is_host = |host: &Host| self.target.host == *host;
         id.is_none_or(|id| self.id == id)
             && host.as_ref().is_none_or(is_host)
-            && source.is_none_or(|source| self.source.ip().to_canonical() == source.to_canonical())
-            && selector.as_ref().is_none_or(|selector| selector.selects(&self.standing().principal))
+            && source.is_none_or(|source| self.is_from(source))
+            && selector.as_ref().is_none_or(|selector| self.is_of(selector))
+    }
+
+    fn is_from(&self, source: IpAddr) -> bool {
+        self.client.address().is_some_and(|address| address.ip().to_canonical() == source.to_canonical())
+    }
+
+    fn is_of(&self, selector: &Selector) -> bool {
+        let standing = self.standing();
+        let peer = standing.current.snapshot.workloads.peer(&self.client.shown);
+        selector.selects(&standing.principal, &peer)
+    }
+
+    /// What its connection shows.
+    pub(super) fn shown(&self) -> &Shown {
+        &self.client.shown
     }
 
     /// What it adds to the traffic of its principal.
@@ -151,6 +168,7 @@ impl Flow {
         let standing = self.standing();
         let policy = &standing.current.snapshot.policy;
         let principal = &standing.principal;
+        let workload = standing.current.snapshot.workloads.peer(&self.client.shown).workload();
         FlowView {
             id: self.id,
             request_id: Arc::clone(&self.request_id),
@@ -160,7 +178,9 @@ impl Flow {
             principal: Arc::clone(&principal.name),
             proof: principal.proof,
             labels: principal.labels.clone(),
-            source: self.source,
+            source: self.client.address(),
+            user: self.client.shown.place.user,
+            workload: workload.map(|workload| Arc::clone(&workload.principal().name)),
             address: standing.dialled,
             via: match &standing.grant {
                 Grant::Straight(_) => None,

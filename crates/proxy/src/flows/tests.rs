@@ -1,11 +1,11 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use exeat_identity::{Clients, Proof};
+use exeat_identity::{Clients, Place, Proof, Shown, Workloads};
 use exeat_model::{DnsName, Host};
 use exeat_policy::{Bound, Builder, Expect, Labels, Revision};
 
 use super::*;
-use crate::{meter::Meter, route::Grant, shared::Snapshot, testing::permit_for};
+use crate::{client::Client, meter::Meter, route::Grant, shared::Snapshot, testing::permit_for};
 
 /// What decides: nothing is allowed, and anonymous clients are let in or not.
 fn current(epoch: u64) -> Arc<Current> {
@@ -19,11 +19,18 @@ fn current(epoch: u64) -> Arc<Current> {
     let snapshot = Snapshot {
         policy,
         clients: Clients::new(),
+        workloads: Workloads::new(),
         anonymous: Some(Arc::new(principal)),
         disclose: true,
         hops: crate::hop::Hops::new(),
     };
     Arc::new(Current { epoch, snapshot: Arc::new(snapshot), quarantine: Arc::default() })
+}
+
+fn client() -> Client {
+    let peer = SocketAddr::from(([10, 0, 0, 1], 1));
+    let place = Place { address: Some(peer.ip()), ..Place::default() };
+    Client::new(peer, SocketAddr::from(([10, 0, 0, 2], 2)), Shown { place, ..Shown::default() })
 }
 
 fn beginning(current: &Arc<Current>) -> Beginning {
@@ -32,7 +39,7 @@ fn beginning(current: &Arc<Current>) -> Beginning {
         kind: FlowKind::Tunnel,
         method: "CONNECT".into(),
         target: Authority::parse("example.com:443", None).unwrap(),
-        source: SocketAddr::from(([10, 0, 0, 1], 1)),
+        client: client(),
         meter: Arc::new(Meter::new(&Limits::default())),
         current: Arc::clone(current),
         principal: current.snapshot.anonymous.clone().unwrap(),

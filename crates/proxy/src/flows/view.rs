@@ -72,8 +72,12 @@ pub struct FlowView {
     pub proof: Proof,
     /// Where they belong, by the newest snapshot.
     pub labels: Labels,
-    /// Where the client's connection came from.
-    pub source: SocketAddr,
+    /// The address that the client's connection came from; `None` for a unix socket.
+    pub source: Option<SocketAddr>,
+    /// The user of this host who opened the connection, if that was looked up.
+    pub user: Option<u32>,
+    /// The workload that it came from, by the newest snapshot.
+    pub workload: Option<Arc<str>>,
     /// The address that was dialled; `None` until one has answered.
     pub address: Option<SocketAddr>,
     /// The next hop that it leaves through; then `address` is the next hop's.

@@ -20,10 +20,10 @@ use super::{
 };
 use crate::{
     body::{ClientBody, DownBody, Streaming},
+    client::Client,
     client_stream::ClientStream,
     forward,
     guard::HeadError,
-    listen::Client,
     resources::{self, Here},
     respond::{After, Refusal},
     serve::{Ask, Credentials},
@@ -52,7 +52,7 @@ pub(super) async fn serve(
     respond: SendResponse<Bytes>,
 ) {
     // In a box of its own, which is gone before the tunnel waits for its bytes.
-    if let Some(relaying) = Box::pin(answer(&shared, client, &here, request, respond)).await {
+    if let Some(relaying) = Box::pin(answer(&shared, &client, &here, request, respond)).await {
         relaying.await;
     }
 }
@@ -60,7 +60,7 @@ pub(super) async fn serve(
 /// Answers one request of `client`. Returns its tunnel, if it is open.
 async fn answer(
     shared: &Arc<Shared>,
-    client: Client,
+    client: &Client,
     here: &Here,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
@@ -106,7 +106,7 @@ fn send_resource(content_type: &'static str, content: String, respond: &mut Send
 /// Answers a request that is not one.
 fn refuse(
     shared: &Shared,
-    client: Client,
+    client: &Client,
     parts: &Parts,
     error: &HeadError,
     respond: &mut SendResponse<Bytes>,
@@ -150,7 +150,7 @@ fn fit<B>(mut response: Response<B>) -> Response<B> {
 /// Decides on a CONNECT, answers it, and opens its tunnel over the stream.
 async fn tunnel(
     shared: &Arc<Shared>,
-    client: Client,
+    client: &Client,
     parts: &Parts,
     body: RecvStream,
     mut respond: SendResponse<Bytes>,
@@ -185,7 +185,7 @@ async fn tunnel(
 /// Passes any other request on, and its response back.
 async fn forward(
     shared: &Arc<Shared>,
-    client: Client,
+    client: &Client,
     parts: Parts,
     body: RecvStream,
     mut respond: SendResponse<Bytes>,

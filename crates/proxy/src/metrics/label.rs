@@ -66,12 +66,16 @@ label! {
     AuthResult {
         /// The credentials are right.
         Accepted "accepted",
+        /// No credentials, and the place that the connection comes from proves who asks.
+        Origin "origin",
         /// No credentials, and such clients are let in.
         Anonymous "anonymous",
         /// No credentials, and they are needed.
         Required "required",
         /// The credentials are wrong.
         Invalid "invalid",
+        /// The credentials do not count where they come from, or nothing does.
+        Mismatch "mismatch",
         /// Too many passwords wait to be checked.
         RateLimited "rate_limited",
     }

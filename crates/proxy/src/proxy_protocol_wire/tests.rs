@@ -9,7 +9,7 @@ fn raw(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
 
 #[test]
 fn headers() {
-    let sender = Client { peer: "10.0.0.9:9".parse().unwrap(), local: "10.0.0.1:3128".parse().unwrap() };
+    let sender = Ends { peer: "10.0.0.9:9".parse().unwrap(), local: "10.0.0.1:3128".parse().unwrap() };
     let mapped = [&[0; 10][..], &[0xff; 2], &V4[..4], &[0; 10], &[0xff; 2], &V4[4..]].concat();
     let (client, own) = (Some("192.0.2.1:12345"), Some("10.0.0.9:9"));
     for (name, bytes, want) in [
@@ -76,8 +76,8 @@ fn a_header_that_is_written_is_read_again() {
         ),
         ("one that is longer", "192.0.2.1:1", "192.0.2.2:2", Some(&long[..]), "192.0.2.1:1", None),
     ] {
-        let client = Client { peer: peer.parse().unwrap(), local: local.parse().unwrap() };
-        let bytes = header(client, "abc-1", principal);
+        let client = Ends { peer: peer.parse().unwrap(), local: local.parse().unwrap() };
+        let bytes = header(Some(client), "abc-1", principal);
         let config = ParseConfig { include_tlvs: true, ..PARSE };
         let (parsed, end) = ProxyHeader::parse(&bytes, config).unwrap();
         assert_eq!((end, length(bytes.first_chunk().unwrap())), (bytes.len(), Some(bytes.len())), "{name}");

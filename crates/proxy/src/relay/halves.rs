@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf, split},
-    net::{TcpStream, tcp},
+    net::{TcpStream, tcp, unix},
 };
 use tokio_rustls::{client, server};
 
@@ -21,6 +21,7 @@ use crate::{
 /// Where one direction comes from.
 pub(super) enum Reader<'a> {
     Tcp(tcp::ReadHalf<'a>),
+    Unix(unix::ReadHalf<'a>),
     ClientTls(ReadHalf<&'a mut server::TlsStream<TcpStream>>),
     HopTls(ReadHalf<&'a mut client::TlsStream<TcpStream>>),
     Http2(&'a mut Receiving),
@@ -29,6 +30,7 @@ pub(super) enum Reader<'a> {
 /// Where one direction goes to.
 pub(super) enum Writer<'a> {
     Tcp(tcp::WriteHalf<'a>),
+    Unix(unix::WriteHalf<'a>),
     ClientTls(WriteHalf<&'a mut server::TlsStream<TcpStream>>),
     HopTls(WriteHalf<&'a mut client::TlsStream<TcpStream>>),
     Http2(&'a mut Sending),
@@ -38,6 +40,10 @@ pub(super) enum Writer<'a> {
 pub(super) fn of_client(client: &mut ClientStream) -> (Reader<'_>, Writer<'_>) {
     match client {
         ClientStream::Plain(stream) => of_tcp(stream),
+        ClientStream::Unix(stream) => {
+            let (read, write) = stream.split();
+            (Reader::Unix(read), Writer::Unix(write))
+        }
         ClientStream::Tls(stream) => {
             let (read, write) = split(stream.as_mut());
             (Reader::ClientTls(read), Writer::ClientTls(write))
@@ -70,7 +76,7 @@ impl Reader<'_> {
     pub(super) fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(half) => Some(half.as_ref()),
-            Self::ClientTls(_) | Self::HopTls(_) | Self::Http2(_) => None,
+            Self::Unix(_) | Self::ClientTls(_) | Self::HopTls(_) | Self::Http2(_) => None,
         }
     }
 }
@@ -80,7 +86,7 @@ impl Writer<'_> {
     pub(super) fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(half) => Some(half.as_ref()),
-            Self::ClientTls(_) | Self::HopTls(_) | Self::Http2(_) => None,
+            Self::Unix(_) | Self::ClientTls(_) | Self::HopTls(_) | Self::Http2(_) => None,
         }
     }
 }
@@ -90,6 +96,7 @@ macro_rules! delegate {
     ($kind:ident, $half:expr, $method:ident($($argument:expr),*)) => {
         match $half.get_mut() {
             $kind::Tcp(half) => Pin::new(half).$method($($argument),*),
+            $kind::Unix(half) => Pin::new(half).$method($($argument),*),
             $kind::ClientTls(half) => Pin::new(half).$method($($argument),*),
             $kind::HopTls(half) => Pin::new(half).$method($($argument),*),
             $kind::Http2(half) => Pin::new(half).$method($($argument),*),

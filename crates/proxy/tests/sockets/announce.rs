@@ -7,8 +7,8 @@ use std::{
 
 use exeat_policy::Announce;
 use exeat_proxy::{
-    Client, HopProtocol,
-    proxy_protocol_wire::{FIXED_BYTES, PRINCIPAL_TYPE, SIGNATURE, length, parse},
+    HopProtocol,
+    proxy_protocol_wire::{Ends, FIXED_BYTES, PRINCIPAL_TYPE, SIGNATURE, length, parse},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -40,10 +40,10 @@ impl Upstream {
     }
 
     /// The headers so far: the client of each, and the bytes of its further fields.
-    fn headers(&self) -> Vec<(Client, Vec<u8>)> {
+    fn headers(&self) -> Vec<(Ends, Vec<u8>)> {
         let nobody: SocketAddr = "0.0.0.0:0".parse().unwrap();
         let read = |header: &Vec<u8>| {
-            let client = parse(header, Client { peer: nobody, local: nobody }).expect("a header");
+            let client = parse(header, Ends { peer: nobody, local: nobody }).expect("a header");
             // Two addresses and two ports of IPv4.
             (client, header[FIXED_BYTES + 12..].to_vec())
         };
@@ -100,8 +100,8 @@ async fn an_upstream_is_told_of_the_client() {
 
         let (headers, ends) = (upstream.headers(), [tunnel, forward]);
         let local = world.address;
-        let clients: Vec<Client> = headers.iter().map(|(client, _)| *client).collect();
-        assert_eq!(clients, ends.each_ref().map(|end| Client { peer: end.local_addr().unwrap(), local }));
+        let clients: Vec<Ends> = headers.iter().map(|(client, _)| *client).collect();
+        assert_eq!(clients, ends.each_ref().map(|end| Ends { peer: end.local_addr().unwrap(), local }));
         drop(ends);
         let records = world.records();
         for (_, fields) in &headers {

@@ -14,13 +14,13 @@ use std::{
 
 use exeat_audit::{AuditLog, AuditWriter, Sink};
 use exeat_dns::{Resolver, ResolverConfig, Upstream};
-use exeat_identity::{Authenticator, Clients, PasswordHash, Principal, Proof, hash_generated};
+use exeat_identity::{Authenticator, Clients, PasswordHash, Principal, Proof, Workloads, hash_generated};
 use exeat_model::{Authority, IpBlock, PortSet};
 use exeat_policy::{
     Announce, Builder, Defaults, Entry, Expect, Floor, HopSpec, Labels, ListBuilder, Mode, NextHop, Place,
     PolicySet, PolicySpec, Resolve, Revision,
 };
-use exeat_proxy::{Hop, HopCredentials, HopProtocol, HopTls, Limits, Parts, Proxy, Snapshot};
+use exeat_proxy::{Door, Hop, HopCredentials, HopProtocol, HopTls, Limits, Parts, Proxy, Snapshot};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
@@ -131,7 +131,7 @@ impl World {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = proxy.clone();
-        tokio::spawn(async move { serving.serve(listener, None).await });
+        tokio::spawn(async move { serving.serve(listener, Door::default()).await });
         Self { proxy, address, dns_queries, audit, audit_file, writer: Some(writer) }
     }
 
@@ -187,7 +187,7 @@ pub(crate) fn snapshot(setup: &Setup) -> Snapshot {
         })
     };
     let hops = setup.next_hop.iter().map(|next| ("corp".into(), hop(next))).collect();
-    Snapshot { clients, anonymous, disclose: setup.disclose, policy, hops }
+    Snapshot { clients, workloads: Workloads::new(), anonymous, disclose: setup.disclose, policy, hops }
 }
 
 fn policy(setup: &Setup) -> PolicySet {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use exeat_identity::{Clients, PasswordHash, Principal, Proof, hash_generated};
+use exeat_identity::{Clients, PasswordHash, Principal, Proof, Workloads, hash_generated};
 use exeat_model::{IpBlock, PortSet};
 use exeat_policy::{
     Builder, Caps, Defaults, Entry, Expect, Label, Labels, List, ListBuilder, Mode, Place, PolicySet,
@@ -66,7 +66,14 @@ impl Rules {
             assert!(clients.insert(name, principal(name, Proof::Password), hashes));
         }
         let anonymous = self.anonymous.then(|| principal("anonymous", Proof::Anonymous));
-        Snapshot { clients, anonymous, disclose: true, policy, hops: Hops::default() }
+        Snapshot {
+            clients,
+            workloads: Workloads::new(),
+            anonymous,
+            disclose: true,
+            policy,
+            hops: Hops::default(),
+        }
     }
 
     fn policy(&self) -> PolicySet {

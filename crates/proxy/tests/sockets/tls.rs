@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use exeat_model::IpBlock;
-use exeat_proxy::{Limits, Tls, TlsFiles};
+use exeat_proxy::{Door, Limits, Tls, TlsFiles};
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -39,7 +39,7 @@ async fn start_with(setup: Setup) -> (World, std::net::SocketAddr, TlsConnector)
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let proxy = world.proxy.clone();
-    tokio::spawn(async move { proxy.serve(listener, Some(tls)).await });
+    tokio::spawn(async move { proxy.serve(listener, Door { tls: Some(tls), ..Door::default() }).await });
     (world, address, TlsConnector::from(Arc::new(config)))
 }
 

@@ -73,7 +73,7 @@ fn policies_groups_and_ceilings() {
             "[policy.p]\nallow = [\"a.example.com\"]\n[policy.q]\nallow = [\"b.example.com\"]\n[policy.r]\nallow = [\"b.example.com\"]\nbind = { app = \"x\" }\n[groups.g]\nentries = [\"c.example.com\"]",
             &[
                 "w 3:9 policy `q` is not used | name it in `policies` of a client, bind it to labels, or remove it",
-                "w 5:9 policy `r` binds nobody | no client has the labels of `bind`",
+                "w 5:9 policy `r` binds nobody | no client and no workload has the labels of `bind`",
                 "w 8:9 group `g` is not used | write \"@g\" in a list, or remove the group",
             ],
         ),

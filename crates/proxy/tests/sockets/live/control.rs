@@ -24,7 +24,7 @@ async fn flows_can_be_looked_at_and_cut() {
     let flow = &flows[0];
     assert_eq!((flow.bytes_down, flow.revision.0, flow.kind), (4, 7, FlowKind::Tunnel));
     assert_eq!(flow.address, Some(([127, 0, 0, 1], origin.port).into()));
-    assert_eq!(flow.source, first.local_addr().unwrap());
+    assert_eq!(flow.source, Some(first.local_addr().unwrap()));
     assert!(flow.rule.as_ref().is_some_and(|rule| rule.text.contains("example.com")), "{:?}", flow.rule);
 
     assert_eq!(world.proxy.cut(&FlowFilter::from(flow.id), Reason::PolicyChanged), 1);

@@ -1,0 +1,145 @@
+//! What a connection itself proves, before anything that is said on it: the workload that it comes from.
+
+use std::{net::IpAddr, path::Path, sync::Arc};
+
+use crate::{
+    principal::{AuthnError, Principal, Proof},
+    workloads::Workload,
+};
+
+/// Where a connection comes from, as the system that accepted it tells. Nothing that a client says is part of it, except
+/// through a sender of PROXY headers that the operator trusts to speak for others.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Place {
+    /// Its address; `None` on a unix socket.
+    pub address: Option<IpAddr>,
+    /// The network device that it came in by, if its listener takes connections of one only.
+    pub interface: Option<Arc<str>>,
+    /// The unix socket that it came to, as the configuration names it.
+    pub socket: Option<Arc<Path>>,
+    /// The user who opened it, of a client on this host; `None` if the system does not tell for certain.
+    pub user: Option<u32>,
+    /// The control group (version 2) of the process that opened it on a unix socket; `None` as for `user`.
+    pub cgroup: Option<Arc<str>>,
+}
+
+/// The proofs that a listener demands of every request, all of them.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Demand(u8);
+
+impl Demand {
+    /// Returns the same with one more proof.
+    #[must_use]
+    pub const fn and(self, proof: Proof) -> Self {
+        Self(self.0 | 1 << proof as u8)
+    }
+
+    /// Whether `proof` is demanded.
+    #[must_use]
+    pub const fn has(self, proof: Proof) -> bool {
+        self.0 & (1 << proof as u8) != 0
+    }
+
+    /// Whether anything is.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether one of the proofs that a request carries itself is.
+    const fn has_credentials(self) -> bool {
+        self.has(Proof::Password)
+    }
+}
+
+/// What a connection shows for as long as it is open, whichever snapshot looks at it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Shown {
+    /// Where it comes from.
+    pub place: Place,
+    /// What its listener demands.
+    pub demand: Demand,
+}
+
+/// The other end of a connection, as one snapshot knows it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Peer<'a> {
+    pub(crate) workload: Option<&'a Workload>,
+    pub(crate) demand: Demand,
+}
+
+impl<'a> Peer<'a> {
+    /// The workload that the connection comes from.
+    #[must_use]
+    pub fn workload(&self) -> Option<&'a Workload> {
+        self.workload
+    }
+
+    /// The id that a token's container has to be; `None` if the connection comes from no known workload.
+    #[must_use]
+    pub fn container(&self) -> Option<&'a str> {
+        self.workload.map(Workload::container)
+    }
+
+    /// Whether a request may do without credentials, where `is_anonymous_let_in` says whether one that shows nothing may.
+    #[must_use]
+    pub fn may_be_silent(&self, is_anonymous_let_in: bool) -> bool {
+        !self.demand.has_credentials()
+            && match self.workload {
+                Some(workload) => workload.is_proof(),
+                None => is_anonymous_let_in && self.demand.is_empty(),
+            }
+    }
+
+    /// Checks what the listener demands of the connection itself. It comes before credentials are looked at: whoever is
+    /// in the wrong place learns nothing of them.
+    ///
+    /// # Errors
+    /// [`AuthnError::ContainerMismatch`] if it demands an origin and there is none.
+    pub(crate) fn check_shown(&self) -> Result<(), AuthnError> {
+        match self.workload {
+            None if self.demand.has(Proof::Origin) => Err(AuthnError::ContainerMismatch),
+            None | Some(_) => Ok(()),
+        }
+    }
+
+    /// Returns who asks by the connection alone, with no credentials.
+    ///
+    /// # Errors
+    /// [`AuthnError::Required`] if that is nobody, or not all that is demanded.
+    pub(crate) fn alone(&self, anonymous: Option<&Arc<Principal>>) -> Result<Arc<Principal>, AuthnError> {
+        if !self.may_be_silent(anonymous.is_some()) {
+            return Err(AuthnError::Required);
+        }
+        let known = self.workload.map(Workload::principal).or(anonymous);
+        known.cloned().ok_or(AuthnError::Required)
+    }
+
+    /// Returns who `principal`, whom the connection or the lack of everything proved, is by now; `None` if that is
+    /// nobody or somebody else.
+    #[must_use]
+    pub fn again(&self, principal: &Principal, anonymous: Option<&Arc<Principal>>) -> Option<Arc<Principal>> {
+        let now = self.check_shown().and_then(|()| self.alone(anonymous)).ok()?;
+        (now.proof == principal.proof && now.name == principal.name).then_some(now)
+    }
+
+    /// Checks that credentials which are right are also of the kind that is demanded, and count here. `origins` are the
+    /// workloads that they count from; `None` is everywhere.
+    ///
+    /// # Errors
+    /// [`AuthnError::Required`] if another kind is demanded; [`AuthnError::ContainerMismatch`] in another place.
+    pub(crate) fn agree(&self, proof: Proof, origins: Option<&[Box<str>]>) -> Result<(), AuthnError> {
+        self.check_shown()?;
+        if self.demand.has_credentials() && !self.demand.has(proof) {
+            return Err(AuthnError::Required);
+        }
+        let is_here = |origins: &[Box<str>]| {
+            self.workload
+                .is_some_and(|workload| origins.iter().any(|name| **name == *workload.principal().name))
+        };
+        match origins {
+            Some(origins) if !is_here(origins) => Err(AuthnError::ContainerMismatch),
+            Some(_) | None => Ok(()),
+        }
+    }
+}

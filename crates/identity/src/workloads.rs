@@ -1,0 +1,183 @@
+//! The workloads of one configuration: principals that are known by where they come from.
+
+use std::{collections::HashMap, net::IpAddr, path::Path, sync::Arc};
+
+use exeat_model::CanonicalIp;
+use ipnet::IpNet;
+
+use crate::{
+    peer::{Peer, Place, Shown},
+    principal::Principal,
+};
+
+/// Where a workload is. What is `None` may be anything; all that is set must hold.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Origin {
+    /// Its control group or one above it: `/system.slice/ci.service`, with no slash at the end.
+    pub cgroup: Option<Box<str>>,
+    /// The user that its processes run as, on this host.
+    pub user: Option<u32>,
+    /// The unix socket that it comes to.
+    pub socket: Option<Box<Path>>,
+    /// The network device that it comes in by.
+    pub interface: Option<Box<str>>,
+    /// The network that its address is in.
+    pub network: Option<IpNet>,
+}
+
+/// How closely an origin is described. Of two that hold for one place and rank the same, every part is the same: the
+/// longer of two control groups, or of two networks, that hold for one place is within the other.
+type Rank = (usize, bool, bool, bool, Option<u8>);
+
+impl Origin {
+    fn rank(&self) -> Rank {
+        (
+            self.cgroup.as_ref().map_or(0, |group| group.len()),
+            self.user.is_some(),
+            self.socket.is_some(),
+            self.interface.is_some(),
+            self.network.map(|network| network.prefix_len()),
+        )
+    }
+
+    /// Whether nothing but its network describes it.
+    fn is_network(&self) -> bool {
+        self.cgroup.is_none() && self.user.is_none() && self.socket.is_none() && self.interface.is_none()
+    }
+
+    fn holds_for(&self, place: &Place) -> bool {
+        let Self { cgroup, user, socket, interface, network } = self;
+        let is_below = |group: &str| place.cgroup.as_deref().is_some_and(|found| is_in_group(found, group));
+        let address = place.address.map(|ip| CanonicalIp::from(ip).get());
+        let is_inside = |network: &IpNet| address.is_some_and(|ip| network.contains(&ip));
+        cgroup.as_deref().is_none_or(is_below)
+            && user.is_none_or(|user| place.user == Some(user))
+            && socket.as_deref().is_none_or(|socket| place.socket.as_deref() == Some(socket))
+            && interface.as_deref().is_none_or(|name| place.interface.as_deref() == Some(name))
+            && network.as_ref().is_none_or(is_inside)
+    }
+}
+
+/// Whether the control group `found` is `group` or below it.
+fn is_in_group(found: &str, group: &str) -> bool {
+    found.strip_prefix(group).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// A workload.
+#[derive(Debug)]
+pub struct Workload {
+    principal: Arc<Principal>,
+    container: Box<str>,
+    is_proof: bool,
+}
+
+impl Workload {
+    /// Returns a workload that asks as `principal`, whose container has the id `container`. Unless `is_proof`, being
+    /// there proves nothing by itself, and only makes credentials count that are tied to it.
+    #[must_use]
+    pub fn new(principal: Arc<Principal>, container: &str, is_proof: bool) -> Self {
+        Self { principal, container: container.into(), is_proof }
+    }
+
+    /// Who asks if nothing else proves it.
+    #[must_use]
+    pub fn principal(&self) -> &Arc<Principal> {
+        &self.principal
+    }
+
+    /// The id of its container, which a token can be bound to.
+    #[must_use]
+    pub fn container(&self) -> &str {
+        &self.container
+    }
+
+    /// Whether to come from there is proof enough of who asks.
+    #[must_use]
+    pub fn is_proof(&self) -> bool {
+        self.is_proof
+    }
+}
+
+/// The workloads of a configuration snapshot; never changed once requests can see it.
+#[derive(Debug, Default)]
+pub struct Workloads {
+    all: Vec<Arc<Workload>>,
+    /// Those that more than a network describes, the closest description first.
+    described: Vec<(Origin, Arc<Workload>)>,
+    /// Those that only a network describes: by their prefix length, the longest first.
+    networks: Vec<(u8, HashMap<IpNet, Arc<Workload>>)>,
+}
+
+impl Workloads {
+    /// Returns a set without workloads: every connection comes from nowhere.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a workload that is wherever one of `origins` says. Of two that hold for one place, the closer description
+    /// counts: by control group, then user, then unix socket, then device, then network, and the longer one of two
+    /// groups or networks. Two workloads must not have one origin: the first would keep it.
+    pub fn insert(&mut self, workload: Workload, origins: impl IntoIterator<Item = Origin>) {
+        let workload = Arc::new(workload);
+        for origin in origins {
+            match origin.network {
+                Some(network) if origin.is_network() => self.insert_network(network, &workload),
+                Some(_) | None => self.described.push((origin, Arc::clone(&workload))),
+            }
+        }
+        self.described.sort_by_key(|(origin, _)| std::cmp::Reverse(origin.rank()));
+        self.all.push(workload);
+    }
+
+    fn insert_network(&mut self, network: IpNet, workload: &Arc<Workload>) {
+        let length = network.prefix_len();
+        let at = self.networks.partition_point(|(other, _)| *other > length);
+        if self.networks.get(at).is_none_or(|(other, _)| *other != length) {
+            self.networks.insert(at, (length, HashMap::new()));
+        }
+        if let Some((_, networks)) = self.networks.get_mut(at) {
+            networks.entry(network).or_insert_with(|| Arc::clone(workload));
+        }
+    }
+
+    /// Returns the other end of a connection, as this configuration knows it.
+    #[must_use]
+    pub fn peer(&self, shown: &Shown) -> Peer<'_> {
+        Peer { workload: self.find(&shown.place), demand: shown.demand }
+    }
+
+    /// Returns the workload of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Workload> {
+        self.all.iter().find(|workload| *workload.principal.name == *name).map(|workload| &**workload)
+    }
+
+    /// Returns the principal of each workload, in the order of insertion.
+    pub fn principals(&self) -> impl Iterator<Item = &Arc<Principal>> {
+        self.all.iter().map(|workload| &workload.principal)
+    }
+
+    /// Whether some workload is known by the user of a client that came by TCP, which has to be looked up for that.
+    #[must_use]
+    pub fn know_users(&self) -> bool {
+        self.described.iter().any(|(origin, _)| origin.user.is_some())
+    }
+
+    fn find(&self, place: &Place) -> Option<&Workload> {
+        let described = self.described.iter().find(|(origin, _)| origin.holds_for(place));
+        described
+            .map(|(_, workload)| workload)
+            .or_else(|| self.of_network(place.address?))
+            .map(|found| &**found)
+    }
+
+    fn of_network(&self, ip: IpAddr) -> Option<&Arc<Workload>> {
+        let ip = CanonicalIp::from(ip).get();
+        let around = |length: u8| IpNet::new(ip, length).ok().map(|network| network.trunc());
+        self.networks.iter().find_map(|(length, networks)| networks.get(&around(*length)?))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! Whether a TCP connection was opened on this host, and by which user, asked of the kernel (sock_diag(7)).
+
+use std::{io, net::SocketAddr};
+
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::{
+    AF_INET, AF_INET6, IPPROTO_TCP, SockDiagMessage, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2,
+    inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags},
+};
+use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
+
+use crate::unix_peer::UNMAPPED_USER;
+
+/// Bytes of an answer about one socket, with room to spare.
+const ANSWER_BYTES: usize = 8192;
+/// The device and the cookie of a socket that is asked for by its addresses alone.
+const ANY_DEVICE: u32 = 0;
+const ANY_COOKIE: [u8; 8] = [0xff; 8];
+
+/// Returns the user who owns the socket at `client` that is connected to `here`, both of this host. `None` if there is
+/// none, or the kernel does not tell for certain.
+///
+/// Our end of the connection is open while this asks, so nobody else can have one from the same address and port. A
+/// client that has gone is not taken for somebody else: its socket has no file any more, and a new one at its address
+/// cannot have connected.
+pub(crate) fn of(client: SocketAddr, here: SocketAddr) -> Option<u32> {
+    let (client, here) = (canonical(client), canonical(here));
+    match ask(client, here, ANY_DEVICE) {
+        Ok(Some(answer)) => owner(&answer, client, here),
+        Ok(None) => None,
+        Err(error) => {
+            tracing::debug!(%error, "the user of a local client is not known");
+            None
+        }
+    }
+}
+
+/// Whether the socket at `client` may be one of this host, in our own network namespace, although its connection came to
+/// a listener for the device `interface` alone: the kernel lets a connection to the address of a device count as one that
+/// came in by it.
+pub(crate) fn may_be_local(client: SocketAddr, here: SocketAddr, interface: &str) -> bool {
+    let (client, here) = (canonical(client), canonical(here));
+    let is_absent = |device| matches!(ask(client, here, device), Ok(None));
+    // A socket that is itself bound to the device is found by asking for that.
+    let device = nix::net::if_::if_nametoindex(interface);
+    !device.is_ok_and(|device| is_absent(ANY_DEVICE) && is_absent(device))
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Returns what the kernel knows of the socket at `client` that is connected to `here`; `None` if there is none. Takes no
+/// time worth waiting for: it answers within the call that asks.
+fn ask(client: SocketAddr, here: SocketAddr, device: u32) -> io::Result<Option<InetResponseHeader>> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST;
+    let request = InetRequest {
+        family: if client.is_ipv4() { AF_INET } else { AF_INET6 },
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::all(),
+        socket_id: SocketId {
+            source_port: client.port(),
+            destination_port: here.port(),
+            source_address: client.ip(),
+            destination_address: here.ip(),
+            interface_id: device,
+            cookie: ANY_COOKIE,
+        },
+    };
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    let socket = Socket::new(NETLINK_SOCK_DIAG)?;
+    socket.set_non_blocking(true)?;
+    socket.connect(&NetlinkAddr::new(0, 0))?;
+    socket.send(&bytes, 0)?;
+    let mut answer = Vec::with_capacity(ANSWER_BYTES);
+    socket.recv(&mut answer, 0)?;
+    let unexpected = || io::Error::from(io::ErrorKind::InvalidData);
+    let answer = NetlinkMessage::<SockDiagMessage>::deserialize(&answer).map_err(|_| unexpected())?;
+    if let NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) = answer.payload {
+        return Ok(Some(response.header));
+    }
+    let NetlinkPayload::Error(error) = answer.payload else { return Err(unexpected()) };
+    match error.to_io() {
+        absent if absent.kind() == io::ErrorKind::NotFound => Ok(None),
+        error => Err(error),
+    }
+}
+
+/// Returns the owner that an answer tells, if it is about this socket and the socket is somebody's.
+fn owner(answer: &InetResponseHeader, client: SocketAddr, here: SocketAddr) -> Option<u32> {
+    let id = &answer.socket_id;
+    let ends = (
+        SocketAddr::new(id.source_address.to_canonical(), id.source_port),
+        SocketAddr::new(id.destination_address.to_canonical(), id.destination_port),
+    );
+    // A client may have ended its side already, and read still.
+    let is_connected = matches!(answer.state, TCP_ESTABLISHED | TCP_FIN_WAIT1 | TCP_FIN_WAIT2);
+    // Without a file it is nobody's, which the kernel may show as the user 0.
+    let is_held = answer.inode != 0;
+    (ends == (client, here) && is_connected && is_held)
+        .then_some(answer.uid)
+        .filter(|user| *user != UNMAPPED_USER)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
+
+    use netlink_packet_sock_diag::{TCP_LISTEN, TCP_SYN_SENT, TCP_TIME_WAIT};
+
+    use super::*;
+
+    fn pair(listen: SocketAddr, dial: impl Fn(u16) -> SocketAddr) -> (TcpStream, TcpStream, SocketAddr) {
+        let listener = TcpListener::bind(listen).unwrap();
+        let far = TcpStream::connect(dial(listener.local_addr().unwrap().port())).unwrap();
+        let (near, peer) = listener.accept().unwrap();
+        (far, near, peer)
+    }
+
+    #[test]
+    fn the_user_of_a_local_client_is_found_while_it_is_there() {
+        let (v4, v6) = (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
+        let own = Some(rustix::process::getuid().as_raw());
+        for (name, listen, dial) in [
+            ("IPv4", SocketAddr::from((v4, 0)), SocketAddr::from((v4, 0))),
+            ("IPv6", SocketAddr::from((v6, 0)), SocketAddr::from((v6, 0))),
+            (
+                "IPv4 to a listener of both",
+                SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+                SocketAddr::from((v4, 0)),
+            ),
+        ] {
+            let (far, near, peer) = pair(listen, |port| SocketAddr::new(dial.ip(), port));
+            let here = near.local_addr().unwrap();
+            assert_eq!(of(peer, here), own, "{name}");
+            assert_eq!(of(SocketAddr::new(peer.ip(), here.port()), here), None, "{name}: another port");
+            far.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(of(peer, here), own, "{name}: it reads still");
+            drop(far);
+            assert_eq!(of(peer, here), None, "{name}: it has gone");
+        }
+    }
+
+    #[test]
+    fn a_socket_of_this_host_is_told_from_one_that_is_not() {
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let (far, near, peer) = pair(loopback, |port| SocketAddr::new(loopback.ip(), port));
+        let here = near.local_addr().unwrap();
+        assert!(may_be_local(peer, here, "lo"));
+        assert!(!may_be_local("192.0.2.1:1".parse().unwrap(), here, "lo"));
+        assert!(may_be_local("192.0.2.1:1".parse().unwrap(), here, "no-such-device"), "fails closed");
+        drop(far);
+        assert!(may_be_local(peer, here, "lo"), "its last state is known for a while");
+    }
+
+    #[test]
+    fn nobody_owns_a_socket_that_is_not_connected_or_has_no_file() {
+        let (client, here) = ("127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());
+        let answer = |state, inode, uid| InetResponseHeader {
+            family: AF_INET,
+            state,
+            timer: None,
+            socket_id: SocketId {
+                source_port: 1,
+                destination_port: 2,
+                source_address: Ipv4Addr::LOCALHOST.into(),
+                destination_address: Ipv4Addr::LOCALHOST.into(),
+                interface_id: 0,
+                cookie: [0; 8],
+            },
+            recv_queue: 0,
+            send_queue: 0,
+            uid,
+            inode,
+        };
+        for (name, answer, want) in [
+            ("connected", answer(TCP_ESTABLISHED, 7, 1000), Some(1000)),
+            ("of root", answer(TCP_ESTABLISHED, 7, 0), Some(0)),
+            ("has no file", answer(TCP_ESTABLISHED, 0, 0), None),
+            ("has ended its side", answer(TCP_FIN_WAIT2, 7, 1000), Some(1000)),
+            ("has ended its side and has no file", answer(TCP_FIN_WAIT2, 0, 0), None),
+            ("a new one at its address", answer(TCP_SYN_SENT, 7, 1000), None),
+            ("listens there", answer(TCP_LISTEN, 7, 1000), None),
+            ("has gone", answer(TCP_TIME_WAIT, 0, 0), None),
+            ("of a user without a number here", answer(TCP_ESTABLISHED, 7, UNMAPPED_USER), None),
+        ] {
+            assert_eq!(owner(&answer, client, here), want, "{name}");
+        }
+        assert_eq!(owner(&answer(TCP_ESTABLISHED, 7, 1000), here, client), None, "the other way round");
+    }
+}
