@@ -129,8 +129,12 @@ impl Authenticator {
             },
         };
         let found = if client.passwords.iter().any(Password::is_slow) {
-            // On the heap: it takes much room, and most clients do without.
-            Box::pin(self.check_slow(client, user, credentials)).await
+            let tag = self.tag(client, user, credentials);
+            match self.right.get(&tag).await {
+                Some(position) => Found::At(position),
+                // On the heap: it takes much room, and a password that is remembered does without.
+                None => Box::pin(self.check_slow(client, tag, credentials)).await,
+            }
         } else {
             find(client, credentials.password())
         };
@@ -144,12 +148,9 @@ impl Authenticator {
         }
     }
 
-    /// Checks against hashes of which one is slow: from memory, or once for all who ask the same at a time.
-    async fn check_slow(&self, client: &Arc<Client>, user: User, credentials: &Credentials) -> Found {
-        let tag = self.tag(client, user, credentials);
-        if let Some(position) = self.right.get(&tag).await {
-            return Found::At(position);
-        }
+    /// Checks against hashes of which one is slow, once for all who ask the same at a time. What was right is remembered
+    /// by its `tag`, and not asked here again.
+    async fn check_slow(&self, client: &Arc<Client>, tag: Tag, credentials: &Credentials) -> Found {
         let check = async {
             match self.hash_in_queue(Arc::clone(client), credentials.password()).await {
                 Found::No => Ok(()),
