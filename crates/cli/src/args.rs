@@ -8,8 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use exeat_policy::Label;
 
+mod generate;
 mod policy;
 
+pub(crate) use generate::{GenerateArgs, GenerateCommand, KubernetesArgs};
 pub(crate) use policy::{PolicyCommand, PolicyDiffArgs, PutArgs, PutHow, RevisionsArgs, RollbackArgs};
 
 /// Controls what workloads may reach outside themselves.
@@ -59,6 +61,9 @@ pub enum Command {
     Policy(PolicyCommand),
     /// Say what two configurations allow differently, client by client
     Diff(DiffArgs),
+    /// Write what leaves a workload no way out but the proxy: for Docker, compose or Kubernetes
+    #[command(subcommand)]
+    Generate(GenerateCommand),
     /// Make credentials for clients
     #[command(subcommand)]
     Client(ClientCommand),

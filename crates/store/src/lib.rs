@@ -35,6 +35,7 @@ mod sections;
 mod settings;
 mod source;
 mod suggest;
+mod surroundings;
 mod syntax;
 mod workloads;
 mod written;
@@ -48,4 +49,7 @@ pub use problem::{Code, Location, Problem, Severity};
 pub use report::{Colour, Report};
 pub use revisions::{History, HistoryError, Kept, News, Origin, REVISIONS_BYTES_MAX, REVISIONS_MAX};
 pub use settings::{ApiSettings, AuditSettings, LISTEN_DEFAULT, Listener, Loaded, Settings, SocketListener};
+pub use surroundings::{
+    CONTAINER_DIRECTORY, CONTAINER_USER, Mount, NoListener, Platform, Surroundings, surroundings,
+};
 pub use written::{Digest, NamedFile, Written, digest_of_file};

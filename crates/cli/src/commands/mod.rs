@@ -6,6 +6,7 @@ pub(crate) mod diff;
 pub(crate) mod docs;
 pub(crate) mod explain;
 pub(crate) mod flows;
+pub(crate) mod generate;
 pub(crate) mod health;
 pub(crate) mod policy;
 pub(crate) mod quarantine;

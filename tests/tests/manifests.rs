@@ -1,0 +1,114 @@
+//! `exeat generate`: what others who read such files say of them.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use exeat_tests::client::{Client, Outcome, tool};
+use exeat_tests::exeat::binary;
+use exeat_tests::harness::{self, Scenario};
+use tempfile::TempDir;
+
+fn main() -> ExitCode {
+    harness::main(vec![
+        Scenario::plain("the_published_schema_takes_the_manifests", the_published_schema_takes_the_manifests),
+        Scenario::plain("the_published_schema_refuses_a_slip", the_published_schema_refuses_a_slip),
+        Scenario::plain("compose_takes_the_file", compose_takes_the_file),
+        Scenario::plain("what_cannot_work_is_said_and_nothing_else_printed", what_cannot_work_is_said),
+    ])
+}
+
+/// A configuration whose place and text are usual, with a list beside it.
+fn folder(listen: &str, extra: &str) -> Result<TempDir> {
+    let folder = tempfile::tempdir()?;
+    let text = format!(
+        "[proxy]\nlisten = [{listen}]\nanonymous = \"p\"\n[api]\nsocket = \"/run/exeat/api.sock\"\n\
+         [groups.g]\nfile = \"hosts.txt\"\n[policy.p]\nallow = [\"@g\"]\n{extra}"
+    );
+    fs::write(folder.path().join("exeat.toml"), text)?;
+    fs::write(folder.path().join("hosts.txt"), "example.com\n")?;
+    Ok(folder)
+}
+
+fn exeat(folder: &Path, args: &[&str]) -> Result<Outcome> {
+    Client::new(binary()?, folder).args(args).run()
+}
+
+fn validate(folder: &Path, file: &str) -> Result<Outcome> {
+    Client::new(tool("venv/bin/python")?, folder).args(["-m", "kubernetes_validate", "--strict", file]).run()
+}
+
+fn client() -> String {
+    let hash = "0".repeat(64);
+    format!("[client.batch]\npasswords = [\"sha256:{hash}\"]\npolicies = [\"p\"]\n")
+}
+
+fn the_published_schema_takes_the_manifests() -> Result<()> {
+    for (listen, extra, more, count) in [
+        ("\"0.0.0.0:3128\"", String::new(), &[][..], 7),
+        ("\"[::]:443\"", client(), &["--workload-label", "app=sandbox", "--service-ip", "2001:db8::5"], 6),
+        ("\"0.0.0.0:3128\"", client(), &["--namespace", "one", "--proxy-namespace", "one"], 5),
+    ] {
+        let folder = folder(listen, &extra)?;
+        let args = ["generate", "kubernetes", "--output", "out"];
+        let done = exeat(folder.path(), &[&args[..], more].concat())?;
+        ensure!(done.code == 0 && done.out.is_empty(), "{done:?}");
+        let done = validate(folder.path(), "out/exeat.yaml")?;
+        let passed = format!("{}{}", done.out, done.err).matches(" passed for resource ").count();
+        ensure!(done.code == 0 && passed == count, "{done:?}");
+    }
+    Ok(())
+}
+
+/// The nearest twin: that the schema is asked at all.
+fn the_published_schema_refuses_a_slip() -> Result<()> {
+    let folder = folder("\"0.0.0.0:3128\"", "")?;
+    let done = exeat(folder.path(), &["generate", "kubernetes"])?;
+    fs::write(folder.path().join("wrong.yaml"), done.out.replace("podSelector:", "podselector:"))?;
+    let done = validate(folder.path(), "wrong.yaml")?;
+    ensure!(done.code != 0, "{done:?}");
+    Ok(())
+}
+
+fn compose_takes_the_file() -> Result<()> {
+    let folder = folder("\"0.0.0.0:3128\"", &client())?;
+    let policy = fs::read_to_string(folder.path().join("exeat.toml"))?;
+    fs::write(folder.path().join("exeat.toml"), policy.replace("anonymous = \"p\"\n", ""))?;
+    let done = exeat(folder.path(), &["generate", "compose", "--output", "."])?;
+    ensure!(done.code == 0, "{done:?}");
+    let compose = |credentials: &str| {
+        Client::new("docker-compose", folder.path())
+            .args(["-p", "test", "-f", "compose.yaml", "config"])
+            .env("WORKLOAD_IMAGE", "example.com/batch:1")
+            .env("EXEAT_CREDENTIALS", credentials)
+            .run()
+    };
+    let done = compose("batch:word")?;
+    ensure!(done.code == 0, "{done:?}");
+    for want in ["http_proxy: http://batch:word@exeat:3128", "internal: true", "image: example.com/batch:1"] {
+        ensure!(done.out.contains(want), "{want}: {done:?}");
+    }
+    let done = compose("")?;
+    ensure!(done.code != 0 && done.err.contains("set it to NAME:PASSWORD of a client"), "{done:?}");
+    Ok(())
+}
+
+fn what_cannot_work_is_said() -> Result<()> {
+    let folder = folder("\"127.0.0.1:3128\"", "")?;
+    for kind in ["docker", "compose", "kubernetes"] {
+        let done = exeat(folder.path(), &["generate", kind])?;
+        ensure!(done.code == 0 && !done.out.is_empty(), "{done:?}");
+        ensure!(
+            done.err.contains("exeat.toml:2:11") && done.err.contains("write \"0.0.0.0:3128\""),
+            "{done:?}"
+        );
+        let done = exeat(folder.path(), &["generate", kind, "--port", "3129"])?;
+        ensure!(done.code == 1 && done.out.is_empty(), "{done:?}");
+        ensure!(done.err.contains("no listener has the port 3129"), "{done:?}");
+    }
+    fs::write(folder.path().join("exeat.toml"), "[proxy]\nlisten = 1\n")?;
+    let done = exeat(folder.path(), &["generate", "docker"])?;
+    ensure!(done.code == 78 && done.out.is_empty() && done.err.contains("exeat.toml:2:10"), "{done:?}");
+    Ok(())
+}
