@@ -1,4 +1,4 @@
-//! `exeat generate`: what others who read such files say of them.
+//! `exeat generate`: what others who read such files say of them. `exeat import`: what `exeat check` says.
 
 use std::fs;
 use std::path::Path;
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Scenario::plain("the_published_schema_refuses_a_slip", the_published_schema_refuses_a_slip),
         Scenario::plain("compose_takes_the_file", compose_takes_the_file),
         Scenario::plain("what_cannot_work_is_said_and_nothing_else_printed", what_cannot_work_is_said),
+        Scenario::plain("an_imported_list_passes_the_check", an_imported_list_passes_the_check),
     ])
 }
 
@@ -110,5 +111,38 @@ fn what_cannot_work_is_said() -> Result<()> {
     fs::write(folder.path().join("exeat.toml"), "[proxy]\nlisten = 1\n")?;
     let done = exeat(folder.path(), &["generate", "docker"])?;
     ensure!(done.code == 78 && done.out.is_empty() && done.err.contains("exeat.toml:2:10"), "{done:?}");
+    Ok(())
+}
+
+fn an_imported_list_passes_the_check() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let import = |text: &str| -> Result<Outcome> {
+        fs::write(folder.path().join("hosts.yaml"), text)?;
+        let done = exeat(folder.path(), &["import", "hosts-yaml", "hosts.yaml"])?;
+        fs::write(folder.path().join("exeat.toml"), &done.out)?;
+        Ok(done)
+    };
+    let explain = |url| exeat(folder.path(), &["explain", "batch", url]);
+    let done = import("api_access: [api.example.com, '*.example.org']\nblocked: ['*', x.example.org]\n")?;
+    ensure!(done.code == 0 && done.err.is_empty(), "{done:?}");
+    let add = ["client", "add", "batch", "--policy", "imported", "--generated"];
+    ensure!(exeat(folder.path(), &add)?.code == 0);
+    let done = exeat(folder.path(), &["check"])?;
+    ensure!(done.code == 0, "{done:?}");
+    for (url, code) in [
+        ("https://api.example.com/", 0),
+        ("https://b.api.example.com/", 1),
+        ("https://y.example.org/", 0),
+        ("https://x.example.org/", 1),
+    ] {
+        ensure!(explain(url)?.code == code, "{url}");
+    }
+
+    let done = import("a:\n  - api.example.com\n  - *.example.org\n")?;
+    ensure!(done.code == 1 && done.out.contains("\"api.example.com\""), "{done:?}");
+    ensure!(done.err.contains("hosts.yaml:3:5") && done.err.contains("write \"*.example.org\""), "{done:?}");
+    ensure!(exeat(folder.path(), &["check"])?.code == 0);
+    let done = import("a: [api.example.com]\nblocked: ['*', 'https://x.example.org']\n")?;
+    ensure!(done.code == 1 && done.out.is_empty() && done.err.contains("hosts.yaml:2:16"), "{done:?}");
     Ok(())
 }

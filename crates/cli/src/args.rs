@@ -64,6 +64,9 @@ pub enum Command {
     /// Write what leaves a workload no way out but the proxy: for Docker, compose or Kubernetes
     #[command(subcommand)]
     Generate(GenerateCommand),
+    /// Make a configuration of the host lists of others
+    #[command(subcommand)]
+    Import(ImportCommand),
     /// Make credentials for clients
     #[command(subcommand)]
     Client(ClientCommand),
@@ -409,6 +412,24 @@ pub struct DiffArgs {
     /// How to print differences
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
+}
+
+/// Formats that configurations are made of.
+#[derive(Debug, Subcommand)]
+pub enum ImportCommand {
+    /// Print the configuration of a YAML file with a list of hosts for each group
+    #[command(
+        after_help = "`blocked` lists what is refused; its `*`, everything that no group has, holds anyway.\n\
+                      What is not carried over is told with its place; nothing is printed if that might refuse something.\n\
+                      Exit status: 0 all of it is carried over, 1 some or all is not.\n\n\
+                      Example:\n  \
+                      exeat import hosts-yaml allowed-hosts.yaml > exeat.toml && exeat check"
+    )]
+    HostsYaml {
+        /// The YAML file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 /// Commands about clients.

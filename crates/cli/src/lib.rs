@@ -46,6 +46,7 @@ pub fn run() -> Next {
         Command::Policy(command) => exit(commands::policy::run(&command)),
         Command::Diff(args) => exit(commands::diff::run(&args)),
         Command::Generate(command) => exit(commands::generate::run(&command)),
+        Command::Import(command) => exit(commands::import::run(&command)),
         Command::Client(command) => exit(commands::client::run(command)),
         Command::Completions { shell } => exit(commands::docs::completions(shell)),
         Command::Man { directory } => exit(commands::docs::man(directory.as_deref())),

@@ -8,6 +8,7 @@ pub(crate) mod explain;
 pub(crate) mod flows;
 pub(crate) mod generate;
 pub(crate) mod health;
+pub(crate) mod import;
 pub(crate) mod policy;
 pub(crate) mod quarantine;
 pub(crate) mod reload;
