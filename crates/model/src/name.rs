@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Octets in a name without its trailing dot: 255 on the wire (RFC 1035 §2.3.4), less the first
 /// length octet and the root label.
@@ -17,9 +18,10 @@ pub const LABEL_OCTETS_MAX: usize = 63;
 /// [`LABEL_OCTETS_MAX`] octets of `a-z 0-9 _ -` that neither start nor end with a hyphen. The last
 /// label is not a number in the sense of the WHATWG URL rule "ends in a number", so `127.1`,
 /// `2130706433` and `0x7f.0x1`, which C resolvers read as addresses, are not names. Non-ASCII text
-/// is refused, not mapped: names arrive on the wire as A-labels (RFC 5890 §2.3.2.1).
+/// is refused, not mapped: names arrive on the wire as A-labels (RFC 5890 §2.3.2.1). A clone shares the text: a request
+/// is remembered in several places at once.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DnsName(Box<str>);
+pub struct DnsName(Arc<str>);
 
 /// Why a text is not a DNS name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,7 +85,8 @@ impl DnsName {
         if is_number(last) {
             return Err(NameError::NumericLastLabel);
         }
-        Ok(Self(text.to_ascii_lowercase().into_boxed_str()))
+        let is_lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+        Ok(Self(if is_lower { text.into() } else { text.to_ascii_lowercase().into() }))
     }
 
     /// Returns the canonical text.

@@ -12,7 +12,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, ReadBuf},
-    time::{Instant, Sleep, sleep},
+    time::{Instant, Sleep, sleep_until},
 };
 
 use crate::{
@@ -59,7 +59,10 @@ pub(crate) struct HeadReader {
     has_skipped_line: bool,
     /// Nothing has been read that could not be the preface of HTTP/2, and it may be.
     may_be_http2: bool,
-    deadline: Pin<Box<Sleep>>,
+    deadline: Instant,
+    /// Follows the deadline when there is something to wait for. Most heads come in one piece, and one that comes before
+    /// the timer would go off leaves it where it is.
+    timer: Pin<Box<Sleep>>,
     limits: Limits,
     metrics: Arc<Metrics>,
 }
@@ -67,13 +70,15 @@ pub(crate) struct HeadReader {
 impl HeadReader {
     /// Starts the deadline of the first head: it counts from now, bytes or no bytes.
     pub(crate) fn new(limits: Limits, metrics: Arc<Metrics>) -> Self {
+        let deadline = Instant::now() + limits.head_timeout;
         Self {
             buffer: BytesMut::new(),
             scan: Scan::default(),
             started: None,
             has_skipped_line: false,
             may_be_http2: false,
-            deadline: Box::pin(sleep(limits.head_timeout)),
+            deadline,
+            timer: Box::pin(sleep_until(deadline)),
             limits,
             metrics,
         }
@@ -166,13 +171,16 @@ impl HeadReader {
         cx: &mut Context<'_>,
         stream: &mut ClientStream,
     ) -> Poll<Option<std::io::Result<usize>>> {
-        if self.deadline.deadline() <= Instant::now() {
+        if self.deadline <= Instant::now() {
             return Poll::Ready(None);
         }
         if let Poll::Ready(read) = poll_fill(cx, stream, &mut self.buffer) {
             return Poll::Ready(Some(read));
         }
-        self.deadline.as_mut().poll(cx).map(|()| None)
+        if self.timer.deadline() != self.deadline {
+            self.timer.as_mut().reset(self.deadline);
+        }
+        self.timer.as_mut().poll(cx).map(|()| None)
     }
 
     /// Whether the whole preface is here. Remembers once it cannot be it.
@@ -216,7 +224,7 @@ impl HeadReader {
     }
 
     fn set_deadline(&mut self, after: Duration) {
-        self.deadline.as_mut().reset(Instant::now() + after);
+        self.deadline = Instant::now() + after;
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{
     future::{Future, poll_fn},
     net::IpAddr,
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::Poll,
     time::Instant,
@@ -127,17 +127,19 @@ pub(crate) async fn authenticate(
     let (authenticator, clients) = (&shared.authenticator, &snapshot.clients);
     let peer = snapshot.workloads.peer(&trail.client().shown);
     trail.note_workload(&peer);
-    let checking = async {
-        match credentials {
-            Credentials::Fields(values) => {
-                authenticator.authenticate(clients, snapshot.anonymous.as_ref(), &peer, values).await
+    let found = {
+        let checking = pin!(async {
+            match credentials {
+                Credentials::Fields(values) => {
+                    authenticator.authenticate(clients, snapshot.anonymous.as_ref(), &peer, values).await
+                }
+                Credentials::Password { user, password } => {
+                    authenticator.authenticate_password(clients, &peer, user, password).await
+                }
             }
-            Credentials::Password { user, password } => {
-                authenticator.authenticate_password(clients, &peer, user, password).await
-            }
-        }
+        });
+        in_its_place(shared, trail.client().source(), checking).await
     };
-    let found = in_its_place(shared, trail.client().source(), checking).await;
     shared.metrics.note_auth(&found);
     let principal = found.map_err(|error| refuse(trail, error.reason(), None))?;
     trail.note_principal(&principal, &snapshot.policy);
@@ -148,9 +150,8 @@ pub(crate) async fn authenticate(
 async fn in_its_place(
     shared: &Shared,
     source: Source,
-    checking: impl Future<Output = Result<Arc<Principal>, AuthnError>>,
+    mut checking: Pin<&mut impl Future<Output = Result<Arc<Principal>, AuthnError>>>,
 ) -> Result<Arc<Principal>, AuthnError> {
-    let mut checking = pin!(checking);
     match poll_fn(|cx| Poll::Ready(checking.as_mut().poll(cx))).await {
         Poll::Ready(found) => found,
         Poll::Pending => {

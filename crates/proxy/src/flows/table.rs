@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -13,11 +14,36 @@ use super::{Flow, FlowId};
 /// Shards. Several times the cores of a large machine, so that two flows seldom meet in one.
 const SHARDS: usize = 64;
 
+/// The flows of one shard.
+type Shard = HashMap<FlowId, Arc<Flow>, BuildHasherDefault<Spread>>;
+
+/// Spreads the numbers of flows, which this proxy gives out one after the other: nobody else chooses them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // An odd number without a pattern: the upper half of the product depends on all of the number.
+        self.0 = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    /// The upper half below, from where a table takes the place: in a shard the lowest bits of all numbers are the same.
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(32)
+    }
+}
+
 /// The live flows of one proxy.
 #[derive(Debug)]
 pub(crate) struct Table {
     last: AtomicU64,
-    shards: [Mutex<HashMap<FlowId, Arc<Flow>>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
 }
 
 impl Default for Table {
@@ -53,7 +79,7 @@ impl Table {
         }
     }
 
-    fn shard(&self, id: FlowId) -> Option<MutexGuard<'_, HashMap<FlowId, Arc<Flow>>>> {
+    fn shard(&self, id: FlowId) -> Option<MutexGuard<'_, Shard>> {
         let index = usize::try_from(id.0 % SHARDS as u64).ok()?;
         self.shards.get(index).map(locked)
     }
