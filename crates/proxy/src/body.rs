@@ -2,13 +2,13 @@
 
 use std::{
     future::Future,
+    mem,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use exeat_policy::Reason;
 use http_body_util::Full;
@@ -21,6 +21,7 @@ use crate::{
     meter::{Meter, Side},
     pace::Pace,
     report::Report,
+    upstream::Lease,
 };
 
 /// A request body as the client sends it.
@@ -181,20 +182,21 @@ pub(crate) enum BodyError {
 /// The response that a connection is streaming. Its body notices by itself that it has to end, but only when it is
 /// asked for more; what waits for a client that takes nothing has to look here.
 #[derive(Debug, Default)]
-pub(crate) struct Streaming(ArcSwapOption<Meter>);
+pub(crate) struct Streaming(Mutex<Option<Arc<Meter>>>);
 
 impl Streaming {
     pub(crate) fn begins(&self, meter: &Arc<Meter>) {
-        self.0.store(Some(Arc::clone(meter)));
+        *self.meter() = Some(Arc::clone(meter));
     }
 
     pub(crate) fn ends(&self) {
-        self.0.store(None);
+        *self.meter() = None;
     }
 
     /// Waits until the response has to end before its end.
     pub(crate) async fn cut(&self) {
-        match self.0.load_full() {
+        let meter = self.meter().clone();
+        match meter {
             Some(meter) => drop(meter.ended().await),
             None => std::future::pending().await,
         }
@@ -202,53 +204,82 @@ impl Streaming {
 
     /// How long the client may take nothing of the response.
     pub(crate) fn idle_timeout(&self) -> Option<Duration> {
-        self.0.load().as_ref().map(|meter| meter.idle_timeout())
+        self.meter().as_ref().map(|meter| meter.idle_timeout())
     }
 
     /// Ends the response of which the client took nothing for so long.
     pub(crate) fn stall(&self) {
-        if let Some(meter) = &*self.0.load() {
+        if let Some(meter) = &*self.meter() {
             meter.stop(Reason::IdleTimeout);
         }
     }
 
     /// Whether the response had to end before its end.
     pub(crate) fn is_cut(&self) -> bool {
-        self.0.load().as_ref().is_some_and(|meter| meter.reason().is_some())
+        self.meter().as_ref().is_some_and(|meter| meter.reason().is_some())
+    }
+
+    /// Locked for an instant, and by the tasks of one connection alone.
+    fn meter(&self) -> MutexGuard<'_, Option<Arc<Meter>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A response body, with the record that is made when it ends.
 pub(crate) struct Streamed {
     inner: Incoming,
+    /// The connection that it comes from, while something has to be done for that.
+    lease: Option<Lease>,
     /// Kept between pauses, so that only the first one allocates.
     timer: Option<Pin<Box<Sleep>>>,
     silent_since: Option<Instant>,
     /// There was more than the flow may move.
     is_beyond: bool,
-    /// Until the flow must end.
-    ended: Pin<Box<dyn Future<Output = Reason> + Send>>,
+    /// Something was handed on since the last pause: what it is waits to be written.
+    has_unwritten: bool,
+    /// Why the body breaks off, once what came before that is on its way to the client.
+    broken: Option<hyper::Error>,
+    /// Until the flow must end. There once the body has to be waited for.
+    ended: Option<Pin<Box<dyn Future<Output = Reason> + Send>>>,
     report: Report,
 }
 
 impl Streamed {
     /// Wraps the upstream's body.
-    pub(crate) fn new(inner: Incoming, report: Report) -> Self {
-        let meter = Arc::clone(&report.meter);
-        let ended = Box::pin(async move { meter.ended().await });
-        Self { inner, timer: None, silent_since: None, is_beyond: false, ended, report }
+    pub(crate) fn new(inner: Incoming, lease: Option<Lease>, report: Report) -> Self {
+        Self {
+            inner,
+            lease,
+            timer: None,
+            silent_since: None,
+            is_beyond: false,
+            has_unwritten: true,
+            broken: None,
+            ended: None,
+            report,
+        }
     }
 
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        if let Poll::Ready(reason) = self.ended.as_mut().poll(cx) {
+        if let Some(reason) = self.report.meter.over() {
             return self.cut(reason);
         }
         if self.is_beyond {
             return self.cut_beyond();
         }
-        match poll_data(&mut self.inner, cx) {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(BodyError::Upstream(error))));
+        }
+        let polled = Lease::poll(&mut self.lease, cx, |cx| poll_data(&mut self.inner, cx));
+        // All of it has come: nobody has to be woken any more. Before that, also a client that takes nothing must be.
+        let is_last = polled.is_ready() && self.inner.is_end_stream();
+        if !is_last && let Poll::Ready(reason) = self.poll_ended(cx) {
+            return self.cut(reason);
+        }
+        match polled {
             Poll::Ready(Some(Ok(mut data))) => {
                 self.silent_since = None;
+                self.has_unwritten = true;
                 self.is_beyond = take(&self.report.meter, Side::Client, &mut data);
                 if data.is_empty() && self.is_beyond {
                     return self.cut_beyond();
@@ -257,6 +288,12 @@ impl Streamed {
             }
             Poll::Ready(Some(Err(error))) => {
                 self.report.end = Some("upstream_reset");
+                if mem::take(&mut self.has_unwritten) {
+                    // hyper drops what it has not written, head included, when it hears of an error.
+                    self.broken = Some(error);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 Poll::Ready(Some(Err(BodyError::Upstream(error))))
             }
             Poll::Ready(None) => {
@@ -264,12 +301,22 @@ impl Streamed {
                 Poll::Ready(None)
             }
             Poll::Pending => {
+                self.has_unwritten = false;
                 let idle_timeout = self.report.meter.idle_timeout();
                 ready!(self.poll_silence(cx, idle_timeout));
                 self.report.end = Some("idle_timeout");
                 Poll::Ready(Some(Err(BodyError::Idle(idle_timeout))))
             }
         }
+    }
+
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        let meter = &self.report.meter;
+        let ended = self.ended.get_or_insert_with(|| {
+            let meter = Arc::clone(meter);
+            Box::pin(async move { meter.ended().await })
+        });
+        ended.as_mut().poll(cx)
     }
 
     /// Whether nothing comes any more: what was cut off is yet to break the response.
@@ -304,6 +351,11 @@ impl Drop for Streamed {
         // hyper does not poll again for an end that it was told of by length.
         if self.report.end.is_none() && self.is_end_stream() {
             self.report.end = Some("finished");
+        }
+        if let Some(lease) = self.lease.take()
+            && self.inner.is_end_stream()
+        {
+            lease.end();
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use crate::http2::Http2Stream;
+use crate::{http2::Http2Stream, joined};
 
 /// A client's connection: bytes in, bytes out, an end for each.
 #[derive(Debug)]
@@ -93,7 +93,11 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        delegate!(self.get_mut(), poll_write_vectored(cx, slices))
+        let this = self.get_mut();
+        if let Self::Plain(stream) = this {
+            return joined::poll_write(Pin::new(stream), cx, slices);
+        }
+        delegate!(this, poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {

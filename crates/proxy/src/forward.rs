@@ -4,13 +4,13 @@
 //! asked for, after the allow. Redirects are responses like any other. A WebSocket that the upstream agrees to becomes
 //! a tunnel ([`websocket`]).
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use exeat_audit::Event;
 use exeat_identity::Principal;
 use exeat_model::Authority;
 use exeat_policy::{Expect, Reason};
-use http::{HeaderValue, Method, Request, Response, Uri, Version, header, request, uri::PathAndQuery};
+use http::{HeaderValue, Method, Request, Response, Uri, Version, header, uri::PathAndQuery};
 use http_body_util::Full;
 use hyper::{
     body::{Body, Incoming},
@@ -21,6 +21,7 @@ use crate::{
     body::{ClientBody, DownBody, Streamed, Streaming, UpBody},
     client::Client,
     flows::{FlowKind, Live, Spoken, TunnelSlot},
+    guard::Head,
     headers,
     hop::Hop,
     meter::{Meter, Side},
@@ -33,15 +34,16 @@ use crate::{
     shared::Shared,
     target::{self, Forward, Scheme},
     trail::{Target, Trail},
-    upstream::{self, Failure, Lost},
+    upstream::{self, Answered, Failure, Lease, Lost},
     websocket::{self, Agreed, Handover, Switched},
 };
 
-/// Answers one request of `client`.
+/// Answers one request of `client`, whose head was `passed` by the guard if it is HTTP/1.
 pub(crate) async fn answer(
     shared: &Arc<Shared>,
     client: &Client,
     request: Request<ClientBody>,
+    passed: Option<Box<Head>>,
     streaming: &Streaming,
     handover: &Handover,
 ) -> Response<DownBody> {
@@ -49,21 +51,22 @@ pub(crate) async fn answer(
     // Where a chunked body ends only hyper knows, so the guard cannot find the head after it: no further request.
     let is_last = request.headers().contains_key(header::TRANSFER_ENCODING);
     let has_body = !request.body().is_end_stream();
-    let (forward, trail) = parse(shared, client, &request);
+    let (forward, trail) = parse(shared, client, &request, passed);
     let mut report = Report::new(Arc::clone(shared), trail);
     let exchanged = match forward {
         Ok(forward) => exchange(shared, &mut report, &forward, request).await,
         Err(refusal) => Err(refusal),
     };
     match exchanged {
-        Ok(Exchanged { response, websocket }) => {
+        Ok(Exchanged { response, lease, websocket }) => {
             report.trail.status = Some(response.status().as_u16());
             if let Some((upstream, slot)) = websocket {
                 handover.set(Agreed::new(upstream, slot, report));
                 return response.map(|_| DownBody::Whole(Full::default()));
             }
             streaming.begins(&report.meter);
-            let mut response = response.map(|body| DownBody::Upstream(Box::new(Streamed::new(body, report))));
+            let mut response =
+                response.map(|body| DownBody::Upstream(Box::new(Streamed::new(body, lease, report))));
             if is_last {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -81,18 +84,23 @@ pub(crate) async fn answer(
 /// A response for the client, and the upstream's connection if it is to become a WebSocket.
 struct Exchanged {
     response: Response<Incoming>,
+    lease: Option<Lease>,
     websocket: Option<(Switched, TunnelSlot)>,
 }
 
-/// Reads the target once more, from what hyper made of it. The guard has let nothing else through than what passes
-/// here; if it ever did, this is the wall behind it.
+/// Returns what is asked for. Where hyper's reading of it is not the guard's, the target is read once more, from what hyper
+/// made of it. The guard has let nothing else through than what passes here; if it ever did, this is the wall behind it.
 fn parse(
     shared: &Shared,
     client: &Client,
     request: &Request<ClientBody>,
+    passed: Option<Box<Head>>,
 ) -> (Result<Forward, Refusal>, Trail) {
-    let (id, method, uri) = (shared.next_request_id(), request.method().as_str(), request.uri().to_string());
-    match target::Target::parse(method, &uri) {
+    let (id, method) = (shared.next_request_id(), request.method().as_str());
+    let is_same = |head: &Head| head.method == method && head.uri.as_ref() == Some(request.uri());
+    let passed = passed.filter(|head| is_same(head)).map(|head| Ok(head.target));
+    let uri = if passed.is_none() { request.uri().to_string() } else { String::new() };
+    match passed.unwrap_or_else(|| target::Target::parse(method, &uri)) {
         Ok(target::Target::Forward(forward)) => {
             let asked = Target::Authority(&forward.authority, forward.scheme.prefix());
             let trail = Trail::new(id, client, method, asked);
@@ -138,15 +146,20 @@ async fn exchange(
     }
     // The request that goes upstream is for this authority, whatever the client's Host was.
     flow.note_spoken(Spoken::Http(authority.host.clone()));
-    let sending = async {
-        if let Some(slot) = slot {
-            return ask_websocket(shared, trail, flow, &route, authority, outgoing, slot).await;
-        }
-        let response = send(shared, trail, flow, &admitted.principal, &route, authority, outgoing).await?;
-        check_hop(trail, &route, &response, authority)?;
-        Ok(Exchanged { response: fit_for_client(shared, response), websocket: None })
+    let sent = {
+        // Moved no more: it takes much room.
+        let sending = pin!(async {
+            if let Some(slot) = slot {
+                return ask_websocket(shared, trail, flow, &route, authority, outgoing, slot).await;
+            }
+            let Answered { response, lease } =
+                send(shared, trail, flow, &admitted.principal, &route, authority, outgoing).await?;
+            check_hop(trail, &route, &response, authority)?;
+            Ok(Exchanged { response: fit_for_client(shared, response), lease, websocket: None })
+        });
+        meter.unless_ended(sending).await
     };
-    match meter.unless_ended(sending).await {
+    match sent {
         Ok(sent) => sent,
         Err(reason) => Err(ended(trail, flow, reason, authority)),
     }
@@ -180,7 +193,7 @@ async fn ask_websocket(
         let recorded = shared.record(trail.record(Event::Decision, None)).await;
         recorded.map_err(|_| serve::unaudited(trail, authority))?;
     }
-    Ok(Exchanged { response, websocket: switched.map(|upstream| (upstream, slot)) })
+    Ok(Exchanged { response, lease: None, websocket: switched.map(|upstream| (upstream, slot)) })
 }
 
 async fn allow(
@@ -210,8 +223,8 @@ async fn allow(
 /// A request as the upstream gets it.
 struct Outgoing {
     request: Request<UpBody>,
-    /// The same once more, if it may be sent twice (RFC 9110 §9.2.2) and has no body.
-    again: Option<(request::Parts, Arc<Meter>)>,
+    /// It may be sent twice (RFC 9110 §9.2.2), and has no body.
+    is_repeatable: bool,
 }
 
 impl Outgoing {
@@ -238,7 +251,10 @@ impl Outgoing {
             // Said anew for the next connection: hyper would leave the body of a GET out without it.
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        let path = PathAndQuery::try_from(forward.path.as_str()).ok()?;
+        let path = match parts.uri.path_and_query() {
+            Some(path) if path.as_str() == forward.path => path.clone(),
+            Some(_) | None => PathAndQuery::try_from(forward.path.as_str()).ok()?,
+        };
         parts.uri = match hop {
             None => Uri::from(path),
             Some(hop) => {
@@ -249,13 +265,12 @@ impl Outgoing {
         parts.version = Version::HTTP_11;
         parts.extensions = http::Extensions::new();
         let is_repeatable = body.is_end_stream() && is_idempotent(&parts.method);
-        let again = is_repeatable.then(|| (parts.clone(), Arc::clone(meter)));
         let body = if body.is_end_stream() {
             UpBody::empty(Arc::clone(meter))
         } else {
             UpBody::new(body, Arc::clone(meter), &shared.limits)
         };
-        Some(Self { request: Request::from_parts(parts, body), again })
+        Some(Self { request: Request::from_parts(parts, body), is_repeatable })
     }
 }
 
@@ -278,8 +293,8 @@ async fn send(
     route: &Route,
     authority: &Authority,
     outgoing: Outgoing,
-) -> Result<Response<Incoming>, Refusal> {
-    let Outgoing { mut request, again } = outgoing;
+) -> Result<Answered, Refusal> {
+    let Outgoing { mut request, is_repeatable } = outgoing;
     let bond = route.bond(trail);
     let idle = route.addrs().iter().find_map(|addr| {
         let key = Key::new(principal, bond, *addr, authority);
@@ -288,13 +303,12 @@ async fn send(
     if let Some((key, upstream)) = idle {
         trail.address = Some(key.address());
         flow.note_dialled(key.address());
+        let again = is_repeatable.then(|| copy(&request));
         match upstream::exchange(shared, key, upstream, request).await {
-            Ok(response) => return Ok(response),
+            Ok(answered) => return Ok(answered),
             Err(Lost { request: Some(unsent), .. }) => request = unsent,
             Err(Lost { request: None, failure }) => match again {
-                Some((parts, meter)) if failure == Failure::Closed => {
-                    request = Request::from_parts(parts, UpBody::empty(meter));
-                }
+                Some(again) if failure == Failure::Closed => request = again,
                 Some(_) | None => return Err(failed(trail, failure, authority)),
             },
         }
@@ -306,6 +320,16 @@ async fn send(
         Err(failure) => Err(failure),
     };
     sent.map_err(|failure| failed(trail, failure, authority))
+}
+
+/// Returns a request without a body once more.
+fn copy(request: &Request<UpBody>) -> Request<UpBody> {
+    let mut copy = Request::new(UpBody::empty(request.body().meter()));
+    request.method().clone_into(copy.method_mut());
+    request.uri().clone_into(copy.uri_mut());
+    request.headers().clone_into(copy.headers_mut());
+    *copy.version_mut() = request.version();
+    copy
 }
 
 /// Returns the refusal of a request that had to end before its response began.

@@ -26,6 +26,8 @@ pub struct Head {
     pub method: String,
     /// What the request asks for.
     pub target: Target,
+    /// An absolute-form target once more, as hyper will read it.
+    pub uri: Option<http::Uri>,
     /// How the body after the head is framed.
     pub framing: Framing,
     /// The client means to use the connection again: HTTP/1.1 without `Connection: close` (RFC 9112 §9.3).
@@ -38,7 +40,7 @@ pub struct Head {
 
 impl fmt::Debug for Head {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { method, target, framing, is_persistent, proxy_authorization: _, via: _ } = self;
+        let Self { method, target, uri: _, framing, is_persistent, proxy_authorization: _, via: _ } = self;
         f.debug_struct("Head")
             .field("method", method)
             .field("target", target)
@@ -293,12 +295,14 @@ fn checked_in<'a>(bytes: &'a [u8], fields: &mut [httparse::Header<'a>]) -> Resul
         return Err(HeadError::Framing);
     }
     // What hyper will parse again must not fail there, where the refusal would not be ours.
-    if matches!(target, Target::Forward(_)) && http::Uri::try_from(line.target).is_err() {
-        return Err(HeadError::Target(TargetError::Malformed));
-    }
+    let uri = match &target {
+        Target::Forward(_) => Some(http::Uri::try_from(line.target).map_err(|_| TargetError::Malformed)?),
+        Target::Tunnel(_) => None,
+    };
     Ok(Head {
         method: line.method.to_owned(),
         target,
+        uri,
         framing,
         is_persistent: line.is_http11 && !counts.says_close,
         proxy_authorization: values(request.headers, "proxy-authorization"),

@@ -64,7 +64,7 @@ pub(crate) async fn serve(
                     next = read_unless_draining(shared, &mut reader, &mut stream).await;
                 }
                 target::Target::Forward(_) => {
-                    let session = session::run(shared, &client, stream, reader, head.framing, bytes);
+                    let session = session::run(shared, &client, stream, reader, head, bytes);
                     let ended = Box::pin(session).await;
                     (stream, reader) = (ended.stream, ended.reader);
                     if let Some((agreed, last)) = ended.websocket {

@@ -17,6 +17,7 @@ mod hop_opening;
 mod http1;
 mod http2;
 mod http_opening;
+mod joined;
 mod limits;
 mod linger;
 mod listen;

@@ -194,6 +194,14 @@ impl Meter {
         self.reason.get().copied()
     }
 
+    /// Why the flow must end now, if it must: it was stopped, or is too old, and is stopped here.
+    pub(crate) fn over(&self) -> Option<Reason> {
+        if self.reason().is_none() && self.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+            self.stop(Reason::MaxAge);
+        }
+        self.reason()
+    }
+
     /// How long the flow may be without a byte in either direction.
     pub(crate) fn idle_timeout(&self) -> Duration {
         Duration::from_millis(self.idle_ms.load(Relaxed))
@@ -249,14 +257,6 @@ impl Meter {
                 yield_now().await;
             }
         }
-    }
-
-    /// Why the flow must end by now. One that has become too old is stopped.
-    fn over(&self) -> Option<Reason> {
-        if self.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
-            self.stop(Reason::MaxAge);
-        }
-        self.reason()
     }
 
     /// Runs `work`, unless the flow must end first.

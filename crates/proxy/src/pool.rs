@@ -4,18 +4,21 @@
 //! client, and serves that alone.
 
 use std::{
-    collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    task::{Wake, Waker},
+    time::Duration,
 };
 
 use exeat_identity::Principal;
 use exeat_model::Authority;
-use hyper::client::conn::http1::SendRequest;
-use tokio::time::sleep;
+use hashbrown::HashMap;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
-use crate::{body::UpBody, hop::HopId, limits::Limits};
+use crate::{hop::HopId, limits::Limits, upstream::Upstream};
 
 /// What an idle connection may be used for.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -36,28 +39,45 @@ pub(crate) struct Bond {
     pub(crate) announced: Option<SocketAddr>,
 }
 
-/// A connection to an upstream that is between two requests.
-pub(crate) struct Upstream {
-    pub(crate) sender: SendRequest<UpBody>,
-    opened: Instant,
-    idle_since: Instant,
-}
-
 /// The idle connections of one proxy.
 pub(crate) struct Pool {
-    idle: Mutex<Idle>,
+    idle: Mutex<Connections>,
     per_key: usize,
     total: usize,
     idle_timeout: Duration,
     age: Duration,
+    stirred: Arc<Stirred>,
+    /// Wakes `stirred`.
+    waker: Waker,
 }
 
 #[derive(Default)]
-struct Idle {
-    /// The most recently used last.
-    connections: HashMap<Key, Vec<Upstream>>,
+struct Connections {
+    /// The most recently used last. A place may be empty: its next connection is often back soon. There are no more than
+    /// [`Pool::total`], so that a client who could choose what falls into one place would gain nothing.
+    by_key: HashMap<Key, Vec<Idle>>,
     count: usize,
-    has_sweeper: bool,
+    has_keeper: bool,
+}
+
+/// A connection between two requests.
+struct Idle {
+    upstream: Upstream,
+    since: Instant,
+}
+
+/// Tells that something has happened on an idle connection: most likely its upstream has closed it.
+#[derive(Default)]
+struct Stirred(Notify);
+
+impl Wake for Stirred {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_one();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.notify_one();
+    }
 }
 
 impl Key {
@@ -77,92 +97,101 @@ impl Key {
     }
 }
 
-impl Upstream {
-    /// Wraps a connection that has just been opened.
-    pub(crate) fn new(sender: SendRequest<UpBody>) -> Self {
-        let now = Instant::now();
-        Self { sender, opened: now, idle_since: now }
-    }
-}
-
 impl Pool {
     pub(crate) fn new(limits: &Limits) -> Self {
+        let stirred = Arc::<Stirred>::default();
         Self {
             idle: Mutex::default(),
             per_key: limits.pool_idle_per_key,
             total: limits.pool_idle,
             idle_timeout: limits.pool_idle_timeout,
             age: limits.pool_age,
+            waker: Waker::from(Arc::clone(&stirred)),
+            stirred,
         }
     }
 
     /// Takes the most recently used connection for `key` that is still open, if there is one.
     pub(crate) fn take(&self, key: &Key) -> Option<Upstream> {
-        let mut idle = self.idle();
-        let mut dropped = 0;
-        let found = idle.connections.get_mut(key).and_then(|list| {
-            while let Some(upstream) = list.pop() {
-                if self.is_usable(&upstream) {
-                    return Some(upstream);
-                }
-                dropped += 1;
+        let mut connections = self.connections();
+        let Connections { by_key, count, .. } = &mut *connections;
+        let list = by_key.get_mut(key)?;
+        while let Some(mut idle) = list.pop() {
+            *count = count.saturating_sub(1);
+            idle.upstream.look();
+            if self.is_usable(&idle) {
+                idle.upstream.unwatch();
+                return Some(idle.upstream);
             }
-            None
-        });
-        idle.count = idle.count.saturating_sub(dropped + usize::from(found.is_some()));
-        if idle.connections.get(key).is_some_and(Vec::is_empty) {
-            idle.connections.remove(key);
         }
-        found
+        None
     }
 
     /// Keeps `upstream` for later, unless there are enough already.
-    pub(crate) fn put(self: &Arc<Self>, key: Key, mut upstream: Upstream) {
-        upstream.idle_since = Instant::now();
-        if !self.is_usable(&upstream) {
+    pub(crate) fn put(self: &Arc<Self>, key: Key, upstream: Upstream) {
+        let idle = Idle { upstream, since: Instant::now() };
+        if !self.is_usable(&idle) {
             return;
         }
-        let mut idle = self.idle();
-        if idle.count >= self.total {
+        let mut connections = self.connections();
+        let Connections { by_key, count, has_keeper } = &mut *connections;
+        if *count >= self.total {
             return;
         }
-        let list = idle.connections.entry(key).or_default();
+        if by_key.len() >= self.total && !by_key.contains_key(&key) {
+            by_key.retain(|_, list| !list.is_empty());
+        }
+        let list = by_key.entry(key).or_default();
         if list.len() >= self.per_key {
             return;
         }
-        list.push(upstream);
-        idle.count += 1;
-        if !idle.has_sweeper {
-            idle.has_sweeper = true;
-            tokio::spawn(Arc::clone(self).sweep());
+        idle.upstream.watch(&self.waker);
+        list.push(idle);
+        *count += 1;
+        if !*has_keeper {
+            *has_keeper = true;
+            tokio::spawn(Arc::clone(self).keep());
         }
     }
 
-    /// Closes connections that nobody asked for in time, until there are none left.
-    async fn sweep(self: Arc<Self>) {
+    /// Closes connections that nobody asked for in time, and those that their upstreams have closed, until there are
+    /// none left.
+    async fn keep(self: Arc<Self>) {
+        let mut next = Instant::now() + self.idle_timeout;
         loop {
-            sleep(self.idle_timeout).await;
-            let mut idle = self.idle();
-            idle.connections.retain(|_, list| {
-                list.retain(|upstream| self.is_usable(upstream));
-                !list.is_empty()
-            });
-            idle.count = idle.connections.values().map(Vec::len).sum();
-            if idle.count == 0 {
-                idle.has_sweeper = false;
-                return;
+            let is_due = timeout_at(next, self.stirred.0.notified()).await.is_err();
+            let mut connections = self.connections();
+            let Connections { by_key, count, has_keeper } = &mut *connections;
+            let lists = by_key.values_mut();
+            let closed: Vec<Idle> =
+                lists.flat_map(|list| list.extract_if(.., |idle| !self.is_worth_keeping(idle))).collect();
+            *count = count.saturating_sub(closed.len());
+            if is_due {
+                next = Instant::now() + self.idle_timeout;
+                by_key.retain(|_, list| !list.is_empty());
+                if by_key.is_empty() {
+                    *has_keeper = false;
+                    return;
+                }
             }
+            drop(connections);
+            // It takes the kernel a while, for which nobody has to wait.
+            drop(closed);
         }
     }
 
-    fn is_usable(&self, upstream: &Upstream) -> bool {
-        !upstream.sender.is_closed()
-            && upstream.sender.is_ready()
-            && upstream.opened.elapsed() < self.age
-            && upstream.idle_since.elapsed() < self.idle_timeout
+    fn is_worth_keeping(&self, idle: &mut Idle) -> bool {
+        if idle.upstream.look() {
+            idle.upstream.watch(&self.waker);
+        }
+        self.is_usable(idle)
     }
 
-    fn idle(&self) -> MutexGuard<'_, Idle> {
+    fn is_usable(&self, Idle { upstream, since }: &Idle) -> bool {
+        upstream.is_ready() && upstream.opened().elapsed() < self.age && since.elapsed() < self.idle_timeout
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Connections> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

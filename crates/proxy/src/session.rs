@@ -9,8 +9,9 @@ use std::{
     convert::Infallible,
     future::{Future, poll_fn},
     io,
+    mem::MaybeUninit,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -30,7 +31,7 @@ use crate::{
     client::Client,
     client_stream::ClientStream,
     forward,
-    guard::Framing,
+    guard::{Framing, Head},
     head::{HeadReader, Next},
     shared::Shared,
     stall::Stall,
@@ -55,24 +56,46 @@ pub(crate) struct Ended {
     pub(crate) websocket: Option<(Agreed, Vec<u8>)>,
 }
 
+/// What the two sides of hyper tell each other past it: the connection that it reads, and the service that it asks.
+#[derive(Default)]
+struct Between {
+    streaming: Streaming,
+    handover: Handover,
+    passed: Passed,
+}
+
+/// The head that hyper was given last, until its request is answered.
+#[derive(Default)]
+struct Passed(Mutex<Option<Box<Head>>>);
+
+impl Passed {
+    fn set(&self, head: Box<Head>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(head);
+    }
+
+    fn take(&self) -> Option<Box<Head>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 /// Runs a session that begins with the checked head `bytes`.
 pub(crate) async fn run(
     shared: &Arc<Shared>,
     client: &Client,
     stream: ClientStream,
     reader: HeadReader,
-    framing: Framing,
+    head: Box<Head>,
     bytes: Bytes,
 ) -> Ended {
-    let streaming = Arc::new(Streaming::default());
-    let handover = Arc::new(Handover::default());
-    let mut io =
-        GuardedIo::new(stream, reader, framing, bytes, shared.limits.idle_timeout, Arc::clone(&streaming));
-    io.handover = Arc::clone(&handover);
+    let between = Arc::new(Between::default());
+    let io = GuardedIo::new(stream, reader, head, bytes, shared.limits.idle_timeout, Arc::clone(&between));
     let service = service_fn(|request: Request<Incoming>| {
-        let (streaming, handover) = (&streaming, &handover);
+        let Between { streaming, handover, passed } = &*between;
         let request = request.map(ClientBody::Http1);
-        async move { Ok::<_, Infallible>(forward::answer(shared, client, request, streaming, handover).await) }
+        let passed = passed.take();
+        async move {
+            Ok::<_, Infallible>(forward::answer(shared, client, request, passed, streaming, handover).await)
+        }
     });
     let mut connection = Builder::new()
         // A client may end its side after its last request and still read the response (RFC 9112 §9.6).
@@ -102,7 +125,7 @@ pub(crate) async fn run(
     }
     let parts = connection.into_parts();
     let mut io = parts.io;
-    let websocket = handover.take().map(|agreed| (agreed, std::mem::take(&mut io.last)));
+    let websocket = between.handover.take().map(|agreed| (agreed, std::mem::take(&mut io.last)));
     if websocket.is_some() && !parts.read_buf.is_empty() {
         // hyper does not read on while it answers, so this is nothing; if it ever did, no byte may be lost.
         let since = io.reader.buffered().split();
@@ -111,7 +134,7 @@ pub(crate) async fn run(
     }
     Ended {
         has_unread: io.has_unread(),
-        is_cut: streaming.is_cut(),
+        is_cut: between.streaming.is_cut(),
         stream: io.stream,
         reader: io.reader,
         next: io.next,
@@ -129,8 +152,7 @@ struct GuardedIo {
     /// Runs while hyper waits for body bytes or for the client to take some.
     read_stall: Stall,
     write_stall: Stall,
-    streaming: Arc<Streaming>,
-    handover: Arc<Handover>,
+    between: Arc<Between>,
     /// hyper's last bytes, when a WebSocket follows. hyper is done when it has handed them over, not when the client
     /// has taken them, so they are written after it: at most its buffer and one response head.
     last: Vec<u8>,
@@ -154,21 +176,22 @@ impl GuardedIo {
     fn new(
         stream: ClientStream,
         reader: HeadReader,
-        framing: Framing,
-        head: Bytes,
+        head: Box<Head>,
+        bytes: Bytes,
         idle_timeout: Duration,
-        streaming: Arc<Streaming>,
+        between: Arc<Between>,
     ) -> Self {
+        let framing = head.framing;
+        between.passed.set(head);
         Self {
             stream,
             reader,
-            state: State::Head(head, framing),
+            state: State::Head(bytes, framing),
             next: None,
             idle_timeout,
             read_stall: Stall::default(),
             write_stall: Stall::default(),
-            streaming,
-            handover: Arc::default(),
+            between,
             last: Vec::new(),
         }
     }
@@ -188,13 +211,16 @@ impl GuardedIo {
         cx: &mut Context<'_>,
         polled: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        if polled.is_pending() && self.streaming.is_cut() {
+        if polled.is_pending() && self.between.streaming.is_cut() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        let idle_timeout = self.streaming.idle_timeout().unwrap_or(self.idle_timeout);
+        let idle_timeout = match polled {
+            Poll::Pending => self.between.streaming.idle_timeout().unwrap_or(self.idle_timeout),
+            Poll::Ready(_) => self.idle_timeout,
+        };
         let watched = self.write_stall.watch(cx, idle_timeout, polled);
         if matches!(&watched, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::TimedOut) {
-            self.streaming.stall();
+            self.between.streaming.stall();
         }
         watched
     }
@@ -213,8 +239,8 @@ impl GuardedIo {
             out.put_slice(&buffered.split_to(count));
             return Poll::Ready(Ok(count as u64));
         }
-        let mut space = [0; BODY_READ_BYTES];
-        let mut read = ReadBuf::new(space.get_mut(..limit).unwrap_or_default());
+        let mut space = [MaybeUninit::uninit(); BODY_READ_BYTES];
+        let mut read = ReadBuf::uninit(space.get_mut(..limit).unwrap_or_default());
         let polled = Pin::new(&mut self.stream).poll_read(cx, &mut read);
         ready!(self.read_stall.watch(cx, self.idle_timeout, polled))?;
         out.put_slice(read.filled());
@@ -226,7 +252,9 @@ impl GuardedIo {
         let next = ready!(self.reader.poll_next(cx, &mut self.stream));
         self.state = match next {
             Next::Head(head, bytes) if matches!(head.target, Target::Forward(_)) => {
-                State::Head(bytes, head.framing)
+                let framing = head.framing;
+                self.between.passed.set(head);
+                State::Head(bytes, framing)
             }
             Next::Head(..) | Next::Refused(..) | Next::Http2 => {
                 self.next = Some(next);
@@ -280,7 +308,7 @@ impl Read for GuardedIo {
 impl Write for GuardedIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if this.handover.is_set() {
+        if this.between.handover.is_set() {
             this.last.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
@@ -298,7 +326,7 @@ impl Write for GuardedIo {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if this.handover.is_set() {
+        if this.between.handover.is_set() {
             let before = this.last.len();
             this.last.extend(slices.iter().flat_map(|slice| slice.iter()));
             return Poll::Ready(Ok(this.last.len() - before));

@@ -1,28 +1,85 @@
 //! One request and its response head over one connection to an upstream.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+mod driver;
+mod lease;
+
+use std::{
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use http::{Request, Response, StatusCode};
 use hyper::{
-    body::Incoming,
+    body::{Body, Incoming},
     client::conn::http1::{Builder, SendRequest},
     ext::on_informational,
 };
 use hyper_util::rt::TokioIo;
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{Instant, Sleep, sleep},
+};
 
 use crate::{
     body::UpBody,
     limits::Limits,
-    meter::Side,
-    pool::{Key, Upstream},
+    meter::{Meter, Side},
+    pool::Key,
     shared::Shared,
     upstream_stream::UpstreamStream,
     websocket::{self, Switched},
 };
+
+pub(crate) use lease::Lease;
+
+use driver::Driver;
+
+/// A connection that takes one request after the other.
+pub(crate) struct Upstream {
+    sender: SendRequest<UpBody>,
+    driver: Driver,
+    opened: Instant,
+}
+
+/// A response whose body is to be read.
+pub(crate) struct Answered {
+    pub(crate) response: Response<Incoming>,
+    /// The connection that its body comes from, unless nothing has to be done for that any more.
+    pub(crate) lease: Option<Lease>,
+}
+
+impl Upstream {
+    /// Whether a request can be sent now.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.sender.is_closed() && self.sender.is_ready()
+    }
+
+    /// When it was opened.
+    pub(crate) const fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    /// Looks whether the upstream has closed it, if something has happened on it. Returns whether something has.
+    pub(crate) fn look(&mut self) -> bool {
+        self.driver.look()
+    }
+
+    /// Ends what [`Self::watch`] began: a request is handed to it next, which is news to nobody.
+    pub(crate) fn unwatch(&self) {
+        self.driver.unwatch();
+    }
+
+    /// Tells `waker` when something happens on it.
+    pub(crate) fn watch(&self, waker: &Waker) {
+        self.driver.watch(waker);
+    }
+}
 
 /// Why an upstream gave no response.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -55,11 +112,7 @@ pub(crate) struct Lost {
 pub(crate) async fn open(shared: &Shared, stream: UpstreamStream) -> Result<Upstream, Failure> {
     let (sender, connection) =
         builder(shared).handshake(TokioIo::new(stream)).await.map_err(|error| classify(&error))?;
-    // Ends with the sender, or when the upstream closes. Its error reaches whoever waits for the response.
-    tokio::spawn(async move {
-        let _ = connection.await;
-    });
-    Ok(Upstream::new(sender))
+    Ok(Upstream { sender, driver: Driver::new(connection), opened: Instant::now() })
 }
 
 /// Sends `request` and returns the head of the final response, its body to be streamed. When that has been read to
@@ -69,18 +122,17 @@ pub(crate) async fn exchange(
     key: Key,
     mut upstream: Upstream,
     request: Request<UpBody>,
-) -> Result<Response<Incoming>, Lost> {
-    let response = response_head(&mut upstream.sender, request, &shared.limits).await?;
+) -> Result<Answered, Lost> {
+    if !request.body().is_end_stream() {
+        upstream.driver.detach();
+    }
+    let Upstream { sender, driver, .. } = &mut upstream;
+    let response = response_head(sender, Some(driver), request, &shared.limits).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Lost { request: None, failure: Failure::Upgrade });
     }
-    let pool = Arc::clone(&shared.pool);
-    tokio::spawn(async move {
-        if upstream.sender.ready().await.is_ok() {
-            pool.put(key, upstream);
-        }
-    });
-    Ok(response)
+    let lease = Lease::begin(&shared.pool, key, upstream, response.body().is_end_stream());
+    Ok(Answered { response, lease })
 }
 
 /// Sends a `request` that asks for a WebSocket over a connection of its own, which never goes to the pool. Returns the
@@ -95,7 +147,8 @@ pub(crate) async fn switch(
         .await
         .map_err(|error| classify(&error))?;
     let connection = tokio::spawn(connection.without_shutdown());
-    let response = response_head(&mut sender, request, &shared.limits).await.map_err(|lost| lost.failure)?;
+    let response = response_head(&mut sender, None, request, &shared.limits).await;
+    let response = response.map_err(|lost| lost.failure)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok((response, None));
     }
@@ -119,52 +172,94 @@ fn builder(shared: &Shared) -> Builder {
     builder
 }
 
+/// Sends `request` over the connection of `driver`, or one that has a task of its own.
 async fn response_head(
     sender: &mut SendRequest<UpBody>,
+    mut driver: Option<&mut Driver>,
     mut request: Request<UpBody>,
     limits: &Limits,
 ) -> Result<Response<Incoming>, Lost> {
     let interim = Interim::watch(&mut request, limits.informational_max);
-    let meter = request.body().meter();
-    let mut sent_before = meter.taken(Side::Upstream);
-    let mut response = std::pin::pin!(sender.try_send_request(request));
-    loop {
-        tokio::select! {
-            biased;
-            () = interim.too_many() => return Err(Lost { request: None, failure: Failure::TooManyInterim }),
-            response = &mut response => return response.map_err(|mut error| Lost {
+    let mut too_many = pin!(interim.0.is_beyond.notified());
+    let timer = pin!(sleep(limits.response_head_timeout));
+    let mut silent = Silent::new(timer, request.body().meter(), limits);
+    let mut response = pin!(sender.try_send_request(request));
+    poll_fn(|cx| {
+        let polled = match &mut driver {
+            Some(driver) if !driver.is_detached() => driver.poll(cx, |cx| response.as_mut().poll(cx)),
+            Some(_) | None => {
+                // Whoever drives the connection finds it out, and this has to be woken for it.
+                if too_many.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(Lost { request: None, failure: Failure::TooManyInterim }));
+                }
+                response.as_mut().poll(cx)
+            }
+        };
+        if interim.is_beyond() {
+            return Poll::Ready(Err(Lost { request: None, failure: Failure::TooManyInterim }));
+        }
+        if let Poll::Ready(response) = polled {
+            return Poll::Ready(response.map_err(|mut error| Lost {
                 request: error.take_message(),
                 failure: classify(error.error()),
-            }),
-            () = sleep(limits.response_head_timeout) => {
-                // An upload that goes on is not silence.
-                let sent = meter.taken(Side::Upstream);
-                if sent == sent_before {
-                    return Err(Lost { request: None, failure: Failure::Silent });
-                }
-                sent_before = sent;
+            }));
+        }
+        silent.poll(cx).map(|()| Err(Lost { request: None, failure: Failure::Silent }))
+    })
+    .await
+}
+
+/// The time in which an upstream has to say something.
+struct Silent<'a> {
+    timer: Pin<&'a mut Sleep>,
+    limit: Duration,
+    meter: Arc<Meter>,
+    sent_before: u64,
+}
+
+impl<'a> Silent<'a> {
+    fn new(timer: Pin<&'a mut Sleep>, meter: Arc<Meter>, limits: &Limits) -> Self {
+        let sent_before = meter.taken(Side::Upstream);
+        Self { timer, limit: limits.response_head_timeout, meter, sent_before }
+    }
+
+    /// Ready when it is over. An upload that goes on is not silence.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let sent = self.meter.taken(Side::Upstream);
+            if sent == self.sent_before {
+                return Poll::Ready(());
             }
+            self.sent_before = sent;
+            self.timer.as_mut().reset(Instant::now() + self.limit);
         }
     }
 }
 
 /// Tells when a request has had more interim responses than it may.
-struct Interim(Arc<Notify>);
+struct Interim(Arc<Counted>);
+
+struct Counted {
+    count: AtomicUsize,
+    max: usize,
+    is_beyond: Notify,
+}
 
 impl Interim {
     fn watch(request: &mut Request<UpBody>, max: usize) -> Self {
-        let too_many = Arc::new(Notify::new());
-        let (notify, count) = (Arc::clone(&too_many), AtomicUsize::new(0));
+        let counted = Arc::new(Counted { count: AtomicUsize::new(0), max, is_beyond: Notify::new() });
+        let counting = Arc::clone(&counted);
         on_informational(request, move |_| {
-            if count.fetch_add(1, Ordering::Relaxed) >= max {
-                notify.notify_one();
+            if counting.count.fetch_add(1, Ordering::Relaxed) >= counting.max {
+                counting.is_beyond.notify_one();
             }
         });
-        Self(too_many)
+        Self(counted)
     }
 
-    async fn too_many(&self) {
-        self.0.notified().await;
+    fn is_beyond(&self) -> bool {
+        self.0.count.load(Ordering::Relaxed) > self.0.max
     }
 }
 

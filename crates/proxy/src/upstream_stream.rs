@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::client_stream;
+use crate::{client_stream, joined};
 
 /// A connection to a target or to a next hop.
 #[derive(Debug)]
@@ -113,7 +113,11 @@ impl AsyncWrite for UpstreamStream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        delegate!(self.get_mut(), poll_write_vectored(cx, slices))
+        let this = self.get_mut();
+        if let Self::Plain(stream) = this {
+            return joined::poll_write(Pin::new(stream), cx, slices);
+        }
+        delegate!(this, poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {

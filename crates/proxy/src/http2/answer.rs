@@ -203,7 +203,7 @@ async fn forward(
     // Nothing is ever left there: an upgrade is of HTTP/1.1 alone, and RFC 8441 was not offered.
     let handover = Handover::default();
     let request = Request::from_parts(parts, body);
-    let mut answered = std::pin::pin!(forward::answer(shared, client, request, &streaming, &handover));
+    let mut answered = std::pin::pin!(forward::answer(shared, client, request, None, &streaming, &handover));
     let response = loop {
         tokio::select! {
             biased;

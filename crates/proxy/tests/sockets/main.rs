@@ -17,4 +17,5 @@ mod rules;
 mod socks;
 mod tls;
 mod tls_hops;
+mod upstreams;
 mod websocket;
