@@ -22,6 +22,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
+    runtime::{Handle, Id},
     sync::Notify,
     time::{Instant, Sleep, sleep},
 };
@@ -45,6 +46,9 @@ pub(crate) struct Upstream {
     sender: SendRequest<UpBody>,
     driver: Driver,
     opened: Instant,
+    /// Whose threads hear what happens on it.
+    home: Id,
+    is_plain: bool,
 }
 
 /// A response whose body is to be read.
@@ -58,6 +62,17 @@ impl Upstream {
     /// Whether a request can be sent now.
     pub(crate) fn is_ready(&self) -> bool {
         !self.sender.is_closed() && self.sender.is_ready()
+    }
+
+    /// Moves an idle connection to the runtime that this runs on, which costs two system calls once. Elsewhere each
+    /// response would wake one core so that it wakes another. One with TLS stays where it is.
+    async fn brought_here(self, shared: &Shared) -> Result<Self, Failure> {
+        if self.home == Handle::current().id() || !self.is_plain || self.driver.is_detached() {
+            return Ok(self);
+        }
+        let stream = self.driver.into_stream().ok_or(Failure::Closed)?;
+        let stream = stream.brought_here().map_err(|_| Failure::Closed)?;
+        Ok(Self { opened: self.opened, ..open(shared, stream).await? })
     }
 
     /// When it was opened.
@@ -110,9 +125,11 @@ pub(crate) struct Lost {
 
 /// Makes `stream` ready for requests.
 pub(crate) async fn open(shared: &Shared, stream: UpstreamStream) -> Result<Upstream, Failure> {
+    let is_plain = matches!(stream, UpstreamStream::Plain(_));
     let (sender, connection) =
         builder(shared).handshake(TokioIo::new(stream)).await.map_err(|error| classify(&error))?;
-    Ok(Upstream { sender, driver: Driver::new(connection), opened: Instant::now() })
+    let (driver, home) = (Driver::new(connection), Handle::current().id());
+    Ok(Upstream { sender, driver, opened: Instant::now(), home, is_plain })
 }
 
 /// Sends `request` and returns the head of the final response, its body to be streamed. When that has been read to
@@ -120,9 +137,13 @@ pub(crate) async fn open(shared: &Shared, stream: UpstreamStream) -> Result<Upst
 pub(crate) async fn exchange(
     shared: &Shared,
     key: Key,
-    mut upstream: Upstream,
+    upstream: Upstream,
     request: Request<UpBody>,
 ) -> Result<Answered, Lost> {
+    let mut upstream = match upstream.brought_here(shared).await {
+        Ok(upstream) => upstream,
+        Err(failure) => return Err(Lost { request: Some(request), failure }),
+    };
     if !request.body().is_end_stream() {
         upstream.driver.detach();
     }
@@ -204,7 +225,8 @@ async fn response_head(
                 failure: classify(error.error()),
             }));
         }
-        silent.poll(cx).map(|()| Err(Lost { request: None, failure: Failure::Silent }))
+        ready!(silent.poll(cx));
+        Poll::Ready(Err(Lost { request: None, failure: Failure::Silent }))
     })
     .await
 }

@@ -67,6 +67,17 @@ impl UpstreamStream {
         }
     }
 
+    /// Has the runtime that this runs on hear what happens on the connection. One with TLS stays as it is.
+    ///
+    /// # Errors
+    /// What the kernel said; the connection is closed then.
+    pub(crate) fn brought_here(self) -> io::Result<Self> {
+        match self {
+            Self::Plain(stream) => TcpStream::from_std(stream.into_std()?).map(Self::Plain),
+            Self::Tls(_) => Ok(self),
+        }
+    }
+
     fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(stream) => stream,

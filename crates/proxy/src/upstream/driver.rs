@@ -109,6 +109,13 @@ impl Driver {
         }
     }
 
+    /// Takes an idle connection apart. `None` if it has a task of its own, has ended, or has something to read that no
+    /// request asked for.
+    pub(super) fn into_stream(self) -> Option<UpstreamStream> {
+        let parts = self.connection?.into_parts();
+        parts.read_buf.is_empty().then(|| parts.io.into_inner())
+    }
+
     /// Polls for something that comes of the connection, and drives that as long as it has to be.
     pub(crate) fn poll<T>(
         &mut self,

@@ -1,10 +1,11 @@
 //! Connections to upstreams: who keeps them going, when they are used again, and when they are closed.
 
 use crate::common::{AUTH, LONG, Setup, World, page, read_all, read_head, read_response};
-use exeat_proxy::Limits;
+use exeat_proxy::{Door, Limits};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    runtime::Builder,
     time::timeout,
 };
 
@@ -160,4 +161,34 @@ async fn what_came_before_a_break_is_delivered() {
         assert!(all.starts_with("HTTP/1.1 200 OK\r\n") && all.ends_with(&format!("\r\n\r\n{body}")), "{all}");
     }
     assert!(world.records().iter().all(|record| record.contains("\"upstream_reset\"")));
+}
+
+#[tokio::test]
+async fn a_kept_connection_serves_another_core_and_outlives_its_own() {
+    let (world, upstream) = (World::start().await, Upstream::start().await);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (other, listener) = (listener.local_addr().unwrap(), listener.into_std().unwrap());
+    let mut core = Some(Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap());
+    let proxy = world.proxy.clone();
+    core.as_ref()
+        .unwrap()
+        .spawn(async move { proxy.serve(TcpListener::from_std(listener).unwrap(), Door::default()).await });
+
+    let mut client = TcpStream::connect(other).await.unwrap();
+    client.write_all(upstream.request("GET /there", "").as_bytes()).await.unwrap();
+    let (mut kept, _) = upstream.accept().await;
+    kept.write_all(&page("x")).await.unwrap();
+    assert!(read_response(&mut client).await.ends_with('x'));
+
+    let mut client = world.connect().await;
+    for path in ["/here", "/still-here"] {
+        client.write_all(upstream.request(&format!("GET {path}"), "").as_bytes()).await.unwrap();
+        let head = timeout(LONG, read_head(&mut kept)).await.expect("the same connection").unwrap();
+        assert!(head.starts_with(&format!("GET {path} ")), "{head}");
+        kept.write_all(&page(path)).await.unwrap();
+        assert!(read_response(&mut client).await.ends_with(path));
+        if let Some(core) = core.take() {
+            tokio::task::spawn_blocking(move || core.shutdown_timeout(LONG)).await.unwrap();
+        }
+    }
 }
