@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use exeat_identity::{Clients, Principal, Workloads};
+use exeat_identity::{Certificates, Clients, Principal, Workloads};
 use exeat_model::IpBlock;
 use exeat_policy::{Bound, Change, Direction, PolicySet, View, diff};
 use exeat_proxy::{Hops, Snapshot};
@@ -21,6 +21,7 @@ pub struct Side<'a> {
     policy: &'a PolicySet,
     clients: &'a Clients,
     workloads: &'a Workloads,
+    certificates: &'a Certificates,
     anonymous: Option<&'a Principal>,
     hops: &'a Hops,
     /// Whose PROXY header is believed, if that is known.
@@ -33,6 +34,7 @@ impl<'a> From<&'a Loaded> for Side<'a> {
             policy: &loaded.policy,
             clients: &loaded.clients,
             workloads: &loaded.workloads,
+            certificates: &loaded.certificates,
             anonymous: loaded.anonymous.as_deref(),
             hops: &loaded.hops,
             senders: Some(&loaded.settings.proxy_protocol_from),
@@ -42,8 +44,9 @@ impl<'a> From<&'a Loaded> for Side<'a> {
 
 impl<'a> From<&'a Snapshot> for Side<'a> {
     fn from(snapshot: &'a Snapshot) -> Self {
-        let Snapshot { policy, clients, workloads, anonymous, hops, .. } = snapshot;
-        Self { policy, clients, workloads, anonymous: anonymous.as_deref(), hops, senders: None }
+        let Snapshot { policy, clients, workloads, certificates, anonymous, hops, .. } = snapshot;
+        let anonymous = anonymous.as_deref();
+        Self { policy, clients, workloads, certificates, anonymous, hops, senders: None }
     }
 }
 
@@ -57,7 +60,11 @@ impl<'a> Side<'a> {
     /// Who there is, by name; the one without credentials comes first and cannot be mistaken for a client of the same
     /// name.
     fn principals(self) -> BTreeMap<(bool, &'a str), &'a Principal> {
-        let named = self.clients.principals().chain(self.workloads.principals());
+        let named = self
+            .clients
+            .principals()
+            .chain(self.workloads.principals())
+            .chain(self.certificates.principals());
         let clients = named.map(|p| ((true, &*p.name), &**p));
         clients.chain(self.anonymous.iter().map(|p| ((false, &*p.name), *p))).collect()
     }

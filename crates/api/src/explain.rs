@@ -113,6 +113,7 @@ pub(crate) async fn post(
     let everyone = Everyone {
         clients: &snapshot.clients,
         workloads: &snapshot.workloads,
+        certificates: &snapshot.certificates,
         anonymous: snapshot.anonymous.as_ref(),
     };
     let nobody = |what, name: &str| {

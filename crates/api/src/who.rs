@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use exeat_identity::{Clients, Principal, Proof, Workloads};
+use exeat_identity::{Certificates, Clients, Principal, Proof, Workloads};
 use exeat_policy::{Explanation, Outcome, Reason, Stage};
 
 /// Everyone whom a configuration knows.
@@ -12,6 +12,8 @@ pub struct Everyone<'a> {
     pub clients: &'a Clients,
     /// Those known by where they come from.
     pub workloads: &'a Workloads,
+    /// Those known by a certificate.
+    pub certificates: &'a Certificates,
     /// The one without credentials, if such are let in.
     pub anonymous: Option<&'a Arc<Principal>>,
 }
@@ -22,7 +24,8 @@ impl Everyone<'_> {
     pub fn get(self, name: &str) -> Option<Arc<Principal>> {
         let workload = || self.workloads.get(name).map(|workload| Arc::clone(workload.principal()));
         let anonymous = || self.anonymous.filter(|_| name == "anonymous").cloned();
-        self.clients.principal(name).or_else(workload).or_else(anonymous)
+        let holder = || self.certificates.principals().find(|holder| &*holder.name == name).cloned();
+        self.clients.principal(name).or_else(workload).or_else(holder).or_else(anonymous)
     }
 
     /// Adds to `explanation` whether what proves `principal` counts on a connection from `workload`, as the first stage.
@@ -34,7 +37,7 @@ impl Everyone<'_> {
         let origins = match principal.proof {
             Proof::Password => self.clients.origins(&principal.name).map(|names| names.join(", ")),
             Proof::Origin => Some(principal.name.to_string()),
-            Proof::Anonymous => None,
+            Proof::Certificate | Proof::Anonymous => None,
         };
         let stage = match (origins, workload) {
             (None, None) => return,

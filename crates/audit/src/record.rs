@@ -143,7 +143,7 @@ pub enum Outcome {
 pub struct PrincipalRecord {
     /// The principal's name in the configuration.
     pub name: Arc<str>,
-    /// What proved it: `password`, `origin`, `anonymous`.
+    /// What proved it: `password`, `origin`, `certificate`, `anonymous`.
     pub proof: &'static str,
     /// Its labels; those that are not set are left out.
     #[serde(serialize_with = "labels")]

@@ -112,7 +112,10 @@ async fn serve(
         tracing::info!(quarantined, "state taken over");
     }
     let certificates = certificates(&settings)?;
-    certificates.iter().flatten().for_each(|tls| drop(tokio::spawn(tls.clone().watch())));
+    for tls in certificates.iter().flatten().cloned() {
+        let proxy = proxy.clone();
+        tokio::spawn(tls.watch(move || proxy.end_unproven()));
+    }
     let doors = settings.listen.iter().zip(&certificates).map(|(listener, tls)| Door {
         tls: tls.clone(),
         interface: listener.interface.as_deref().map(Arc::from),

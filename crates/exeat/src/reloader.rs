@@ -66,6 +66,7 @@ impl Reloader {
         self.audit.reopen();
         // Whatever comes of the rest: a renewed certificate is not part of the policy.
         self.certificates.iter().flatten().for_each(Tls::reload);
+        self.proxy.end_unproven();
         let result = self.source.load(&self.options());
         let result = match result {
             Ok(loaded) => Ok(self.swap(loaded, cause)),
@@ -240,6 +241,7 @@ pub(crate) fn snapshot(loaded: Loaded) -> Snapshot {
         hops: loaded.hops,
         clients: loaded.clients,
         workloads: loaded.workloads,
+        certificates: loaded.certificates,
         anonymous: loaded.anonymous,
         disclose: loaded.settings.disclose,
     }

@@ -2,6 +2,8 @@
 
 mod authenticator;
 mod basic;
+mod certificate;
+mod certificates;
 mod clients;
 mod password;
 mod peer;
@@ -9,6 +11,8 @@ mod principal;
 mod workloads;
 
 pub use authenticator::Authenticator;
+pub use certificate::{Certificate, CertificateError, Instance};
+pub use certificates::{Certificates, Holder, Match, Presented, StillGood};
 pub use clients::Clients;
 pub use password::{
     PasswordHash, PasswordHashError, SecretError, generate_password, hash_generated, hash_password,

@@ -1,8 +1,12 @@
-//! What a connection itself proves, before anything that is said on it: the workload that it comes from.
+//! What a connection itself proves, before anything that is said on it: the workload that it comes from, and its
+//! certificate.
 
-use std::{net::IpAddr, path::Path, sync::Arc};
+use std::{net::IpAddr, path::Path, sync::Arc, time::SystemTime};
+
+use exeat_policy::PolicySet;
 
 use crate::{
+    certificates::{Certificates, Presented, Shows},
     principal::{AuthnError, Principal, Proof},
     workloads::Workload,
 };
@@ -53,22 +57,49 @@ impl Demand {
 }
 
 /// What a connection shows for as long as it is open, whichever snapshot looks at it.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Shown {
     /// Where it comes from.
     pub place: Place,
     /// What its listener demands.
     pub demand: Demand,
+    /// The certificate that was presented in the handshake.
+    pub certificate: Option<Arc<Presented>>,
 }
 
 /// The other end of a connection, as one snapshot knows it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Peer<'a> {
     pub(crate) workload: Option<&'a Workload>,
     pub(crate) demand: Demand,
+    certificate: Shows,
 }
 
 impl<'a> Peer<'a> {
+    pub(crate) fn new(workload: Option<&'a Workload>, demand: Demand) -> Self {
+        Self { workload, demand, certificate: Shows::Nothing }
+    }
+
+    /// Returns the same with what its certificate proves at `now`, by `certificates` and the `policy` they are bound to.
+    #[must_use]
+    pub fn with_certificate(
+        self,
+        shown: &Shown,
+        certificates: &Certificates,
+        policy: &PolicySet,
+        now: SystemTime,
+    ) -> Self {
+        let certificate = certificates.shows(shown.certificate.as_deref(), &shown.place, policy, now);
+        Self { certificate, ..self }
+    }
+
+    fn holder(&self) -> Option<&Arc<Principal>> {
+        match &self.certificate {
+            Shows::Holder(principal) => Some(principal),
+            Shows::Nothing | Shows::Bad | Shows::Elsewhere => None,
+        }
+    }
+
     /// The workload that the connection comes from.
     #[must_use]
     pub fn workload(&self) -> Option<&'a Workload> {
@@ -85,9 +116,10 @@ impl<'a> Peer<'a> {
     #[must_use]
     pub fn may_be_silent(&self, is_anonymous_let_in: bool) -> bool {
         !self.demand.has_credentials()
-            && match self.workload {
-                Some(workload) => workload.is_proof(),
-                None => is_anonymous_let_in && self.demand.is_empty(),
+            && match (self.holder(), self.workload) {
+                (Some(_), _) => true,
+                (None, Some(workload)) => workload.is_proof(),
+                (None, None) => is_anonymous_let_in && self.demand.is_empty(),
             }
     }
 
@@ -95,8 +127,17 @@ impl<'a> Peer<'a> {
     /// in the wrong place learns nothing of them.
     ///
     /// # Errors
-    /// [`AuthnError::ContainerMismatch`] if it demands an origin and there is none.
+    /// [`AuthnError::Invalid`] if its certificate is over or revoked. [`AuthnError::ContainerMismatch`] if that is for
+    /// another address, or if the listener demands an origin or a certificate and there is none.
     pub(crate) fn check_shown(&self) -> Result<(), AuthnError> {
+        match &self.certificate {
+            Shows::Bad => return Err(AuthnError::Invalid),
+            Shows::Elsewhere => return Err(AuthnError::ContainerMismatch),
+            Shows::Nothing if self.demand.has(Proof::Certificate) => {
+                return Err(AuthnError::ContainerMismatch);
+            }
+            Shows::Nothing | Shows::Holder(_) => {}
+        }
         match self.workload {
             None if self.demand.has(Proof::Origin) => Err(AuthnError::ContainerMismatch),
             None | Some(_) => Ok(()),
@@ -111,7 +152,7 @@ impl<'a> Peer<'a> {
         if !self.may_be_silent(anonymous.is_some()) {
             return Err(AuthnError::Required);
         }
-        let known = self.workload.map(Workload::principal).or(anonymous);
+        let known = self.holder().or(self.workload.map(Workload::principal)).or(anonymous);
         known.cloned().ok_or(AuthnError::Required)
     }
 

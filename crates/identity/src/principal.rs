@@ -31,19 +31,22 @@ pub enum Proof {
     Password,
     /// The place that the connection comes from.
     Origin,
+    /// A client certificate, in the handshake of TLS.
+    Certificate,
     /// Nothing: the request carried no credentials and the configuration admits such requests.
     Anonymous,
 }
 
 impl Proof {
     /// The proofs that a listener can demand.
-    pub const DEMANDED: [Self; 2] = [Self::Password, Self::Origin];
+    pub const DEMANDED: [Self; 3] = [Self::Password, Self::Origin, Self::Certificate];
 
     /// Returns the stable lower-case token of the audit record.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Password => "password",
             Self::Origin => "origin",
+            Self::Certificate => "certificate",
             Self::Anonymous => "anonymous",
         }
     }

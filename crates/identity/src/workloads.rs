@@ -144,7 +144,7 @@ impl Workloads {
     /// Returns the other end of a connection, as this configuration knows it.
     #[must_use]
     pub fn peer(&self, shown: &Shown) -> Peer<'_> {
-        Peer { workload: self.find(&shown.place), demand: shown.demand }
+        Peer::new(self.find(&shown.place), shown.demand)
     }
 
     /// Returns the workload of this name.

@@ -8,12 +8,12 @@ use std::{
     },
 };
 
-use exeat_identity::{Place, Shown};
+use exeat_identity::{Place, Presented, Shown};
 
 use crate::flows::Source;
 
 /// The two ends of a client's connection, and what it shows.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Client {
     /// Where the client is. On a unix socket no address at all, and no other client has the same.
     pub peer: SocketAddr,
@@ -53,6 +53,15 @@ impl Client {
     pub(crate) fn at(self, change: impl FnOnce(&mut Place)) -> Self {
         let mut shown = Shown::clone(&self.shown);
         change(&mut shown.place);
+        Self { shown: Arc::new(shown), ..self }
+    }
+
+    /// Returns the same with the certificate that was presented in the handshake.
+    pub(crate) fn with_certificate(self, certificate: Option<Arc<Presented>>) -> Self {
+        if certificate.is_none() {
+            return self;
+        }
+        let shown = Shown { certificate, ..Shown::clone(&self.shown) };
         Self { shown: Arc::new(shown), ..self }
     }
 

@@ -49,6 +49,11 @@ impl Proxy {
         self.shared.flows.cut_some(which, reason)
     }
 
+    /// Ends, within a second, the flows on connections whose client certificate is over or revoked by now.
+    pub fn end_unproven(&self) {
+        self.shared.flows.end_unproven();
+    }
+
     /// Keeps the quarantine in `directory` from now on, and takes over what is kept there. Returns how many selectors
     /// that is. Reads a file, so call it before the first listener is served.
     ///

@@ -8,7 +8,10 @@ mod spoken;
 mod table;
 mod view;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use exeat_identity::{Principal, Shown};
 use exeat_model::Authority;
@@ -138,6 +141,20 @@ impl Flows {
             false => swept.ended += 1,
         });
         swept
+    }
+
+    /// Ends the flows on connections whose certificate is over or revoked by now.
+    pub(crate) fn end_unproven(&self) {
+        let now = SystemTime::now();
+        self.table.each(|flow| {
+            if flow.shown().certificate.as_ref().is_none_or(|certificate| certificate.is_good(now)) {
+                return;
+            }
+            let mut standing = flow.standing();
+            if standing.denial.is_none() {
+                flow.end(&mut standing, Denial::of(Reason::PolicyChanged));
+            }
+        });
     }
 
     /// Ends the flows that `now` does not allow because their principal is in quarantine. Returns how many they are.

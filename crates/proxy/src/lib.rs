@@ -70,7 +70,8 @@ pub use selector::{Selector, SelectorError};
 pub use shared::{Parts, Snapshot};
 pub use target::{Forward, Scheme, Target, TargetError};
 pub use tls::{
-    AUTHORITIES_MAX, CHAIN_MAX, HopTls, HopTlsError, HopTlsFiles, PemError, Tls, TlsFiles, TlsFilesError,
+    AUTHORITIES_MAX, CHAIN_MAX, CRL_FILES_MAX, ClientFiles, HopTls, HopTlsError, HopTlsFiles, PemError, Tls,
+    TlsFiles, TlsFilesError,
 };
 pub use traffic::{PairView, TrafficView};
 pub use unix_peer::UNMAPPED_USER;

@@ -349,6 +349,13 @@ async fn serve_until_tunnel(
 
 async fn serve_tls(shared: &Arc<Shared>, client: Client, stream: TcpStream, tls: Tls) -> Option<Relaying> {
     let (stream, is_http2) = handshake(shared, &client, stream, &tls).await?;
+    let client = match &stream {
+        ClientStream::Tls(stream) => {
+            let presented = tls.presented(stream);
+            client.with_certificate(presented)
+        }
+        ClientStream::Plain(_) | ClientStream::Unix(_) | ClientStream::Http2(_) => client,
+    };
     if is_http2 {
         let here = Here::of(&client, &stream);
         http2::serve(shared, client, here, stream).await;
@@ -500,12 +507,12 @@ fn with_client(
 ) -> io::Result<(ClientStream, Client)> {
     let local = local.map_or_else(|| stream.local_addr(), Ok)?;
     let place = Place { address: Some(peer.ip()), interface: door.interface.clone(), ..Place::default() };
-    Ok((stream.into(), Client::new(peer, local, Shown { place, demand: door.demand })))
+    Ok((stream.into(), Client::new(peer, local, Shown { place, demand: door.demand, certificate: None })))
 }
 
 fn with_unix_client(stream: UnixStream, path: &Arc<Path>, door: &Door) -> (ClientStream, Client) {
     let place = Place { socket: Some(Arc::clone(path)), ..unix_peer::place(&stream) };
-    (ClientStream::Unix(stream), Client::of_unix(Shown { place, demand: door.demand }))
+    (ClientStream::Unix(stream), Client::of_unix(Shown { place, demand: door.demand, certificate: None }))
 }
 
 /// Whether an accept failed because its one connection is gone already; the next may be taken at once.

@@ -246,6 +246,7 @@ impl Metrics {
             Ok(principal) => match principal.proof {
                 Proof::Password => AuthResult::Accepted,
                 Proof::Origin => AuthResult::Origin,
+                Proof::Certificate => AuthResult::Certificate,
                 Proof::Anonymous => AuthResult::Anonymous,
             },
             Err(AuthnError::Required) => AuthResult::Required,

@@ -125,7 +125,7 @@ pub(crate) async fn authenticate(
     let current = shared.current();
     let snapshot = &current.snapshot;
     let (authenticator, clients) = (&shared.authenticator, &snapshot.clients);
-    let peer = snapshot.workloads.peer(&trail.client().shown);
+    let peer = snapshot.peer(&trail.client().shown);
     trail.note_workload(&peer);
     let found = {
         let checking = pin!(async {

@@ -7,12 +7,13 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
 use exeat_audit::{AuditLog, AuditUnavailable, Event, Record};
 use exeat_dns::Resolver;
-use exeat_identity::{Authenticator, Clients, Principal, Proof, Shown, Workloads};
+use exeat_identity::{Authenticator, Certificates, Clients, Peer, Principal, Proof, Shown, Workloads};
 use exeat_model::{CanonicalIp, IpBlock};
 use exeat_policy::PolicySet;
 
@@ -41,6 +42,8 @@ pub struct Snapshot {
     pub clients: Clients,
     /// The principals that are known by where they come from, bound to `policy`.
     pub workloads: Workloads,
+    /// The principals that are known by a client certificate, bound to `policy`.
+    pub certificates: Certificates,
     /// Who asks when no credentials are sent; `None` answers 407.
     pub anonymous: Option<Arc<Principal>>,
     /// How the next hops of `policy` are spoken to.
@@ -50,6 +53,15 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Returns the other end of a connection, as this snapshot knows it now.
+    pub(crate) fn peer(&self, shown: &Shown) -> Peer<'_> {
+        let peer = self.workloads.peer(shown);
+        if shown.certificate.is_none() {
+            return peer;
+        }
+        peer.with_certificate(shown, &self.certificates, &self.policy, SystemTime::now())
+    }
+
     /// Returns who a principal of the snapshot `before` is in this one, whose connection shows the same as then; `None` if
     /// what proved it then proves nothing now, or somebody else.
     pub(crate) fn again(
@@ -58,10 +70,12 @@ impl Snapshot {
         before: &Self,
         shown: &Shown,
     ) -> Option<Arc<Principal>> {
-        let peer = self.workloads.peer(shown);
+        let peer = self.peer(shown);
         match principal.proof {
             Proof::Password => self.clients.again(principal, &before.clients, &peer),
-            Proof::Origin | Proof::Anonymous => peer.again(principal, self.anonymous.as_ref()),
+            Proof::Origin | Proof::Certificate | Proof::Anonymous => {
+                peer.again(principal, self.anonymous.as_ref())
+            }
         }
     }
 }
@@ -78,7 +92,7 @@ pub(crate) struct Current {
 impl Current {
     /// Whether `principal` may reach nothing for now, from a connection that shows this.
     pub(crate) fn is_quarantined(&self, principal: &Principal, shown: &Shown) -> bool {
-        let peer = self.snapshot.workloads.peer(shown);
+        let peer = self.snapshot.peer(shown);
         self.quarantine.iter().any(|selector| selector.selects(principal, &peer))
     }
 }

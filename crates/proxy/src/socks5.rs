@@ -80,7 +80,7 @@ impl Session<'_> {
         let greeting = self.read(SocksStep::Method, wire::greeting).await?;
         let current = self.shared.current();
         let snapshot = &current.snapshot;
-        let peer = snapshot.workloads.peer(&self.trail.client().shown);
+        let peer = snapshot.peer(&self.trail.client().shown);
         let Some(method) = greeting.choose(peer.may_be_silent(snapshot.anonymous.is_some())) else {
             return Err(self.refuse(SocksStep::Method, Reason::AuthRequired));
         };

@@ -105,7 +105,8 @@ pub(crate) fn trusting(cert: &[u8], versions: &[&'static SupportedProtocolVersio
 /// A proxy's TLS, and that of clients who trust it.
 static TLS: LazyLock<(Tls, TlsConnector)> = LazyLock::new(|| {
     let folder = tempfile::TempDir::new().unwrap();
-    let files = TlsFiles { cert: folder.path().join("cert.pem"), key: folder.path().join("key.pem") };
+    let files =
+        TlsFiles { cert: folder.path().join("cert.pem"), key: folder.path().join("key.pem"), clients: None };
     let issued = rcgen::generate_simple_self_signed(["proxy.example.com".to_owned()]).unwrap();
     std::fs::write(&files.cert, issued.cert.pem()).unwrap();
     std::fs::write(&files.key, issued.signing_key.serialize_pem()).unwrap();

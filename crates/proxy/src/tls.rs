@@ -2,6 +2,7 @@
 //! are replaced, and the handshake; below, the same towards a next hop.
 
 mod client;
+mod clients;
 mod expiry;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use exeat_identity::Presented;
 use rustls::{
     ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
@@ -22,7 +24,7 @@ use rustls::{
         CertificateDer, PrivateKeyDer,
         pem::{self, PemObject},
     },
-    server::{ClientHello, ResolvesServerCert},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, danger::ClientCertVerifier},
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
@@ -31,6 +33,9 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 pub(crate) use client::{HandshakeError, is_alert};
 pub use client::{HopTls, HopTlsError, HopTlsFiles};
+pub use clients::{CRL_FILES_MAX, ClientFiles};
+
+use clients::Trust;
 
 /// Largest certificate or key file, in bytes: a chain of a hundred large certificates.
 const PEM_BYTES_MAX: u64 = 1024 * 1024;
@@ -52,6 +57,8 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// The private key (PKCS #8, PKCS #1 or SEC 1) of the first certificate.
     pub key: PathBuf,
+    /// Whose certificates are asked for in the handshake; `None` asks for none.
+    pub clients: Option<ClientFiles>,
 }
 
 /// Why a certificate and its key cannot be used.
@@ -63,6 +70,12 @@ pub enum TlsFilesError {
     /// The file with the key is not one.
     #[error("key {}", .0.display())]
     Key(PathBuf, #[source] PemError),
+    /// The file with the authorities of clients is not one.
+    #[error("client authority {}", .0.display())]
+    ClientCa(PathBuf, #[source] PemError),
+    /// A file with a revocation list is not one.
+    #[error("revocation list {}", .0.display())]
+    Crl(PathBuf, #[source] PemError),
     /// Each is fine by itself, but the key is that of another certificate.
     #[error("the key is not that of the certificate")]
     Mismatch,
@@ -94,7 +107,9 @@ impl TlsFiles {
     /// # Errors
     /// The first thing that is wrong. No error shows a byte of the key.
     pub fn check(&self) -> Result<(), TlsFilesError> {
-        self.read(&aws_lc_rs::default_provider()).map(drop)
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        self.read(&provider)?;
+        self.clients.as_ref().map_or(Ok(()), |clients| clients.read(&provider).map(drop))
     }
 
     fn read(&self, provider: &CryptoProvider) -> Result<CertifiedKey, TlsFilesError> {
@@ -114,7 +129,8 @@ impl TlsFiles {
 
     /// Returns what tells that one of the files is another one than before, or was written to.
     fn marks(&self) -> Marks {
-        [&self.cert, &self.key].map(|path| Mark::of(path))
+        let own = [&self.cert, &self.key].map(|path| Mark::of(path));
+        own.into_iter().chain(self.clients.iter().flat_map(ClientFiles::marks)).collect()
     }
 }
 
@@ -162,17 +178,19 @@ impl Mark {
     }
 }
 
-/// Those of a certificate and its key.
-type Marks = [Option<Mark>; 2];
+/// Those of all files of a listener.
+type Marks = Vec<Option<Mark>>;
 
 /// The TLS side of one listener. Clones are the same.
 #[derive(Clone)]
 pub struct Tls {
-    acceptor: TlsAcceptor,
+    acceptor: Arc<ArcSwap<TlsAcceptor>>,
     files: Arc<TlsFiles>,
     /// The files as they were just before the first pair was read.
     first: Marks,
     current: Arc<Current>,
+    trust: Option<Arc<Trust>>,
+    is_http2: bool,
     provider: Arc<CryptoProvider>,
 }
 
@@ -193,8 +211,8 @@ impl ResolvesServerCert for Current {
 }
 
 impl Tls {
-    /// Reads the files and returns a listener's TLS: versions 1.2 and 1.3, with no client certificates. HTTP/2 is
-    /// offered if `http2` says so.
+    /// Reads the files and returns a listener's TLS: versions 1.2 and 1.3, with client certificates if the files say whose.
+    /// HTTP/2 is offered if `http2` says so.
     ///
     /// # Errors
     /// Those of [`TlsFiles::check`].
@@ -205,18 +223,15 @@ impl Tls {
         let pair = files.read(&provider)?;
         expiry::remark(&pair, &files.cert, SystemTime::now());
         let current = Arc::new(Current(ArcSwap::from_pointee(pair)));
-        let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&[&TLS13, &TLS12])
-            .map_err(|error| TlsFilesError::Key(files.key.clone(), PemError::Unusable(error)))?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::<Current>::clone(&current));
-        let offered = if http2 { &[HTTP2, HTTP1][..] } else { &[HTTP1][..] };
-        config.alpn_protocols = offered.iter().map(|protocol| protocol.to_vec()).collect();
+        let verifier = files.clients.as_ref().map(|clients| clients.read(&provider)).transpose()?;
+        let acceptor = acceptor(&files, &provider, &current, verifier.clone(), http2)?;
         Ok(Self {
-            acceptor: TlsAcceptor::from(Arc::new(config)),
+            acceptor: Arc::new(ArcSwap::from_pointee(acceptor)),
             files: Arc::new(files),
             first,
             current,
+            trust: verifier.map(|verifier| Arc::new(Trust::new(verifier))),
+            is_http2: http2,
             provider,
         })
     }
@@ -240,6 +255,35 @@ impl Tls {
                 tracing::error!(%cert, error, "the new certificate cannot be used; the old one stays");
             }
         }
+        self.reload_trust();
+    }
+
+    /// Reads again whose certificates are taken. Those of connected clients are held against it, too.
+    fn reload_trust(&self) {
+        let (Some(clients), Some(trust)) = (&self.files.clients, &self.trust) else { return };
+        let ca = clients.ca.display();
+        let read = clients.read(&self.provider).and_then(|verifier| {
+            let verifier_for_new = Arc::clone(&verifier);
+            let (files, provider) = (&self.files, &self.provider);
+            let new = acceptor(files, provider, &self.current, Some(verifier_for_new), self.is_http2)?;
+            Ok((verifier, new))
+        });
+        match read {
+            Ok((verifier, new)) => {
+                self.acceptor.store(Arc::new(new));
+                trust.replace(verifier);
+                tracing::info!(%ca, "client authorities and revocation lists read again");
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(%ca, error, "what client certificates are checked against cannot be used; the old stays");
+            }
+        }
+    }
+
+    /// Returns the certificate that the client of a finished handshake has proven to hold.
+    pub(crate) fn presented(&self, stream: &TlsStream<TcpStream>) -> Option<Arc<Presented>> {
+        self.trust.as_ref()?.presented(stream.get_ref().1.peer_certificates()?)
     }
 
     /// When the certificate in use ends; `None` if it does not say so in a way that can be read.
@@ -252,12 +296,13 @@ impl Tls {
         self.current.0.load().cert == pair.cert
     }
 
-    /// Reloads whenever the files are replaced. Never returns.
-    pub async fn watch(self) {
-        self.watch_every(WATCH_PERIOD).await;
+    /// Reloads whenever the files are replaced, and calls `look` as often as it looks at them if client certificates are
+    /// asked for. Never returns.
+    pub async fn watch(self, look: impl Fn()) {
+        self.watch_every(WATCH_PERIOD, look).await;
     }
 
-    async fn watch_every(&self, period: Duration) {
+    async fn watch_every(&self, period: Duration, look: impl Fn()) {
         let mut known = self.first.clone();
         let mut before = known.clone();
         loop {
@@ -268,6 +313,9 @@ impl Tls {
                 let this = self.clone();
                 // Its log line is all that comes of it.
                 let _ = spawn_blocking(move || this.reload()).await;
+            }
+            if self.trust.is_some() {
+                look();
             }
             before = now;
         }
@@ -283,10 +331,38 @@ impl Tls {
     /// # Errors
     /// Those of the connection and of the handshake, after which the client has been sent an alert.
     pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, bool)> {
-        let stream = self.acceptor.accept(stream).await?;
+        let acceptor = TlsAcceptor::clone(&self.acceptor.load());
+        let stream = acceptor.accept(stream).await?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
         Ok((stream, is_http2))
     }
+}
+
+/// Returns what does handshakes with the certificate of `current`, and asks for a client's if there is a `verifier`.
+fn acceptor(
+    files: &TlsFiles,
+    provider: &Arc<CryptoProvider>,
+    current: &Arc<Current>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    http2: bool,
+) -> Result<TlsAcceptor, TlsFilesError> {
+    let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .map_err(|error| TlsFilesError::Key(files.key.clone(), PemError::Unusable(error)))?;
+    let is_asked_for = verifier.is_some();
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::<Current>::clone(current));
+    if is_asked_for {
+        // A resumed session would bring a certificate back without a look at it.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
+    let offered = if http2 { &[HTTP2, HTTP1][..] } else { &[HTTP1][..] };
+    config.alpn_protocols = offered.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 #[cfg(test)]

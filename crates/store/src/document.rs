@@ -10,6 +10,7 @@ use exeat_proxy::Limits;
 use toml::de::DeTable;
 
 use crate::api;
+use crate::certificates::{self, Certificate};
 use crate::clients::{self, Client};
 use crate::files::Files;
 use crate::groups::{self, Group};
@@ -44,6 +45,7 @@ pub(crate) struct Document {
     pub(crate) next_hops: Vec<NextHop>,
     pub(crate) clients: Vec<Client>,
     pub(crate) workloads: Vec<Workload>,
+    pub(crate) certificates: Vec<Certificate>,
     /// Whether the text is broken, so that parts of it may be missing here.
     pub(crate) broken: bool,
 }
@@ -120,6 +122,7 @@ fn read_sections(root: &DeTable<'_>, broken: bool, cx: &mut Cx<'_, '_>) -> Docum
         next_hops: each(root, &keys::NEXT_HOP, cx, next_hops::read),
         clients: each(root, &keys::CLIENT, cx, clients::read),
         workloads: each(root, &keys::WORKLOAD, cx, workloads::read),
+        certificates: each(root, &keys::CERTIFICATE, cx, certificates::read),
         broken,
     }
 }

@@ -93,6 +93,7 @@ pub fn from_flags(flags: &Flags<'_>, options: &Options) -> Result<Loaded, Report
             caps: Caps::default(),
         }],
         workloads: Vec::new(),
+        certificates: Vec::new(),
         broken: false,
     };
     match compile(document, options) {

@@ -153,8 +153,27 @@ pub(crate) const WORKLOAD: Section = Section {
     ],
 };
 
+/// `[certificate.NAME]`.
+pub(crate) const CERTIFICATE: Section = Section {
+    name: "certificate",
+    named: true,
+    keys: &[
+        "spiffe",
+        "dns",
+        "cn",
+        "cloud_foundry",
+        "same_address",
+        "policies",
+        "labels",
+        "idle_timeout",
+        "max_age",
+        "max_bytes_up",
+        "max_bytes_down",
+    ],
+};
+
 /// Every section, in the order of the documentation.
-pub(crate) const SECTIONS: [&Section; 12] = [
+pub(crate) const SECTIONS: [&Section; 13] = [
     &PROXY,
     &RESOLVER,
     &LIMITS_SECTION,
@@ -167,6 +186,7 @@ pub(crate) const SECTIONS: [&Section; 12] = [
     &NEXT_HOP,
     &CLIENT,
     &WORKLOAD,
+    &CERTIFICATE,
 ];
 
 /// Keys of an entry written as a table.
@@ -190,7 +210,7 @@ pub(crate) const ENTRY: &[&str] = &[
 pub(crate) const LISTENER: &[&str] = &["address", "tls", "interface", "demand", "mode", "owner", "group"];
 
 /// Keys of a listener's `tls`.
-pub(crate) const LISTENER_TLS: &[&str] = &["cert", "key"];
+pub(crate) const LISTENER_TLS: &[&str] = &["cert", "key", "client_ca", "crl", "client"];
 
 /// Returns the titles of the sections that have this key: `[proxy]`, or `[policy.NAME] or [ceiling.NAME]`.
 pub(crate) fn sections_of(key: &str) -> Option<String> {

@@ -7,6 +7,7 @@
 
 mod api;
 mod caps;
+mod certificates;
 mod changed;
 mod clients;
 mod document;

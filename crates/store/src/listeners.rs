@@ -7,7 +7,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use exeat_identity::{Demand, Proof};
-use exeat_proxy::{CHAIN_MAX, PemError, TlsFiles, TlsFilesError};
+use exeat_proxy::{
+    AUTHORITIES_MAX, CHAIN_MAX, CRL_FILES_MAX, ClientFiles, PemError, TlsFiles, TlsFilesError,
+};
 use toml::de::DeValue;
 
 use crate::files::reason;
@@ -82,6 +84,12 @@ pub(crate) fn read(value: &Value<'_>, base_dir: &Path, notes: &mut Notes) -> Opt
         Some(_) => Some(read_interface(&fields, notes)?),
         None => None,
     };
+    let asks = tls.as_ref().is_some_and(|tls| tls.clients.is_some());
+    if demand.has(Proof::Certificate) && !asks {
+        let span = fields.get("demand").map_or(fields.span(), toml::Spanned::span);
+        let finding = Finding::error(Code::Conflict, "a certificate is demanded, and none is asked for");
+        notes.push(span, finding.help("add client_ca = \"ca.pem\" to `tls`, or demand something else"));
+    }
     match address? {
         Address::Tcp(address) => {
             refuse(&fields, &["mode", "owner", "group"], "is for unix sockets alone", notes);
@@ -227,15 +235,70 @@ fn read_tls(value: &Value<'_>, base_dir: &Path, notes: &mut Notes) -> Option<Tls
     };
     let (cert, key) = (path("cert"), path("key"));
     let ((cert, cert_span), (key, key_span)) = (cert?, key?);
-    let files = TlsFiles { cert, key };
+    let clients = read_client_files(&fields, base_dir, notes)?;
+    let files = TlsFiles { cert, key, clients };
     match files.check() {
         Ok(()) => warn_if_readable(&files.key, key_span, notes),
         Err(error) => {
             let (key, finding) = tls_files_finding(&error);
-            notes.push(if key == "cert" { cert_span } else { key_span }, finding);
+            let span = match key {
+                "cert" => cert_span,
+                "key" => key_span,
+                other => fields.get(other).map_or(key_span, toml::Spanned::span),
+            };
+            notes.push(span, finding);
         }
     }
     Some(files)
+}
+
+/// Reads whose certificates are asked for. `Some(None)` if none are, `None` if something is wrong.
+fn read_client_files(
+    fields: &Fields<'_, '_>,
+    base_dir: &Path,
+    notes: &mut Notes,
+) -> Option<Option<ClientFiles>> {
+    if fields.get("client_ca").is_none() {
+        for key in ["crl", "client"] {
+            if let Some(span) = fields.key_span(key) {
+                let finding =
+                    Finding::error(Code::Conflict, format!("`{key}` means nothing without `client_ca`"));
+                notes.push(span, finding.help("add client_ca = \"ca.pem\", or remove it"));
+            }
+        }
+        return Some(None);
+    }
+    let ca = base_dir.join(fields.string("client_ca", notes)?);
+    let mut crl = Vec::new();
+    if fields.get("crl").is_some() {
+        let list = fields.list("crl", "files", notes)?;
+        if list.len() > CRL_FILES_MAX || list.is_empty() {
+            let span = fields.key_span("crl").unwrap_or_else(|| fields.span());
+            let finding =
+                Finding::error(Code::InvalidValue, format!("`crl` lists 1 to {CRL_FILES_MAX} files"));
+            notes.push(span, finding.help("write crl = [\"crl.pem\"], or remove it"));
+        }
+        for value in list {
+            crl.push(base_dir.join(reader::string(value, What::Element("a file of `crl`"), notes)?));
+        }
+    } else {
+        let finding =
+            Finding::warning(Code::Suspicious, "no certificate of a client can be revoked without `crl`");
+        notes.push(
+            fields.get("client_ca").map_or(fields.span(), toml::Spanned::span),
+            finding.help("add crl = [\"crl.pem\"]"),
+        );
+    }
+    let parse = |word: &str| match word {
+        "required" => Some(true),
+        "optional" => Some(false),
+        _ => None,
+    };
+    let is_required = match fields.get("client") {
+        Some(_) => fields.word("client", &["required", "optional"], parse, notes)?,
+        None => true,
+    };
+    Some(Some(ClientFiles { ca, crl, is_required }))
 }
 
 /// What is wrong with a certificate and its key, and which of `cert` and `key` says so.
@@ -243,6 +306,10 @@ pub(crate) fn tls_files_finding(error: &TlsFilesError) -> (&'static str, Finding
     match error {
         TlsFilesError::Cert(path, error) => ("cert", pem_finding(path, error, "CERTIFICATE", CHAIN_MAX)),
         TlsFilesError::Key(path, error) => ("key", pem_finding(path, error, "PRIVATE KEY", CHAIN_MAX)),
+        TlsFilesError::ClientCa(path, error) => {
+            ("client_ca", pem_finding(path, error, "CERTIFICATE", AUTHORITIES_MAX))
+        }
+        TlsFilesError::Crl(path, error) => ("crl", pem_finding(path, error, "X509 CRL", AUTHORITIES_MAX)),
         TlsFilesError::Mismatch => {
             let finding = Finding::error(Code::Conflict, error.to_string());
             ("key", finding.help("`cert` must begin with the certificate that was issued for `key`"))

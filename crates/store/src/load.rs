@@ -10,6 +10,7 @@ use std::sync::Arc;
 use exeat_identity::{Clients, Principal, Proof};
 use exeat_policy::{Builder, CeilingSpec, Labels, PolicySet, PolicySpec, Revision};
 
+use crate::certificates;
 use crate::clients::Client;
 use crate::document::{self, Document};
 use crate::files::{Files, reason};
@@ -137,6 +138,7 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
         next_hops,
         clients,
         workloads,
+        certificates,
         ..
     } = document;
     let mut builder = Builder::new();
@@ -161,6 +163,7 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
     Ok(Loaded {
         clients: bind_clients(clients, &policy),
         workloads: workloads::bind(workloads, &policy),
+        certificates: certificates::bind(certificates, &policy),
         anonymous: proxy.anonymous.as_deref().map(|name| anonymous(name, &policy)),
         policy,
         hops: next_hops::hops(next_hops),

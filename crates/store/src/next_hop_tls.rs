@@ -56,7 +56,7 @@ fn path(named: &Named<'_, '_>, key: &str, cx: &mut Cx<'_, '_>) -> Option<PathBuf
 fn read_client(named: &Named<'_, '_>, cx: &mut Cx<'_, '_>) -> Option<Option<TlsFiles>> {
     match (path(named, "cert", cx), path(named, "key", cx)) {
         (None, None) => Some(None),
-        (Some(cert), Some(key)) => Some(Some(TlsFiles { cert, key })),
+        (Some(cert), Some(key)) => Some(Some(TlsFiles { cert, key, clients: None })),
         (cert, _) => {
             let (key, other) = if cert.is_some() { ("cert", "key") } else { ("key", "cert") };
             let finding = Finding::error(Code::MissingKey, format!("`{key}` needs `{other}`"));

@@ -8,6 +8,7 @@ use exeat_policy::{
 };
 
 use crate::caps;
+use crate::certificates::{self, Certificate};
 use crate::clients::Client;
 use crate::document::Document;
 use crate::files::Files;
@@ -66,6 +67,7 @@ pub(crate) fn check(document: &Document, places: &mut Places<'_, '_>) {
     }
     check_policies(document, places.notes);
     workloads::check(document, places.notes);
+    certificates::check(document, places.notes);
     for policy in &document.policies {
         graph.check_unresolved(policy, places);
     }
@@ -249,12 +251,17 @@ impl<'d> Graph<'d> {
     }
 }
 
-/// Names of policies where they are used: by clients, workloads, and `anonymous`.
+/// Names of policies where they are used: by clients, workloads, holders of certificates, and `anonymous`.
 fn policy_uses(document: &Document) -> impl Iterator<Item = (&str, &Range<usize>)> {
     let anonymous = document.proxy.anonymous.as_deref().map(|name| (name, &document.anonymous_span));
     let by_clients = document.clients.iter().flat_map(|client| &client.policies);
     let by_workloads = document.workloads.iter().flat_map(|workload| &workload.policies);
-    by_clients.chain(by_workloads).map(|(name, span)| (name.as_str(), span)).chain(anonymous)
+    let by_holders = document.certificates.iter().flat_map(|holder| &holder.policies);
+    by_clients
+        .chain(by_workloads)
+        .chain(by_holders)
+        .map(|(name, span)| (name.as_str(), span))
+        .chain(anonymous)
 }
 
 fn check_policies(document: &Document, notes: &mut Notes) {
@@ -274,11 +281,14 @@ fn check_policies(document: &Document, notes: &mut Notes) {
 fn warn_unused_policies(document: &Document, notes: &mut Notes) {
     let used: HashSet<&str> = policy_uses(document).map(|(name, _)| name).collect();
     let of_workloads = || document.workloads.iter().map(|workload| &workload.labels);
-    let labels = || document.clients.iter().map(|client| &client.labels).chain(of_workloads());
+    let of_holders = || document.certificates.iter().map(|holder| &holder.labels);
+    let labels =
+        || document.clients.iter().map(|client| &client.labels).chain(of_workloads()).chain(of_holders());
+    let brings_labels = document.certificates.iter().any(Certificate::brings_labels);
     for policy in document.policies.iter().filter(|policy| !used.contains(policy.name.as_str())) {
         let (message, help) = match &policy.bind {
             None => ("is not used", "name it in `policies` of a client, bind it to labels, or remove it"),
-            Some(bind) if !labels().any(|labels| bind.selects(labels)) => {
+            Some(bind) if !brings_labels && !labels().any(|labels| bind.selects(labels)) => {
                 ("binds nobody", "no client and no workload has the labels of `bind`")
             }
             Some(_) => continue,
@@ -311,6 +321,7 @@ fn warn_powerless(document: &Document, notes: &mut Notes) {
     let is_alone = |workload: &Workload| workload.alone;
     if document.clients.is_empty()
         && !document.workloads.iter().any(is_alone)
+        && document.certificates.is_empty()
         && document.proxy.anonymous.is_none()
     {
         let message = "nobody can use this proxy: there is no client, and `anonymous` is \"none\"";

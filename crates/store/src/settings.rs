@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use exeat_audit::Sink;
 use exeat_dns::ResolverConfig;
-use exeat_identity::{Clients, Demand, Principal, Workloads};
+use exeat_identity::{Certificates, Clients, Demand, Principal, Workloads};
 use exeat_model::IpBlock;
 use exeat_policy::PolicySet;
 use exeat_proxy::{Hops, Limits, TlsFiles};
@@ -114,6 +114,8 @@ pub struct Loaded {
     pub clients: Clients,
     /// The principals that are known by where they come from.
     pub workloads: Workloads,
+    /// The principals that are known by a client certificate.
+    pub certificates: Certificates,
     /// Who a client without credentials is, if such clients are let in.
     pub anonymous: Option<Arc<Principal>>,
     /// What the author of the configuration should know of; holds no error.

@@ -78,11 +78,49 @@ fn a_pair_that_cannot_serve_is_an_error_at_its_place() {
 }
 
 #[test]
-fn client_certificates_are_not_taken_for_granted() {
+fn whose_certificates_are_asked_for_is_read_at_the_start() {
     let folder = folder();
-    let listen = tls("one.pem", "one.key").replace("cert =", "client_ca = \"ca.pem\", cert =");
-    let report = load(&listen, folder.path()).unwrap_err().to_string();
-    assert!(report.contains("unknown key `client_ca` in `tls`"), "{report}");
+    for (name, keys, want) in [
+        (
+            "an authority",
+            "client_ca = \"two.pem\"",
+            "2:58 no certificate of a client can be revoked without `crl`",
+        ),
+        (
+            "none there",
+            "client_ca = \"absent.pem\", crl = [\"absent.pem\"]",
+            "2:58 `DIR/absent.pem` cannot be read: no such file or directory",
+        ),
+        (
+            "none in it",
+            "client_ca = \"not.pem\", crl = [\"not.pem\"]",
+            "2:58 `DIR/not.pem` has no `-----BEGIN CERTIFICATE-----`",
+        ),
+        (
+            "no list in it",
+            "client_ca = \"two.pem\", crl = [\"two.pem\"]",
+            "2:75 `DIR/two.pem` has no `-----BEGIN X509 CRL-----`",
+        ),
+        ("no list", "client_ca = \"two.pem\", crl = []", "2:69 `crl` lists 1 to 64 files"),
+        ("a list of nobody", "crl = [\"two.pem\"]", "2:46 `crl` means nothing without `client_ca`"),
+        ("a word of nobody", "client = \"optional\"", "2:46 `client` means nothing without `client_ca`"),
+        (
+            "another word",
+            "client_ca = \"two.pem\", crl = [\"x\"], client = \"maybe\"",
+            "2:91 `maybe` is not a value of `client`",
+        ),
+    ] {
+        let listen = tls("one.pem", "one.key").replace("cert =", &format!("{keys}, cert ="));
+        let report = match load(&listen, folder.path()) {
+            Ok((settings, warnings)) => {
+                assert!(settings.listen[0].tls.as_ref().unwrap().clients.is_some(), "{name}");
+                warnings
+            }
+            Err(report) => report,
+        };
+        let got: Vec<String> = report.problems().iter().map(|problem| line(problem, folder.path())).collect();
+        assert_eq!(got, [want], "{name}");
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What is said of each mistake, and where.
 
+#[path = "problems/certificates.rs"]
+mod certificates;
 #[path = "problems/entries.rs"]
 mod entries;
 #[path = "problems/policies.rs"]
@@ -52,14 +54,14 @@ fn sections_and_keys() {
             "section misspelled",
             "[prxoy]\n[policy.p]\nallow = [\"a.example.com\"]",
             &[
-                "e 1:2 unknown section `prxoy` | did you mean `proxy`? the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling`, `next_hop`, `client` and `workload`",
+                "e 1:2 unknown section `prxoy` | did you mean `proxy`? the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling`, `next_hop`, `client`, `workload` and `certificate`",
             ],
         ),
         (
             "section of another version",
             "[issuer.x]\n[policy.p]\nallow = [\"a.example.com\"]",
             &[
-                "e 1:2 unknown section `issuer` | the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling`, `next_hop`, `client` and `workload`",
+                "e 1:2 unknown section `issuer` | the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling`, `next_hop`, `client`, `workload` and `certificate`",
             ],
         ),
         (

@@ -25,6 +25,7 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
     let everyone = Everyone {
         clients: &loaded.clients,
         workloads: &loaded.workloads,
+        certificates: &loaded.certificates,
         anonymous: loaded.anonymous.as_ref(),
     };
     let Some(principal) = everyone.get(&args.client) else {

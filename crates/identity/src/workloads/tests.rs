@@ -120,7 +120,7 @@ fn who_says_nothing_is_known_by_the_place_or_is_anonymous() {
         ("a password is demanded of nobody", "11.0.0.1", password, guest, required),
         ("both are", "10.0.0.1", password.and(Proof::Origin), guest, required),
     ] {
-        let peer = known.peer(&Shown { place: at(address), demand });
+        let peer = known.peer(&Shown { place: at(address), demand, certificate: None });
         let got = peer.check_shown().and_then(|()| peer.alone(anonymous));
         assert_eq!(got.as_ref().map(|p| &*p.name).map_err(|error| *error), want, "{case}");
         assert_eq!(peer.may_be_silent(anonymous.is_some()), want.is_ok(), "{case}");
@@ -147,7 +147,7 @@ fn right_credentials_count_where_they_are_tied_to_and_where_they_are_demanded() 
         ("where an origin is, too", "10.0.0.1", password.and(Proof::Origin), None, Ok(())),
         ("where an origin is, from nowhere", "11.0.0.1", origin, None, elsewhere),
     ] {
-        let peer = known.peer(&Shown { place: at(address), demand });
+        let peer = known.peer(&Shown { place: at(address), demand, certificate: None });
         assert_eq!(peer.agree(Proof::Password, origins), want, "{case}");
     }
 }

@@ -143,7 +143,7 @@ impl Flow {
 
     fn is_of(&self, selector: &Selector) -> bool {
         let standing = self.standing();
-        let peer = standing.current.snapshot.workloads.peer(&self.client.shown);
+        let peer = standing.current.snapshot.peer(&self.client.shown);
         selector.selects(&standing.principal, &peer)
     }
 
@@ -168,7 +168,7 @@ impl Flow {
         let standing = self.standing();
         let policy = &standing.current.snapshot.policy;
         let principal = &standing.principal;
-        let workload = standing.current.snapshot.workloads.peer(&self.client.shown).workload();
+        let workload = standing.current.snapshot.peer(&self.client.shown).workload();
         FlowView {
             id: self.id,
             request_id: Arc::clone(&self.request_id),

@@ -1,6 +1,6 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use exeat_identity::{Clients, Place, Proof, Shown, Workloads};
+use exeat_identity::{Certificates, Clients, Place, Proof, Shown, Workloads};
 use exeat_model::{DnsName, Host};
 use exeat_policy::{Bound, Builder, Expect, Labels, Revision};
 
@@ -20,6 +20,7 @@ fn current(epoch: u64) -> Arc<Current> {
         policy,
         clients: Clients::new(),
         workloads: Workloads::new(),
+        certificates: Certificates::new(),
         anonymous: Some(Arc::new(principal)),
         disclose: true,
         hops: crate::hop::Hops::new(),

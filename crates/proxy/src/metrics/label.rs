@@ -68,6 +68,8 @@ label! {
         Accepted "accepted",
         /// No credentials, and the place that the connection comes from proves who asks.
         Origin "origin",
+        /// No credentials, and a client certificate proves who asks.
+        Certificate "certificate",
         /// No credentials, and such clients are let in.
         Anonymous "anonymous",
         /// No credentials, and they are needed.

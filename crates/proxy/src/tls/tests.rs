@@ -16,7 +16,7 @@ fn put(folder: &TempDir, name: &str) -> Vec<u8> {
 }
 
 fn files(folder: &TempDir) -> TlsFiles {
-    TlsFiles { cert: folder.path().join("cert.pem"), key: folder.path().join("key.pem") }
+    TlsFiles { cert: folder.path().join("cert.pem"), key: folder.path().join("key.pem"), clients: None }
 }
 
 /// The certificate that a new handshake shows.
@@ -68,7 +68,7 @@ async fn files_are_watched() {
         seen(put(&folder, "three.example.com")).await;
     };
     tokio::select! {
-        () = tls.watch_every(period) => {}
+        () = tls.watch_every(period, || ()) => {}
         () = replaced => {}
     }
 }

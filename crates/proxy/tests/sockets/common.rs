@@ -14,7 +14,9 @@ use std::{
 
 use exeat_audit::{AuditLog, AuditWriter, Sink};
 use exeat_dns::{Resolver, ResolverConfig, Upstream};
-use exeat_identity::{Authenticator, Clients, PasswordHash, Principal, Proof, Workloads, hash_generated};
+use exeat_identity::{
+    Authenticator, Certificates, Clients, PasswordHash, Principal, Proof, Workloads, hash_generated,
+};
 use exeat_model::{Authority, IpBlock, PortSet};
 use exeat_policy::{
     Announce, Builder, Defaults, Entry, Expect, Floor, HopSpec, Labels, ListBuilder, Mode, NextHop, Place,
@@ -187,7 +189,15 @@ pub(crate) fn snapshot(setup: &Setup) -> Snapshot {
         })
     };
     let hops = setup.next_hop.iter().map(|next| ("corp".into(), hop(next))).collect();
-    Snapshot { clients, workloads: Workloads::new(), anonymous, disclose: setup.disclose, policy, hops }
+    Snapshot {
+        clients,
+        workloads: Workloads::new(),
+        certificates: Certificates::new(),
+        anonymous,
+        disclose: setup.disclose,
+        policy,
+        hops,
+    }
 }
 
 fn policy(setup: &Setup) -> PolicySet {

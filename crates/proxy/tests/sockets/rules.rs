@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use exeat_identity::{Clients, PasswordHash, Principal, Proof, Workloads, hash_generated};
+use exeat_identity::{Certificates, Clients, PasswordHash, Principal, Proof, Workloads, hash_generated};
 use exeat_model::{IpBlock, PortSet};
 use exeat_policy::{
     Builder, Caps, Defaults, Entry, Expect, Label, Labels, List, ListBuilder, Mode, Place, PolicySet,
@@ -69,6 +69,7 @@ impl Rules {
         Snapshot {
             clients,
             workloads: Workloads::new(),
+            certificates: Certificates::new(),
             anonymous,
             disclose: true,
             policy,

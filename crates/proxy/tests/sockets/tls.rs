@@ -23,7 +23,8 @@ async fn start(limits: Limits) -> (World, std::net::SocketAddr) {
 /// The same, with what a client needs to trust it.
 async fn start_with(setup: Setup) -> (World, std::net::SocketAddr, TlsConnector) {
     let folder = tempfile::TempDir::new().unwrap();
-    let files = TlsFiles { cert: folder.path().join("cert.pem"), key: folder.path().join("key.pem") };
+    let files =
+        TlsFiles { cert: folder.path().join("cert.pem"), key: folder.path().join("key.pem"), clients: None };
     let issued = rcgen::generate_simple_self_signed(["proxy.example.com".to_owned()]).unwrap();
     std::fs::write(&files.cert, issued.cert.pem()).unwrap();
     std::fs::write(&files.key, issued.signing_key.serialize_pem()).unwrap();

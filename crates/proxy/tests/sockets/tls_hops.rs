@@ -310,7 +310,7 @@ async fn a_hop_that_does_not_speak_tls() {
 async fn a_hop_that_wants_a_certificate() {
     let (authority, clients) = (Authority::new("one"), Authority::new("two"));
     let (certificate, key) = clients.issue("exeat.example.net", 2999);
-    let files = TlsFiles { cert: clients.path("client.pem"), key: clients.path("client.key") };
+    let files = TlsFiles { cert: clients.path("client.pem"), key: clients.path("client.key"), clients: None };
     std::fs::write(&files.cert, certificate.pem()).unwrap();
     std::fs::write(&files.key, key.serialize_pem()).unwrap();
     for (client, is_let_in) in [(Some(files), true), (None, false)] {

@@ -223,10 +223,17 @@ fn listeners_that_tell_places() {
             ],
         ),
         (
+            "a certificate that nobody asks for",
+            "{ address = \"0.0.0.0:1\", demand = [\"certificate\"] }",
+            vec![
+                "e 2:45 a certificate is demanded, and none is asked for | add client_ca = \"ca.pem\" to `tls`, or demand something else",
+            ],
+        ),
+        (
             "a proof that is none",
             "{ address = \"0.0.0.0:1\", demand = [\"pasword\"] }",
             vec![
-                "e 2:46 `pasword` is not a proof | did you mean \"password\"? the proofs are `password` and `origin`",
+                "e 2:46 `pasword` is not a proof | did you mean \"password\"? the proofs are `password`, `origin` and `certificate`",
             ],
         ),
     ] {
