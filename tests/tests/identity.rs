@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         flows_end_with_the_place_that_proved_them,
         a_workload_in_quarantine_reaches_nothing_with_any_password,
         explain_tells_whether_a_password_counts,
+        who_guesses_waits_and_nobody_else,
     ])
 }
 
@@ -644,4 +645,44 @@ fn explain_tells_whether_a_password_counts() -> Result<()> {
         ensure!(is_told && (outcome.code == code || code == 2 && outcome.code != 0), "{name}: {outcome:?}");
     }
     Ok(())
+}
+
+fn who_guesses_waits_and_nobody_else() -> Result<()> {
+    let world = World::new()?;
+    let mut exeat = Exeat::serve(world.directory(), &config(&listen(), ""), PROXY)?;
+    let (right, wrong) = (authorization("app", PASSWORD), authorization("app", "wrong"));
+    let mut open = tunnel(BATCH, &right)?;
+    for attempt in 0..6 {
+        ensure!(get_at(BATCH, &wrong)? == denied(407, "auth_invalid"), "{attempt}");
+    }
+    // Whatever it is now, right or wrong, it gets the same answer and is not looked at.
+    for fields in [&wrong, &right] {
+        ensure!(get_at(BATCH, fields)? == denied(429, "rate_limited"));
+    }
+    echoes(&mut open)?;
+    for (name, source, fields, want) in [
+        ("from another source", FACTOR, &right, ok()),
+        (
+            "another name, which does not exist",
+            BATCH,
+            &authorization("nobody", "wrong"),
+            denied(407, "auth_invalid"),
+        ),
+        ("wrong from another source", FACTOR, &wrong, denied(407, "auth_invalid")),
+        ("right again from there", FACTOR, &right, ok()),
+    ] {
+        let answer = get_at(source, fields)?;
+        ensure!(answer == want, "{name}: {answer:?}");
+    }
+    // A name that does not exist is guessed at in the same way.
+    let nobody = authorization("nobody", "wrong");
+    let answers: Vec<Answer> = (0..7).map(|_| get_at(NOWHERE, &nobody)).collect::<Result<_>>()?;
+    ensure!(
+        answers[5] == denied(407, "auth_invalid") && answers[6] == denied(429, "rate_limited"),
+        "{answers:?}"
+    );
+    let refused = |records: &[Value]| records.iter().filter(|r| r["reason"] == "rate_limited").count();
+    exeat.audit_until("each refusal in the log", |records| refused(records) == 3)?;
+    drop(open);
+    exeat.stop()
 }

@@ -198,7 +198,7 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "auth_attempts",
         kind: Kind::Counter,
-        labels: "`result`: `accepted`, `origin`, `certificate`, `anonymous`, `required`, `invalid`, `mismatch`, `rate_limited`",
+        labels: "`result`: `accepted`, `origin`, `certificate`, `anonymous`, `required`, `invalid`, `mismatch`, `delayed`, `rate_limited`",
         help: "Checks of who asks. A SOCKS login is checked again with its request",
         read: |view| Numbers::Counts(by_key("result", &view.metrics.auth)),
     },

@@ -5,6 +5,7 @@ mod basic;
 mod certificate;
 mod certificates;
 mod clients;
+mod defence;
 mod password;
 mod peer;
 mod principal;
@@ -14,9 +15,10 @@ pub use authenticator::Authenticator;
 pub use certificate::{Certificate, CertificateError, Instance};
 pub use certificates::{Certificates, Holder, Match, Presented, StillGood};
 pub use clients::Clients;
+pub use defence::Defence;
 pub use password::{
     PasswordHash, PasswordHashError, SecretError, generate_password, hash_generated, hash_password,
 };
 pub use peer::{Demand, Peer, Place, Shown};
-pub use principal::{AuthnError, Principal, Proof};
+pub use principal::{AuthnError, Principal, Proof, claimed_name};
 pub use workloads::{Origin, Workload, Workloads};

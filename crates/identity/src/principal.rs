@@ -65,6 +65,9 @@ pub enum AuthnError {
     /// connection does not come from where it must.
     #[error("credentials of another container or place")]
     ContainerMismatch,
+    /// Credentials from the same source were wrong too often; these were not looked at.
+    #[error("too many wrong credentials")]
+    Delayed,
     /// Too many passwords wait to be checked; the credentials were not looked at.
     #[error("too many passwords wait to be checked")]
     RateLimited,
@@ -77,8 +80,17 @@ impl AuthnError {
             Self::Required => Reason::AuthRequired,
             Self::Invalid => Reason::AuthInvalid,
             Self::ContainerMismatch => Reason::ContainerMismatch,
-            Self::RateLimited => Reason::RateLimited,
+            Self::Delayed | Self::RateLimited => Reason::RateLimited,
         }
+    }
+}
+
+/// Returns the name that the credentials of a request claim, if they are well-formed and have one.
+#[must_use]
+pub fn claimed_name(proxy_authorization: &[&[u8]]) -> Option<String> {
+    match proxy_authorization {
+        [value] => Credentials::decode(value).ok().map(|credentials| credentials.user().to_owned()),
+        [] | [_, _, ..] => None,
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use exeat_dns::ResolveError;
-use exeat_identity::{AuthnError, Principal};
+use exeat_identity::{AuthnError, Principal, claimed_name};
 use exeat_model::{Authority, Host};
 use exeat_policy::{
     Allowed, Denial, EgressRequest, Reason, Resolve, RuleId, Verdict, decide, permit, permit_via,
@@ -138,12 +138,46 @@ pub(crate) async fn authenticate(
                 }
             }
         });
-        in_its_place(shared, trail.client().source(), checking).await
+        defended(shared, trail.client().source(), credentials, checking).await
     };
     shared.metrics.note_auth(&found);
     let principal = found.map_err(|error| refuse(trail, error.reason(), None))?;
     trail.note_principal(&principal, &snapshot.policy);
     Ok((current, principal))
+}
+
+/// Returns the outcome of `checking`, unless credentials from the same source were wrong too often to look at these now.
+async fn defended(
+    shared: &Shared,
+    source: Source,
+    credentials: Credentials<'_>,
+    checking: Pin<&mut impl Future<Output = Result<Arc<Principal>, AuthnError>>>,
+) -> Result<Arc<Principal>, AuthnError> {
+    let claimed;
+    let name = match credentials {
+        // There is nothing to guess.
+        Credentials::Fields([]) => return in_its_place(shared, source, checking).await,
+        Credentials::Fields(values) => {
+            claimed = claimed_name(values);
+            claimed.as_deref().map(str::as_bytes)
+        }
+        Credentials::Password { user, .. } => Some(user),
+    };
+    if !shared.defence.may_try(source, name, Instant::now()) {
+        return Err(AuthnError::Delayed);
+    }
+    let found = in_its_place(shared, source, checking).await;
+    match &found {
+        Ok(_) => shared.defence.note_right(source, name),
+        Err(AuthnError::Invalid) => shared.defence.note_wrong(source, name, Instant::now()),
+        Err(
+            AuthnError::Required
+            | AuthnError::ContainerMismatch
+            | AuthnError::Delayed
+            | AuthnError::RateLimited,
+        ) => {}
+    }
+    found
 }
 
 /// Waits for the outcome of `checking`. Most are there at once: one that has to wait takes a place of its source.

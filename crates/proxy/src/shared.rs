@@ -13,12 +13,14 @@ use std::{
 use arc_swap::ArcSwap;
 use exeat_audit::{AuditLog, AuditUnavailable, Event, Record};
 use exeat_dns::Resolver;
-use exeat_identity::{Authenticator, Certificates, Clients, Peer, Principal, Proof, Shown, Workloads};
+use exeat_identity::{
+    Authenticator, Certificates, Clients, Defence, Peer, Principal, Proof, Shown, Workloads,
+};
 use exeat_model::{CanonicalIp, IpBlock};
 use exeat_policy::PolicySet;
 
 use crate::{
-    flows::{Flows, Over, Swept},
+    flows::{Flows, Over, Source, Swept},
     hop::Hops,
     limits::Limits,
     metrics::{Metrics, Told},
@@ -124,6 +126,8 @@ pub(crate) struct Shared {
     /// Held while `current` is replaced, so that changes come one after the other; and where the quarantine is kept.
     pub(crate) kept: Mutex<Kept>,
     pub(crate) authenticator: Authenticator,
+    /// Slows down who guesses.
+    pub(crate) defence: Defence<Source>,
     pub(crate) resolver: Resolver,
     pub(crate) audit: AuditLog,
     pub(crate) limits: Limits,
@@ -153,6 +157,7 @@ impl Shared {
             current: ArcSwap::from_pointee(current),
             kept: Mutex::default(),
             authenticator: parts.authenticator,
+            defence: Defence::default(),
             resolver: parts.resolver,
             audit: parts.audit,
             limits: parts.limits,

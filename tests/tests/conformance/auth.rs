@@ -4,12 +4,14 @@ use anyhow::{Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use exeat_tests::fixture::{CLIENT, PASSWORD, auth, request_with};
+use exeat_tests::namespace::PROXY;
 use exeat_tests::raw::{Raw, authorization};
 
 use crate::stage::{Case, Refusal, Stage, case, refusal};
 
 const REQUIRED: Refusal = refusal(407, "auth_required");
 const INVALID: Refusal = refusal(407, "auth_invalid");
+const DELAYED: Refusal = refusal(429, "rate_limited");
 
 pub(crate) const CASES: &[Case] = &[
     case("AUTH-01", |s| {
@@ -29,6 +31,26 @@ pub(crate) const CASES: &[Case] = &[
         Ok(())
     })
     .differs("the credentials are passwords: an unknown user and a wrong password look the same"),
+    case("AUTH-26", |s| {
+        let wrong = request_with("GET http://example.com/", &authorization(CLIENT, "wrong"));
+        for _ in 0..6 {
+            s.refuses_bytes(&wrong, INVALID)?;
+        }
+        s.refuses_bytes(&wrong, DELAYED)?;
+        // Another source, and another name from this one, are not held up.
+        let mut elsewhere = Raw::from("93.184.216.109:0".parse()?, PROXY.parse()?)?;
+        let right = elsewhere.ask(request_with("GET http://example.com/", &auth()))?;
+        ensure!(right.status == 200, "{right:?}");
+        let other = request_with("GET http://example.com/", &authorization("other", "wrong"));
+        s.refuses_bytes(other, INVALID).map(drop)
+    }),
+    case("AUTH-29", |s| {
+        let spoofed = format!(
+            "PROXY TCP4 10.99.0.2 10.99.0.1 4242 3128\r\n{}",
+            request_with("GET http://example.com/", &auth())
+        );
+        s.refuses_bytes(spoofed, refusal(400, "request_malformed")).map(drop)
+    }),
 ];
 
 /// Credentials that are not exactly one user, colon and password in standard base64 are refused.

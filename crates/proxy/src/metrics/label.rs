@@ -78,6 +78,8 @@ label! {
         Invalid "invalid",
         /// The credentials do not count where they come from, or nothing does.
         Mismatch "mismatch",
+        /// Credentials from there were wrong too often; these were not looked at.
+        Delayed "delayed",
         /// Too many passwords wait to be checked.
         RateLimited "rate_limited",
     }
