@@ -28,13 +28,15 @@ pub const CONTAINER_USER: u32 = 65532;
 
 /// The keys whose values are files that are read, and whether those are secret; `*` stands for any key and for the
 /// elements of a list.
-const FILES_READ: [(&[&str], bool); 7] = [
+const FILES_READ: [(&[&str], bool); 9] = [
     (&["groups", "*", "file"], false),
     (&["next_hop", "*", "ca"], false),
     (&["next_hop", "*", "cert"], false),
     (&["next_hop", "*", "key"], true),
     (&["next_hop", "*", "password_file"], true),
     (&["proxy", "listen", "*", "tls", "cert"], false),
+    (&["proxy", "listen", "*", "tls", "client_ca"], false),
+    (&["proxy", "listen", "*", "tls", "crl", "*"], false),
     (&["proxy", "listen", "*", "tls", "key"], true),
 ];
 
@@ -62,7 +64,7 @@ pub struct Surroundings {
     pub folders: Vec<PathBuf>,
     /// The socket of the admin API, as in the container.
     pub socket: Option<PathBuf>,
-    /// Whether clients have to send credentials.
+    /// Whether clients have to send credentials: nobody is let in without proof, and the connection is not all there is.
     pub needs_credentials: bool,
     /// How long a stop may take.
     pub drain_timeout: Duration,
@@ -133,10 +135,16 @@ pub fn surroundings(
         has_secrets,
         folders,
         socket,
-        needs_credentials: loaded.anonymous.is_none(),
+        needs_credentials: loaded.anonymous.is_none() && !is_known_without(loaded),
         drain_timeout: loaded.settings.limits.drain_timeout,
         warnings: Report::new(notes.finish(&source, CONFIGURATION_PROBLEMS_MAX)),
     })
+}
+
+/// Whether all that the configuration knows of are known by their connection: by where it comes from, or by a certificate.
+fn is_known_without(loaded: &Loaded) -> bool {
+    let mut known = loaded.workloads.principals().chain(loaded.certificates.principals());
+    loaded.clients.is_empty() && known.next().is_some()
 }
 
 /// The listener that workloads connect to, and its number.

@@ -237,4 +237,8 @@ fn credentials_are_needed_unless_a_policy_is_for_those_without() {
     let open = format!("{fine}anonymous = \"p\"\n[policy.p]\nallow = [\"example.com\"]\n");
     assert!(needs(fine, Platform::Docker, None).unwrap().needs_credentials);
     assert!(!needs(&open, Platform::Docker, None).unwrap().needs_credentials);
+    let placed = format!("{fine}[workload.batch]\naddresses = [\"10.99.0.0/24\"]\n");
+    assert!(!needs(&placed, Platform::Docker, None).unwrap().needs_credentials);
+    let mixed = format!("{placed}[client.app]\npasswords = [\"sha256:{:064}\"]\n", 1);
+    assert!(needs(&mixed, Platform::Docker, None).unwrap().needs_credentials);
 }
