@@ -80,6 +80,7 @@ pub fn differences(old: Side<'_>, new: Side<'_>) -> Vec<Difference> {
     everyone.sort_unstable();
     everyone.dedup();
     // Many clients share their policies, and then what changed.
+    #[expect(clippy::mutable_key_type, reason = "what a token lists is told apart by its address alone")]
     let mut known: HashMap<(&Bound, &Bound), Arc<[Change]>> = HashMap::new();
     let mut found = Vec::new();
     for who in everyone {

@@ -62,6 +62,8 @@ pub struct Allowed {
     pub(crate) would_deny: Option<Denial>,
     /// The way out that the most specific rule gives.
     pub(crate) way: Option<Way>,
+    /// The one that the rules must say themselves. It is another only where a token's limit adds one.
+    pub(crate) own_way: Option<Way>,
 }
 
 impl Allowed {
@@ -102,7 +104,7 @@ pub fn decide(set: &PolicySet, request: &EgressRequest<'_>) -> Verdict {
     if let Some(denial) = denied(set, request, Mode::Report) {
         would_deny = Some(denial);
     } else {
-        match matching(set, &request.bound.policies, target) {
+        match allowing(set, request) {
             Ok(candidates) => policies = candidates,
             Err(denial) => would_deny = Some(denial),
         }
@@ -117,14 +119,41 @@ pub fn decide(set: &PolicySet, request: &EgressRequest<'_>) -> Verdict {
             Err(denial) => return Verdict::Deny(denial),
         }
     }
-    let way = policies.first().copied().or(report).and_then(|rule| set.owner(rule.owner)?.way.clone());
-    Verdict::Allow(Allowed { policies, ceilings, report, would_deny, way })
+    let way_of = |rule: &RuleId| set.owner(rule.owner)?.way.clone();
+    let own_way = policies.first().copied().or(report).as_ref().and_then(way_of);
+    let mut way = own_way.clone();
+    if let Some(narrowing) = &request.bound.narrowing {
+        match narrowing.host(target).and_then(|_| narrowing.limit_rules(set, target)) {
+            Ok(limits) => {
+                match narrowing.way(way, limits.iter().filter_map(|rules| way_of(rules.first()?))) {
+                    Ok(found) => way = found,
+                    Err(denial) => return Verdict::Deny(denial),
+                }
+                ceilings.extend(limits);
+            }
+            Err(denial) => return Verdict::Deny(denial),
+        }
+    }
+    Verdict::Allow(Allowed { policies, ceilings, report, would_deny, way, own_way })
+}
+
+/// The allow rules that the permission rests on: of a token, those of its issuer's ceiling that are for its class.
+pub(crate) fn allowing(set: &PolicySet, request: &EgressRequest<'_>) -> Result<Candidates, Denial> {
+    let mut rules = matching(set, &request.bound.policies, request.target)?;
+    if let Some(narrowing) = &request.bound.narrowing {
+        narrowing.retain(set, &mut rules)?;
+    }
+    Ok(rules)
 }
 
 /// The report-mode policy that may let the request through: the first one, if the target is
 /// public as far as can be told.
 fn report_rule(set: &PolicySet, request: &EgressRequest<'_>) -> Option<RuleId> {
     let mut policies = request.bound.policies.iter().copied();
+    // What is marked for a class of data is not left to report mode.
+    if request.bound.narrowing.as_ref().is_some_and(|narrowing| narrowing.class.is_some()) {
+        return None;
+    }
     // Asked first, since hardly any request has one.
     let owner = policies.find(|&n| set.owner(n).is_some_and(|o| o.mode == Mode::Report))?;
     let public = match &request.target.host {
@@ -180,8 +209,7 @@ pub(crate) fn denied_address(
 
 /// Every policy and ceiling of a principal.
 pub(crate) fn owners<'a>(set: &'a PolicySet, bound: &'a Bound) -> impl Iterator<Item = (u32, &'a Owner)> {
-    let numbers = bound.policies.iter().chain(&bound.ceilings);
-    numbers.filter_map(|&number| Some((number, set.owner(number)?)))
+    bound.owners().filter_map(|number| Some((number, set.owner(number)?)))
 }
 
 /// The allow rules of these owners that match the target and its port, most specific first, or
@@ -217,15 +245,21 @@ pub(crate) fn matching(set: &PolicySet, owners: &[u32], target: &Authority) -> R
         }
     }
     if ranked.is_empty() {
-        return Err(no_match(&target.host, wrong_port, opens_addresses));
+        return Err(no_match(&target.host, wrong_port.is_some(), wrong_port, opens_addresses));
     }
     ranked.sort_unstable();
     Ok(ranked.into_iter().map(|(_, _, _, rule)| rule).collect())
 }
 
-fn no_match(host: &Host, wrong_port: Option<RuleId>, opens_addresses: bool) -> Denial {
+/// Why no rule matches; `wrong_port` is one that matches but for its ports.
+pub(crate) fn no_match(
+    host: &Host,
+    is_wrong_port: bool,
+    wrong_port: Option<RuleId>,
+    opens_addresses: bool,
+) -> Denial {
     let reason = match host {
-        _ if wrong_port.is_some() => Reason::PortNotAllowed,
+        _ if is_wrong_port => Reason::PortNotAllowed,
         Host::Name(_) => Reason::HostNotAllowed,
         Host::Address(_) if opens_addresses => Reason::AddressNotAllowed,
         Host::Address(_) => Reason::IpLiteralNotAllowed,
@@ -257,7 +291,7 @@ fn metadata_rule(owner: &Owner, host: &Host) -> Option<u32> {
 }
 
 /// An allow without ports means 80 and 443.
-fn allow_port(terms: &Terms<'_>, port: Port) -> bool {
+pub(crate) fn allow_port(terms: &Terms<'_>, port: Port) -> bool {
     terms.ports.map_or(port == Port::HTTP || port == Port::HTTPS, |ports| ports.contains(port))
 }
 

@@ -10,6 +10,7 @@ use exeat_model::{
 
 use crate::announce::Announce;
 use crate::caps::Caps;
+use crate::class::Class;
 
 /// What an entry speaks of.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -93,6 +94,8 @@ pub struct Defaults {
     pub answers: Option<Answers>,
     /// What the upstream is told of the client, where it is dialled from here.
     pub announce: Option<Announce>,
+    /// The class of data that it is for, besides all other use.
+    pub class: Option<Class>,
     /// What each flow may come to.
     pub caps: Caps,
 }
@@ -107,6 +110,7 @@ impl Defaults {
             expect: self.expect.or(outer.expect),
             answers: self.answers.or(outer.answers),
             announce: self.announce.or(outer.announce),
+            class: self.class.or(outer.class),
             caps: self.caps.or(outer.caps),
         }
     }
@@ -355,6 +359,7 @@ impl fmt::Display for Entry {
             && s.expect.is_none()
             && s.answers.is_none()
             && s.announce.is_none()
+            && s.class.is_none()
             && s.caps == Caps::default();
         if short && self.sni.is_empty() && !self.suffix {
             return self.fmt_short(f);
@@ -400,6 +405,9 @@ impl Entry {
         }
         if let Some(announce) = s.announce {
             write!(f, ", proxy_protocol = \"{}\"", announce.word())?;
+        }
+        if let Some(class) = s.class {
+            write!(f, ", class = \"{}\"", class.word())?;
         }
         for cap in s.caps.iter() {
             write!(f, ", {cap}")?;

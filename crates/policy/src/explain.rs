@@ -8,7 +8,9 @@ use exeat_model::{AddressClass, CanonicalIp, Host, IpBlock, NamePattern, Port, P
 
 use crate::announce::Announce;
 use crate::caps::Caps;
-use crate::decide::{Allowed, Denial, EgressRequest, Verdict, decide, denied, matching};
+use crate::decide::{
+    Allowed, Candidates, Denial, EgressRequest, Verdict, allowing, decide, denied, matching,
+};
 use crate::entry::{Destination, Entry, Expect};
 use crate::hop::Resolve;
 use crate::permit::{OpeningRule, covers, permit, permit_via};
@@ -37,7 +39,8 @@ pub enum Outcome {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Stage {
     /// What is looked at: `deny`, `allow`, `ceiling NAME`, `addresses`, `opening`, `bounds`,
-    /// `PROXY header` or `next hop`.
+    /// `PROXY header` or `next hop`; of a token `issuer's ceiling` for `allow`, and `token` and
+    /// `limit NAME`.
     pub name: String,
     /// How it ended.
     pub outcome: Outcome,
@@ -83,6 +86,7 @@ pub fn explain(set: &PolicySet, request: &EgressRequest<'_>, addrs: Option<&[IpA
         entry: None,
         entry_goes_to: Vec::new(),
     };
+    explanation.stages.extend(token_stages(set, request));
     explanation.stages.extend(ceiling_stages(set, request));
     match decide(set, request) {
         Verdict::Deny(denial) => explanation.refused = Some(denial.reason),
@@ -206,16 +210,48 @@ fn deny_stage(set: &PolicySet, request: &EgressRequest<'_>) -> Stage {
 }
 
 fn allow_stage(set: &PolicySet, request: &EgressRequest<'_>) -> Stage {
-    match_stage(set, request, "allow".to_owned(), &request.bound.policies)
+    let name = if request.bound.narrowing.is_some() { "issuer's ceiling" } else { "allow" };
+    match_stage(set, request, name.to_owned(), allowing(set, request))
+}
+
+/// What the token itself says, and the limits that it is under.
+fn token_stages(set: &PolicySet, request: &EgressRequest<'_>) -> Vec<Stage> {
+    let Some(narrowing) = &request.bound.narrowing else { return Vec::new() };
+    let (outcome, detail) = match narrowing.host(request.target) {
+        Ok(None) => (Outcome::Pass, "the token lists no hosts".to_owned()),
+        Ok(Some(item)) => (Outcome::Pass, format!("the token lists {item}")),
+        Err(denial) => {
+            let detail = if denial.reason == Reason::PortNotAllowed {
+                format!("the token lists the host, but not port {}", request.target.port)
+            } else {
+                format!("the token does not list {}", request.target.host)
+            };
+            (Outcome::Refuse(denial.reason), detail)
+        }
+    };
+    let mut stages = vec![Stage { name: "token".to_owned(), outcome, detail, rule: None }];
+    for limit in narrowing.limits() {
+        let names: Vec<String> = limit.iter().filter_map(|&number| set.title(number)).collect();
+        let name = format!("limit {}", names.join(", "));
+        stages.push(match_stage(set, request, name, matching(set, limit, request.target)));
+    }
+    stages
 }
 
 fn ceiling_stages(set: &PolicySet, request: &EgressRequest<'_>) -> Vec<Stage> {
     let named = request.bound.ceilings.iter().filter_map(|&n| Some((n, set.title(n)?)));
-    named.map(|(number, name)| match_stage(set, request, name, &[number])).collect()
+    named
+        .map(|(number, name)| match_stage(set, request, name, matching(set, &[number], request.target)))
+        .collect()
 }
 
-fn match_stage(set: &PolicySet, request: &EgressRequest<'_>, name: String, owners: &[u32]) -> Stage {
-    match matching(set, owners, request.target) {
+fn match_stage(
+    set: &PolicySet,
+    request: &EgressRequest<'_>,
+    name: String,
+    matched: Result<Candidates, Denial>,
+) -> Stage {
+    match matched {
         Ok(rules) => Stage {
             name,
             outcome: Outcome::Pass,
@@ -238,6 +274,7 @@ fn refusal_detail(request: &EgressRequest<'_>, reason: Reason) -> String {
     let target = request.target;
     match (reason, &target.host) {
         (Reason::PortNotAllowed, host) => format!("a rule matches {host}, but not port {}", target.port),
+        (Reason::ClassMismatch, host) => format!("no rule for the token's class of data matches {host}"),
         (_, Host::Name(name)) => format!("no rule matches {name}"),
         (_, Host::Address(ip)) => format!("no network rule contains {ip} ({})", ip.class().name()),
     }
@@ -272,7 +309,20 @@ fn goes_to(set: &PolicySet, request: &EgressRequest<'_>, addrs: &[IpAddr]) -> Ve
     if !ceilings.is_empty() && !lacks(&request.bound.policies) {
         owners.clear();
     }
-    owners.into_iter().chain(ceilings).filter_map(|number| set.title(number)).collect()
+    let mut titles: Vec<String> =
+        owners.into_iter().chain(ceilings).filter_map(|number| set.title(number)).collect();
+    if let Some(narrowing) = &request.bound.narrowing {
+        if !lacks(&request.bound.policies) {
+            titles.retain(|title| title.starts_with("ceiling "));
+        }
+        let lacking =
+            narrowing.limits().filter(|limit| lacks(limit)).filter_map(|limit| limit.first().copied());
+        titles.extend(lacking.filter_map(|number| set.title(number)));
+        if narrowing.host(request.target).is_err() {
+            titles.push("the token's allowed_hosts".to_owned());
+        }
+    }
+    titles
 }
 
 /// Returns the smallest allow entry that would let the request pass, computed from the request

@@ -7,13 +7,16 @@
 
 mod announce;
 mod caps;
+mod class;
 mod decide;
 mod diff;
 mod entry;
 mod explain;
 mod hop;
+mod hosts;
 mod labels;
 mod list;
+mod narrowing;
 mod permit;
 mod place;
 mod reason;
@@ -23,13 +26,16 @@ mod slot;
 
 pub use announce::Announce;
 pub use caps::{Cap, Caps};
+pub use class::Class;
 pub use decide::{Allowed, Denial, EgressRequest, Verdict, decide};
 pub use diff::{Change, Direction, Hosts, Opening, View, WayOut, What, Witness, diff};
 pub use entry::{Answers, Defaults, Destination, Entry, EntryError, Expect, Side};
 pub use explain::{Explanation, Outcome, Stage, explain, smallest_entry};
 pub use hop::{HopSpec, NextHop, Resolve, Way};
+pub use hosts::{HOST_ITEMS_MAX, HostList, HostListError};
 pub use labels::{Label, Labels};
 pub use list::{EntryProblem, List, ListBuilder, Severity};
+pub use narrowing::TokenTerms;
 pub use permit::{HopPermit, InfraPermit, OpeningRule, Permit, permit, permit_hop, permit_via};
 pub use place::{Place, Revision};
 pub use reason::{DnsRefusal, KernelVerdict, Reason};

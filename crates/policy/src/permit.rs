@@ -310,7 +310,7 @@ fn first_that_covers(
     allowed: &Allowed,
     covering: impl Fn(RuleId) -> Result<Addresses, Denial>,
 ) -> Result<Found, Denial> {
-    let leaves = |rule: &RuleId| set.owner(rule.owner).is_some_and(|owner| owner.way == allowed.way);
+    let leaves = |rule: &RuleId| set.owner(rule.owner).is_some_and(|owner| owner.way == allowed.own_way);
     let mut refusal = allowed.would_deny;
     for &rule in allowed.policies.iter().filter(|rule| leaves(rule)) {
         match covering(rule) {
@@ -441,6 +441,9 @@ fn opening(
         expect = both(expect, expect_of(above))
             .ok_or(Denial { reason: Reason::TlsRequired, rule: Some(above) })?;
         further.retain(|name| sni_of(above).contains(name));
+    }
+    if request.bound.narrowing.as_ref().is_some_and(|narrowing| narrowing.class.is_some()) {
+        expect = both(expect, Expect::Tls).ok_or(Denial { reason: Reason::TlsRequired, rule: Some(rule) })?;
     }
     let asked = match &request.target.host {
         Host::Name(name) => Some(name.clone()),

@@ -4,6 +4,7 @@ use exeat_model::{IpBlock, PortSet};
 
 use crate::announce::Announce;
 use crate::caps::Caps;
+use crate::class::Class;
 use crate::entry::{Answers, Defaults, Expect, Side};
 use crate::list::Settings;
 use crate::place::Place;
@@ -63,6 +64,7 @@ pub(crate) struct Terms<'a> {
     pub(crate) expect: Option<Expect>,
     pub(crate) answers: Answers,
     pub(crate) announce: Announce,
+    pub(crate) class: Option<Class>,
     pub(crate) caps: Caps,
     pub(crate) settings: Option<&'a Settings>,
 }
@@ -77,6 +79,7 @@ impl<'a> Terms<'a> {
             expect: own.and_then(|o| o.expect).or(outer.expect),
             answers: own.and_then(|o| o.answers).or(outer.answers).unwrap_or_default(),
             announce: own.and_then(|o| o.announce).or(outer.announce).unwrap_or_default(),
+            class: own.and_then(|o| o.class).or(outer.class),
             caps: own.map_or(outer.caps, |o| o.caps.or(outer.caps)),
             settings,
         }

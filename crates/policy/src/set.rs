@@ -12,6 +12,7 @@ use crate::entry::{Defaults, Expect, Side};
 use crate::hop::{HopSpec, NextHop, Way};
 use crate::labels::Labels;
 use crate::list::{EntryProblem, List};
+use crate::narrowing::Narrowed;
 use crate::place::{Place, Revision};
 use crate::rule::{At, ListSide, RuleId, RuleView, Terms};
 
@@ -212,6 +213,8 @@ pub struct Bound {
     pub(crate) policies: Box<[u32]>,
     pub(crate) ceilings: Box<[u32]>,
     pub(crate) caps: Caps,
+    /// What a token takes from all that.
+    pub(crate) narrowing: Option<Narrowed>,
 }
 
 impl Bound {
@@ -219,6 +222,12 @@ impl Bound {
     #[must_use]
     pub fn within(self, caps: Caps) -> Self {
         Self { caps, ..self }
+    }
+
+    /// Every policy and ceiling, by number.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = u32> {
+        let limits = self.narrowing.iter().flat_map(|narrowing| narrowing.limits()).flatten();
+        self.policies.iter().chain(limits).chain(&self.ceilings).copied()
     }
 }
 
@@ -297,14 +306,13 @@ impl PolicySet {
         }
         policies.sort_unstable();
         policies.dedup();
-        Bound { policies: policies.into(), ceilings: ceilings.into(), caps: Caps::default() }
+        Bound { policies: policies.into(), ceilings: ceilings.into(), caps: Caps::default(), narrowing: None }
     }
 
     /// Returns the names of the policies and ceilings of `bound`, policies first.
     #[must_use]
     pub fn names(&self, bound: &Bound) -> Vec<String> {
-        let numbers = bound.policies.iter().chain(&bound.ceilings);
-        numbers.filter_map(|&number| Some(self.owner(number)?.title())).collect()
+        bound.owners().filter_map(|number| Some(self.owner(number)?.title())).collect()
     }
 
     /// Returns whether a policy of `bound` is in report mode.

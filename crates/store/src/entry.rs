@@ -3,7 +3,7 @@
 use exeat_model::{
     DnsName, IpBlock, NameError, NamePattern, PatternError, Port, PortError, PortRange, PortSet,
 };
-use exeat_policy::{Announce, Answers, Defaults, Destination, Entry, EntryError, Expect};
+use exeat_policy::{Announce, Answers, Class, Defaults, Destination, Entry, EntryError, Expect};
 use toml::de::DeValue;
 
 use crate::caps;
@@ -133,6 +133,7 @@ fn check_settings(destination: &Destination, fields: &Fields<'_, '_>, notes: &mu
                 "sni",
                 "answers",
                 "proxy_protocol",
+                "class",
                 "idle_timeout",
                 "max_age",
                 "max_bytes_up",
@@ -160,6 +161,7 @@ pub(crate) fn read_defaults(fields: &Fields<'_, '_>, notes: &mut Notes) -> Defau
         expect: fields.word("expect", &["tls", "http", "any"], Expect::parse, notes),
         answers: fields.word("answers", &["refuse", "filter"], Answers::parse, notes),
         announce: read_announce(fields, notes),
+        class: fields.word("class", &Class::ALL.map(Class::word), Class::parse, notes),
         caps: caps::read(fields, notes),
     }
 }

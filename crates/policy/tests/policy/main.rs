@@ -10,3 +10,4 @@ mod hops;
 mod reference;
 mod semantics;
 mod support;
+mod tokens;
