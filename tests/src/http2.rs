@@ -106,7 +106,7 @@ impl<S: Read + Write> Http2<S> {
             // Literal, not indexed, new name (RFC 7541 section 6.2.2).
             block.push(0);
             for text in [name, value] {
-                block.push(u8::try_from(text.len()).ok().filter(|l| *l < 127).context("a short field")?);
+                block.extend(length(text.len())?);
                 block.extend(text.as_bytes());
             }
         }
@@ -169,6 +169,19 @@ impl<S: Read + Write> Http2<S> {
         }
         Ok(frames)
     }
+}
+
+/// The length of a plain string (RFC 7541 sections 5.1 and 5.2).
+fn length(length: usize) -> Result<Vec<u8>> {
+    const PREFIX: usize = 127;
+    let Some(mut rest) = length.checked_sub(PREFIX) else { return Ok(vec![u8::try_from(length)?]) };
+    let mut bytes = vec![u8::try_from(PREFIX)?];
+    while rest >= 128 {
+        bytes.push(u8::try_from(rest % 128 + 128)?);
+        rest /= 128;
+    }
+    bytes.push(u8::try_from(rest)?);
+    Ok(bytes)
 }
 
 /// The data in `frames`.

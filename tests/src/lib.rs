@@ -21,4 +21,5 @@ pub mod socks;
 pub mod source;
 pub mod terminal;
 pub mod tls;
+pub mod tokens;
 pub mod world;

@@ -19,6 +19,6 @@ pub(crate) type Criterion = criterion::Criterion<CpuTime>;
 criterion_group!(
     name = steps;
     config = criterion::Criterion::default().with_measurement(CpuTime);
-    targets = decide::decisions, parse::requests, identity::passwords, names::messages, record::lines
+    targets = decide::decisions, parse::requests, identity::passwords, identity::tokens, names::messages, record::lines
 );
 criterion_main!(steps);

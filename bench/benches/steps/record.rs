@@ -31,7 +31,7 @@ fn end_of_tunnel() -> Record {
     Record {
         revision: Some(Revision(7)),
         request_id: Some("6b88fc27-1234".into()),
-        principal: Some(PrincipalRecord { name: "bench".into(), proof: "password", labels }),
+        principal: Some(PrincipalRecord { name: "bench".into(), proof: "password", labels, token: None }),
         source: "127.2.0.1:50000".parse().ok(),
         method: Some(Text::new("CONNECT")),
         target: Some(Text::new(format!("{name}:443"))),

@@ -21,6 +21,7 @@ mod quarantine;
 mod recorded;
 mod reload;
 mod revisions;
+mod revocations;
 mod route;
 mod routes;
 mod server;

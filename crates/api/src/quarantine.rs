@@ -84,7 +84,7 @@ pub(crate) async fn add(
         let told = cut.as_ref().map_or_else(Told::from, |cut| Told::ended(*cut));
         // It holds even if it could not be kept.
         let effect = match &cut {
-            Err(StateError::TooMany) => Effect::Refused,
+            Err(StateError::TooMany | StateError::TooManyRevocations) => Effect::Refused,
             Ok(_) | Err(StateError::Read { .. } | StateError::Write { .. } | StateError::Damaged { .. }) => {
                 Effect::Done
             }
@@ -125,15 +125,21 @@ pub(crate) async fn release(
 }
 
 /// Runs what waits for the disk where nothing else waits for it.
-async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+pub(crate) async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|_| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "the work was given up"))
 }
 
-fn unkept(error: &StateError, consequence: &str) -> Failure {
+pub(crate) fn unkept(error: &StateError, consequence: &str) -> Failure {
     let status = match error {
         StateError::TooMany => {
             return Failure::new(StatusCode::CONFLICT, error.to_string()).help("release some first");
+        }
+        StateError::TooManyRevocations => {
+            return Failure::new(StatusCode::CONFLICT, error.to_string())
+                .help("replace the issuer's key, or lift some first");
         }
         StateError::Read { .. } | StateError::Write { .. } | StateError::Damaged { .. } => {
             StatusCode::INTERNAL_SERVER_ERROR

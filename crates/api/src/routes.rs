@@ -6,7 +6,7 @@ use schemars::SchemaGenerator;
 use crate::{
     diff,
     document::DOCUMENT_BYTES_MAX,
-    explain, flows, health, openapi, orders, policy, put, quarantine, reload, revisions,
+    explain, flows, health, openapi, orders, policy, put, quarantine, reload, revisions, revocations,
     route::{Answer, Content, Method, Parameter, Route},
     traffic,
 };
@@ -31,7 +31,7 @@ const EDITED: Answer = Answer::failure(
 );
 const MOVED: Answer = Answer::failure(412, "Another revision decides than `If-Match` names.");
 
-pub(crate) const ROUTES: [Route; 18] = [
+pub(crate) const ROUTES: [Route; 21] = [
     Route {
         method: Method::Get,
         path: "/v1/openapi.json",
@@ -295,6 +295,47 @@ pub(crate) const ROUTES: [Route; 18] = [
             Answer::failure(400, "It names nobody."),
             Answer::failure(404, "Who is named is not in quarantine."),
             Answer::failure(500, "It could not be kept, so the quarantine still holds."),
+        ],
+    },
+    Route {
+        method: Method::Get,
+        path: "/v1/revocations",
+        handler: |method| on(method, revocations::list),
+        summary: "Which tokens count no longer",
+        description: "",
+        parameters: &[],
+        body: None,
+        answers: &[Answer::json::<revocations::Revocations>("Everything that is revoked.")],
+    },
+    Route {
+        method: Method::Post,
+        path: "/v1/revocations",
+        handler: |method| on(method, revocations::add),
+        summary: "Let tokens count no longer, and end their flows",
+        description: "It holds until every token has ended that was issued before; of a key, until it is lifted.",
+        parameters: &[],
+        body: Some(Content::json::<revocations::Which>()),
+        answers: &[
+            Answer::json::<flows::Cut>("It holds. The flows end within a second."),
+            Answer::failure(400, "Not one thing is named."),
+            Answer::failure(409, "There are too many."),
+            BODY_TOO_LARGE,
+            Answer::failure(500, "It holds, but could not be kept for a restart."),
+        ],
+    },
+    Route {
+        method: Method::Delete,
+        path: "/v1/revocations",
+        handler: |method| on(method, revocations::lift),
+        summary: "Lift a revocation",
+        description: "",
+        parameters: &[Parameter::query::<revocations::Which>(&[])],
+        body: None,
+        answers: &[
+            Answer::json::<revocations::Lifted>("It is lifted."),
+            Answer::failure(400, "Not one thing is named."),
+            Answer::failure(404, "It is not revoked."),
+            Answer::failure(500, "It could not be kept, so the revocation still holds."),
         ],
     },
 ];

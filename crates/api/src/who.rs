@@ -37,7 +37,8 @@ impl Everyone<'_> {
         let origins = match principal.proof {
             Proof::Password => self.clients.origins(&principal.name).map(|names| names.join(", ")),
             Proof::Origin => Some(principal.name.to_string()),
-            Proof::Certificate | Proof::Anonymous => None,
+            // A token is not known before it is shown.
+            Proof::Token | Proof::Certificate | Proof::Anonymous => None,
         };
         let stage = match (origins, workload) {
             (None, None) => return,

@@ -57,6 +57,10 @@ pub enum Action {
     Quarantine,
     /// To end a quarantine.
     Release,
+    /// To let tokens count no longer.
+    Revoke,
+    /// To let them count again.
+    Lift,
     /// To end flows.
     Cut,
 }

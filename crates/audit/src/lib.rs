@@ -13,6 +13,8 @@ mod writer;
 pub use control::{Action, By, ControlRecord, Effect};
 pub use log::{AuditLog, AuditUnavailable, AuditWriter, QUEUE_RECORDS_MAX};
 pub use receipt::Receipt;
-pub use record::{Event, Outcome, PrincipalRecord, Record, RuleRecord, SCHEMA_VERSION, SchemaVersion};
+pub use record::{
+    Event, Outcome, PrincipalRecord, Record, RuleRecord, SCHEMA_VERSION, SchemaVersion, TokenRecord,
+};
 pub use sink::Sink;
 pub use text::{TEXT_BYTES_MAX, Text};

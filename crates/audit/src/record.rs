@@ -143,11 +143,27 @@ pub enum Outcome {
 pub struct PrincipalRecord {
     /// The principal's name in the configuration.
     pub name: Arc<str>,
-    /// What proved it: `password`, `origin`, `certificate`, `anonymous`.
+    /// What proved it: `password`, `token`, `origin`, `certificate`, `anonymous`.
     pub proof: &'static str,
     /// Its labels; those that are not set are left out.
     #[serde(serialize_with = "labels")]
     pub labels: Labels,
+    /// The token that proved it, never its text.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub token: Option<TokenRecord>,
+}
+
+/// A token, as the record shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct TokenRecord {
+    /// The name of its issuer in the configuration.
+    pub issuer: Arc<str>,
+    /// Its own number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jti: Option<Arc<str>>,
+    /// The name of the key that signed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kid: Option<Arc<str>>,
 }
 
 /// A rule, as the record shows it.
@@ -285,7 +301,12 @@ mod tests {
         Record {
             revision: Some(Revision(7)),
             request_id: Some("0a1b".into()),
-            principal: Some(PrincipalRecord { name: "payments".into(), proof: "password", labels }),
+            principal: Some(PrincipalRecord {
+                name: "payments".into(),
+                proof: "password",
+                labels,
+                token: None,
+            }),
             source: Some("[2001:db8::9]:50000".parse().unwrap()),
             user: Some(1000),
             workload: Some("batch".into()),

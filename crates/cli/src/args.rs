@@ -67,6 +67,9 @@ pub enum Command {
     /// Make a configuration of the host lists of others
     #[command(subcommand)]
     Import(ImportCommand),
+    /// Let tokens count no longer, and end their flows
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Make credentials for clients
     #[command(subcommand)]
     Client(ClientCommand),
@@ -297,6 +300,64 @@ pub struct QuarantineArgs {
     /// Where to ask
     #[command(flatten)]
     pub output: Output,
+}
+
+/// `token` commands.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Let tokens count no longer, and end their flows within a second
+    #[command(
+        after_help = "It holds until every token has ended that was issued before; of a key, until it is lifted.\n\n\
+                            Examples:\n  \
+                            exeat token revoke jti=sNFTE3Gb1vFYWcnr6xhu2A\n  \
+                            exeat token revoke container=sbx-1\n  \
+                            exeat token revoke key=2026-11\n  \
+                            exeat token revoke container=sbx-1 --lift"
+    )]
+    Revoke(RevokeArgs),
+    /// List what is revoked
+    #[command(after_help = "Example:\n  exeat token revocations --json")]
+    Revocations(RevocationsArgs),
+}
+
+/// Arguments of `token revoke`.
+#[derive(Args, Debug)]
+pub struct RevokeArgs {
+    /// jti=, container=, organization= or key=
+    #[arg(value_name = "TOKENS", value_parser = parse_tokens)]
+    pub tokens: Tokens,
+    /// Let them count again
+    #[arg(long)]
+    pub lift: bool,
+    /// Where to ask
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Arguments of `token revocations`.
+#[derive(Args, Debug)]
+pub struct RevocationsArgs {
+    /// Where to ask
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Which tokens are meant.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Tokens {
+    /// `jti`, `container`, `organization` or `key`.
+    pub kind: String,
+    /// Its value.
+    pub value: String,
+}
+
+fn parse_tokens(text: &str) -> Result<Tokens, String> {
+    match text.split_once('=') {
+        Some((kind @ ("jti" | "container" | "organization" | "key"), value)) if !value.is_empty() => {
+            Ok(Tokens { kind: kind.to_owned(), value: value.to_owned() })
+        }
+        _ => Err("write jti=, container=, organization= or key=, and the value".to_owned()),
+    }
 }
 
 /// Who is meant by a selector.

@@ -42,6 +42,7 @@ pub fn run() -> Next {
         Command::Health(args) => exit(commands::health::run(&args)),
         Command::Flows(args) => exit(commands::flows::run(&args)),
         Command::Top(args) => exit(commands::top::run(&args)),
+        Command::Token(command) => exit(commands::token::run(&command)),
         Command::Quarantine(args) => exit(commands::quarantine::run(&args)),
         Command::Policy(command) => exit(commands::policy::run(&command)),
         Command::Diff(args) => exit(commands::diff::run(&args)),

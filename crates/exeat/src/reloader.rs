@@ -242,6 +242,8 @@ pub(crate) fn snapshot(loaded: Loaded) -> Snapshot {
         clients: loaded.clients,
         workloads: loaded.workloads,
         certificates: loaded.certificates,
+        issuers: loaded.issuers,
+        is_central: loaded.settings.central,
         anonymous: loaded.anonymous,
         disclose: loaded.settings.disclose,
     }

@@ -78,10 +78,26 @@ impl Credentials {
         &self.user
     }
 
+    /// Returns the password as text.
+    pub(crate) fn password_text(&self) -> &str {
+        &self.password
+    }
+
     /// Returns the password; may be empty.
     pub(crate) fn password(&self) -> &[u8] {
         self.password.as_bytes()
     }
+}
+
+/// Returns the token of `Bearer` (RFC 6750 §2.1), in any case, one or more spaces and a text without spaces; `None` if the
+/// value is of another scheme, or the text is none.
+pub(crate) fn bearer(value: &[u8]) -> Option<&str> {
+    let (scheme, rest) = value.split_at_checked(b"Bearer ".len())?;
+    if !scheme.eq_ignore_ascii_case(b"Bearer ") {
+        return None;
+    }
+    let token = std::str::from_utf8(rest).ok()?.trim_start_matches(' ');
+    (!token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic())).then_some(token)
 }
 
 /// The standard engine is strict: it wants canonical padding, zero trailing bits and no other character.

@@ -204,6 +204,7 @@ fn principal(holder: &Holder, policy: &PolicySet, name: &str, labels: Labels) ->
         proof: Proof::Certificate,
         bound: policy.bind(&policies, &labels).within(holder.caps),
         labels,
+        token: None,
     }
 }
 

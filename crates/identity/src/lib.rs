@@ -9,6 +9,7 @@ mod defence;
 mod password;
 mod peer;
 mod principal;
+mod token;
 mod workloads;
 
 pub use authenticator::Authenticator;
@@ -20,5 +21,10 @@ pub use password::{
     PasswordHash, PasswordHashError, SecretError, generate_password, hash_generated, hash_password,
 };
 pub use peer::{Demand, Peer, Place, Shown};
-pub use principal::{AuthnError, Principal, Proof, claimed_name};
+pub use principal::{Accepted, AuthnError, Principal, Proof, claimed_name};
+pub use token::{
+    Claims, ClaimsError, Flags, HeaderError, IssuerSpec, Issuers, KEYS_MAX, KeyError, KeySet, KeySetError,
+    LEEWAY_MAX, Lifetime, Order, SignatureAlgorithm, SigningKey, SigningKeyError, TOKEN_BYTES_MAX,
+    TokenError, TokenFacts, TokenText,
+};
 pub use workloads::{Origin, Workload, Workloads};

@@ -52,7 +52,7 @@ impl Demand {
 
     /// Whether one of the proofs that a request carries itself is.
     const fn has_credentials(self) -> bool {
-        self.has(Proof::Password)
+        self.has(Proof::Password) || self.has(Proof::Token)
     }
 }
 

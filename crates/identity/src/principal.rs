@@ -1,20 +1,22 @@
 //! The principal, and the step of the request path that finds it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
-use exeat_policy::{Bound, Labels, Reason};
+use exeat_policy::{Bound, Labels, PolicySet, Reason};
 
 use crate::{
     authenticator::{Authenticator, Checked},
-    basic::Credentials,
+    basic::{self, Credentials},
     clients::Clients,
     peer::Peer,
+    token::{Issuers, TokenFacts},
 };
 
 /// Who a request is made for, with everything a decision needs to know about them.
 #[derive(Clone, Debug)]
 pub struct Principal {
-    /// The name of the client or workload in the configuration, or the name given to the anonymous principal.
+    /// The name of the client or workload in the configuration, or the name given to the anonymous principal; of a token,
+    /// its issuer's name and the container's id, separated by a slash.
     pub name: Arc<str>,
     /// What proved that the request is theirs.
     pub proof: Proof,
@@ -22,6 +24,8 @@ pub struct Principal {
     pub labels: Labels,
     /// The policies and ceilings that hold for them.
     pub bound: Bound,
+    /// What is known of the token, if one is the proof.
+    pub token: Option<Arc<TokenFacts>>,
 }
 
 /// What proved who a principal is.
@@ -29,6 +33,8 @@ pub struct Principal {
 pub enum Proof {
     /// A password, in `Proxy-Authorization: Basic` or in the password negotiation of SOCKS5.
     Password,
+    /// A token, as a password or in `Proxy-Authorization: Bearer`.
+    Token,
     /// The place that the connection comes from.
     Origin,
     /// A client certificate, in the handshake of TLS.
@@ -39,12 +45,13 @@ pub enum Proof {
 
 impl Proof {
     /// The proofs that a listener can demand.
-    pub const DEMANDED: [Self; 3] = [Self::Password, Self::Origin, Self::Certificate];
+    pub const DEMANDED: [Self; 4] = [Self::Password, Self::Token, Self::Origin, Self::Certificate];
 
     /// Returns the stable lower-case token of the audit record.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Password => "password",
+            Self::Token => "token",
             Self::Origin => "origin",
             Self::Certificate => "certificate",
             Self::Anonymous => "anonymous",
@@ -61,6 +68,9 @@ pub enum AuthnError {
     /// Credentials were sent and are not those of any client.
     #[error("credentials invalid")]
     Invalid,
+    /// The token is right, and its time is over.
+    #[error("token expired")]
+    TokenExpired,
     /// The proofs do not fit together: the credentials are right and do not count where they come from, or the
     /// connection does not come from where it must.
     #[error("credentials of another container or place")]
@@ -68,6 +78,9 @@ pub enum AuthnError {
     /// Credentials from the same source were wrong too often; these were not looked at.
     #[error("too many wrong credentials")]
     Delayed,
+    /// The token is right, and counts on central nodes alone.
+    #[error("token for central nodes alone")]
+    NotCentral,
     /// Too many passwords wait to be checked; the credentials were not looked at.
     #[error("too many passwords wait to be checked")]
     RateLimited,
@@ -79,7 +92,9 @@ impl AuthnError {
         match self {
             Self::Required => Reason::AuthRequired,
             Self::Invalid => Reason::AuthInvalid,
+            Self::TokenExpired => Reason::TokenExpired,
             Self::ContainerMismatch => Reason::ContainerMismatch,
+            Self::NotCentral => Reason::CentralizedEgressRequired,
             Self::Delayed | Self::RateLimited => Reason::RateLimited,
         }
     }
@@ -94,6 +109,21 @@ pub fn claimed_name(proxy_authorization: &[&[u8]]) -> Option<String> {
     }
 }
 
+/// Whose credentials a snapshot accepts.
+#[derive(Clone, Copy, Debug)]
+pub struct Accepted<'a> {
+    /// What the principals of tokens are bound to.
+    pub policy: &'a PolicySet,
+    /// Who has a password.
+    pub clients: &'a Clients,
+    /// Whose tokens count.
+    pub issuers: &'a Issuers,
+    /// Who asks without credentials, if anybody may.
+    pub anonymous: Option<&'a Arc<Principal>>,
+    /// Whether this node is a central one.
+    pub is_central: bool,
+}
+
 impl Authenticator {
     /// Returns the principal that a request is made for.
     ///
@@ -106,62 +136,88 @@ impl Authenticator {
     /// # Errors
     ///
     /// [`AuthnError::Required`] without credentials, where neither the connection nor the lack of everything is proof
-    /// enough; [`AuthnError::Invalid`] for credentials of another scheme than `Basic`, malformed, sent more than once,
-    /// or not those of a client; [`AuthnError::ContainerMismatch`] if they are right and do not count here, or nothing
-    /// does; [`AuthnError::RateLimited`] if the password could not be checked now.
+    /// enough; [`AuthnError::Invalid`] for credentials of another scheme than `Basic` and `Bearer`, malformed, sent more
+    /// than once, or not those of a client; [`AuthnError::TokenExpired`] and [`AuthnError::NotCentral`] for a token that
+    /// is right and does not count now or on this node; [`AuthnError::ContainerMismatch`] for credentials that are right
+    /// and do not count at `peer`, or if nothing does; [`AuthnError::RateLimited`] if the password could not be checked
+    /// now.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves a check that has begun to finish on its own, and its place taken until then.
     pub async fn authenticate(
         &self,
-        clients: &Clients,
-        anonymous: Option<&Arc<Principal>>,
+        accepted: &Accepted<'_>,
         peer: &Peer<'_>,
         proxy_authorization: &[&[u8]],
     ) -> Result<Arc<Principal>, AuthnError> {
         peer.check_shown()?;
         let value = match proxy_authorization {
-            [] => return peer.alone(anonymous),
+            [] => return peer.alone(accepted.anonymous),
             [value] => value,
             [_, _, ..] => return Err(AuthnError::Invalid),
         };
+        if let Some(token) = basic::bearer(value) {
+            let principal = accepted.issuers.verify(accepted.policy, token, SystemTime::now())?;
+            return counting_here(principal, accepted, peer);
+        }
         let credentials = Credentials::decode(value).map_err(|_| AuthnError::Invalid)?;
-        self.principal_of(clients, peer, &credentials).await
+        self.principal_of(accepted, peer, &credentials).await
     }
 
     /// Returns the principal that presents `user` and `password`, where the protocol sends the two apart (RFC 1929).
     ///
     /// # Errors
     ///
-    /// [`AuthnError::Invalid`] if they are not UTF-8, have a control character, or are not those of a client;
-    /// [`AuthnError::ContainerMismatch`] as in [`Self::authenticate`]; [`AuthnError::RateLimited`] if the password could not be checked now.
+    /// [`AuthnError::Invalid`] if they are not UTF-8, have a control character, or are not those of a client; for
+    /// tokens and a password that could not be checked as [`Self::authenticate`].
     ///
     /// # Cancel safety
     ///
     /// As [`Self::authenticate`].
     pub async fn authenticate_password(
         &self,
-        clients: &Clients,
+        accepted: &Accepted<'_>,
         peer: &Peer<'_>,
         user: &[u8],
         password: &[u8],
     ) -> Result<Arc<Principal>, AuthnError> {
         peer.check_shown()?;
         let credentials = Credentials::of_parts(user, password).map_err(|_| AuthnError::Invalid)?;
-        self.principal_of(clients, peer, &credentials).await
+        self.principal_of(accepted, peer, &credentials).await
     }
 
     async fn principal_of(
         &self,
-        clients: &Clients,
+        accepted: &Accepted<'_>,
         peer: &Peer<'_>,
         credentials: &Credentials,
     ) -> Result<Arc<Principal>, AuthnError> {
-        match self.check(clients, credentials).await {
-            Checked::Right(principal) => clients.agree(&principal, peer).map(|()| principal),
+        let (user, issuers) = (credentials.user(), accepted.issuers);
+        if let Some(password) =
+            Some(credentials.password_text()).filter(|text| issuers.are_carried(user, text))
+        {
+            let principal = issuers.of_password(accepted.policy, user, password, SystemTime::now())?;
+            return counting_here(principal, accepted, peer);
+        }
+        match self.check(accepted.clients, credentials).await {
+            Checked::Right(principal) => accepted.clients.agree(&principal, peer).map(|()| principal),
             Checked::Wrong => Err(AuthnError::Invalid),
             Checked::Busy => Err(AuthnError::RateLimited),
         }
     }
+}
+
+/// Lets a right token count only where it comes from its container and on a node that it is for.
+fn counting_here(
+    principal: Arc<Principal>,
+    accepted: &Accepted<'_>,
+    peer: &Peer<'_>,
+) -> Result<Arc<Principal>, AuthnError> {
+    if let Some(facts) = &principal.token {
+        peer.agree(Proof::Token, None)?;
+        facts.check_origin(peer.container())?;
+        facts.check_node(accepted.is_central)?;
+    }
+    Ok(principal)
 }

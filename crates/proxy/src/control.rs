@@ -4,7 +4,7 @@
 use std::{
     path::Path,
     sync::{Arc, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use exeat_policy::Reason;
@@ -14,6 +14,7 @@ use crate::{
     listen::Proxy,
     quarantine::{self, Kept, StateError},
     refused::RefusedView,
+    revocations::{Revocations, Revoked},
     selector::Selector,
     traffic::TrafficView,
 };
@@ -54,17 +55,20 @@ impl Proxy {
         self.shared.flows.end_unproven();
     }
 
-    /// Keeps the quarantine in `directory` from now on, and takes over what is kept there. Returns how many selectors
-    /// that is. Reads a file, so call it before the first listener is served.
+    /// Keeps the quarantine and the revocations in `directory` from now on, and takes over what is kept there. Returns how
+    /// many selectors are in quarantine. Reads a file, so call it before the first listener is served.
     ///
     /// # Errors
-    /// If the file exists and cannot be read, or is not one that [`Self::quarantine`] wrote.
+    /// If a file exists and cannot be read, or is not one that [`Self::quarantine`] or [`Self::revoke`] wrote.
     pub fn keep_state(&self, directory: &Path) -> Result<usize, StateError> {
         let mut kept = self.kept();
+        let revocations = Revocations::open(directory)?;
         let found = kept.open(directory)?;
+        self.shared.set_revocations(Arc::new(revocations));
         let count = found.len();
         let now = self.shared.set_quarantine(Arc::new(found));
         self.shared.flows.end_quarantined(&now);
+        self.shared.flows.end_revoked(&now);
         Ok(count)
     }
 
@@ -102,6 +106,46 @@ impl Proxy {
     #[must_use]
     pub fn quarantined(&self) -> Vec<Selector> {
         self.shared.current().quarantine.iter().cloned().collect()
+    }
+
+    /// Lets no token count that `revoked` means, from now on, and ends their flows within a second, all with
+    /// `token_revoked`. It holds until all tokens have ended that were issued before; of a key, until it is lifted. Returns
+    /// how many flows end. Waits for the disk if there is a state directory.
+    ///
+    /// # Errors
+    /// [`StateError::TooManyRevocations`] if nothing was done. [`StateError::Write`] if the state could not be written: the
+    /// revocation holds all the same, until a restart.
+    pub fn revoke(&self, revoked: Revoked) -> Result<usize, StateError> {
+        let kept = self.kept();
+        let current = self.shared.current();
+        let longest = current.snapshot.issuers.longest_life();
+        let more = current.revocations.with(revoked, longest, SystemTime::now())?;
+        let now = self.shared.set_revocations(Arc::new(more));
+        let ended = self.shared.flows.end_revoked(&now);
+        if let Some(directory) = kept.directory() {
+            now.revocations.write(directory)?;
+        }
+        Ok(ended)
+    }
+
+    /// Lifts a revocation. Returns whether there was one. Waits for the disk if there is a state directory.
+    ///
+    /// # Errors
+    /// If the state could not be written: then the revocation still holds.
+    pub fn lift(&self, revoked: &Revoked) -> Result<bool, StateError> {
+        let kept = self.kept();
+        let Some(fewer) = self.shared.current().revocations.without(revoked) else { return Ok(false) };
+        if let Some(directory) = kept.directory() {
+            fewer.write(directory)?;
+        }
+        self.shared.set_revocations(Arc::new(fewer));
+        Ok(true)
+    }
+
+    /// Returns what is revoked, in order, each with the time until which it holds, if it has an end.
+    #[must_use]
+    pub fn revocations(&self) -> Vec<(Revoked, Option<SystemTime>)> {
+        self.shared.current().revocations.holding(SystemTime::now())
     }
 
     /// Nobody else changes what decides while this is held.

@@ -123,6 +123,10 @@ impl Flows {
         newest: impl FnOnce() -> Arc<Current>,
     ) -> Live {
         beginning.meter.hold_to(beginning.grant.caps());
+        if let Some(token) = &beginning.principal.token {
+            let left = token.ends.duration_since(SystemTime::now());
+            beginning.meter.end_with_token(left.unwrap_or_default());
+        }
         let flow = Arc::new(Flow::new(self.table.next_id(), beginning));
         self.table.insert(&flow);
         if let Some(reason) = *self.stop.borrow() {
@@ -165,6 +169,20 @@ impl Flows {
             if standing.denial.is_none() && now.is_quarantined(&standing.principal, flow.shown()) {
                 standing.current = Arc::clone(now);
                 flow.end(&mut standing, Denial::of(Reason::PolicyChanged));
+                ended += 1;
+            }
+        });
+        ended
+    }
+
+    /// Ends the flows whose token `now` does not let count. Returns how many they are.
+    pub(crate) fn end_revoked(&self, now: &Arc<Current>) -> usize {
+        let mut ended = 0;
+        self.table.each(|flow| {
+            let mut standing = flow.standing();
+            if standing.denial.is_none() && now.is_revoked(&standing.principal) {
+                standing.current = Arc::clone(now);
+                flow.end(&mut standing, Denial::of(Reason::TokenRevoked));
                 ended += 1;
             }
         });
@@ -264,6 +282,9 @@ fn decide_again(
     let changed = Denial::of(Reason::PolicyChanged);
     let before = &standing.current.snapshot;
     let principal = now.snapshot.again(&standing.principal, before, shown).ok_or(changed)?;
+    if now.is_revoked(&principal) {
+        return Err(Denial::of(Reason::TokenRevoked));
+    }
     if now.is_quarantined(&principal, shown) {
         return Err(changed);
     }

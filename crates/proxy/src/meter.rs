@@ -57,6 +57,8 @@ pub(crate) struct Meter {
     /// How old it may become and how long it may be idle, in milliseconds.
     age_ms: AtomicU64,
     idle_ms: AtomicU64,
+    /// When what proved its principal counts no longer, if that has an end.
+    proof_ends: OnceLock<Instant>,
     /// Set once: what ends a flow first is why it ended.
     reason: OnceLock<Reason>,
     /// Wakes whoever waits for the end: it has come, or will come at another time.
@@ -107,6 +109,7 @@ impl Meter {
             limits,
             age_ms: AtomicU64::new(milliseconds(limits.max_age)),
             idle_ms: AtomicU64::new(milliseconds(limits.idle_timeout)),
+            proof_ends: OnceLock::new(),
             reason: OnceLock::new(),
             changed: Notify::new(),
             totals: None,
@@ -124,6 +127,14 @@ impl Meter {
         if self.up.is_beyond() || self.down.is_beyond() {
             self.stop(Reason::MaxBytes);
         } else {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Ends the flow with the token that proved who asks, `left` from now on.
+    pub(crate) fn end_with_token(&self, left: Duration) {
+        if let Some(ends) = Instant::now().checked_add(left) {
+            self.proof_ends.get_or_init(|| ends);
             self.changed.notify_waiters();
         }
     }
@@ -196,8 +207,11 @@ impl Meter {
 
     /// Why the flow must end now, if it must: it was stopped, or is too old, and is stopped here.
     pub(crate) fn over(&self) -> Option<Reason> {
-        if self.reason().is_none() && self.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
-            self.stop(Reason::MaxAge);
+        if self.reason().is_none()
+            && let Some((when, reason)) = self.deadline()
+            && when <= Instant::now()
+        {
+            self.stop(reason);
         }
         self.reason()
     }
@@ -207,12 +221,14 @@ impl Meter {
         Duration::from_millis(self.idle_ms.load(Relaxed))
     }
 
-    /// When the flow is too old, if it may become so.
-    fn deadline(&self) -> Option<Instant> {
-        match self.age_ms.load(Relaxed) {
+    /// When the flow is too old, if it may become so, or its token ends: whichever comes first.
+    fn deadline(&self) -> Option<(Instant, Reason)> {
+        let old = match self.age_ms.load(Relaxed) {
             UNBOUNDED => None,
             age => self.started.checked_add(Duration::from_millis(age)),
-        }
+        };
+        let proof_ends = self.proof_ends.get().map(|ends| (*ends, Reason::TokenExpired));
+        old.map(|old| (old, Reason::MaxAge)).into_iter().chain(proof_ends).min_by_key(|(when, _)| *when)
     }
 
     /// Waits until the flow must end: it was stopped, or is too old.
@@ -223,7 +239,7 @@ impl Meter {
             if let Some(reason) = self.over() {
                 return reason;
             }
-            unless_changed(changed, self.deadline()).await;
+            unless_changed(changed, self.deadline().map(|(when, _)| when)).await;
         }
     }
 
@@ -246,7 +262,8 @@ impl Meter {
             let silent_at = moved().checked_add(self.idle_timeout());
             if silent_at.is_none_or(|silent_at| silent_at > now) {
                 let old_at = is_young.then_some(self.started + YOUNG);
-                let next = [self.deadline(), silent_at, old_at].into_iter().flatten().min();
+                let next =
+                    [self.deadline().map(|(when, _)| when), silent_at, old_at].into_iter().flatten().min();
                 unless_changed(changed, next).await;
                 is_late = false;
             } else if is_late {
@@ -312,6 +329,25 @@ mod tests {
         let limits = Limits { flow_age: Some(Duration::from_millis(10)), ..Limits::default() };
         let meter = Meter::new(&limits);
         assert_eq!(meter.unless_ended(std::future::pending::<()>()).await, Err(Reason::MaxAge));
+    }
+
+    #[tokio::test]
+    async fn flows_end_with_their_token() {
+        let limits = Limits { flow_age: Some(LONG), ..Limits::default() };
+        let meter = Arc::new(Meter::new(&limits));
+        let waiting = {
+            let meter = Arc::clone(&meter);
+            tokio::spawn(async move { meter.ended().await })
+        };
+        yield_now().await;
+        meter.end_with_token(Duration::from_millis(10));
+        assert_eq!(waiting.await.unwrap(), Reason::TokenExpired);
+        let old = Meter::new(&Limits { flow_age: Some(Duration::from_millis(10)), ..limits });
+        old.end_with_token(LONG);
+        assert_eq!(old.ended().await, Reason::MaxAge, "whatever comes first");
+        let over = Meter::new(&limits);
+        over.end_with_token(Duration::ZERO);
+        assert_eq!(over.ended().await, Reason::TokenExpired, "it has ended already");
     }
 
     #[test]

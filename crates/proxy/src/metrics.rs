@@ -244,14 +244,15 @@ impl Metrics {
     pub(crate) fn note_auth(&self, result: &Result<Arc<Principal>, AuthnError>) {
         self.auth.count(match result {
             Ok(principal) => match principal.proof {
-                Proof::Password => AuthResult::Accepted,
+                Proof::Password | Proof::Token => AuthResult::Accepted,
                 Proof::Origin => AuthResult::Origin,
                 Proof::Certificate => AuthResult::Certificate,
                 Proof::Anonymous => AuthResult::Anonymous,
             },
             Err(AuthnError::Required) => AuthResult::Required,
             Err(AuthnError::Invalid) => AuthResult::Invalid,
-            Err(AuthnError::ContainerMismatch) => AuthResult::Mismatch,
+            Err(AuthnError::TokenExpired) => AuthResult::Expired,
+            Err(AuthnError::ContainerMismatch | AuthnError::NotCentral) => AuthResult::Mismatch,
             Err(AuthnError::Delayed) => AuthResult::Delayed,
             Err(AuthnError::RateLimited) => AuthResult::RateLimited,
         });

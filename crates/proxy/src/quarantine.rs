@@ -15,8 +15,6 @@ use crate::selector::Selector;
 
 /// The file in the state directory.
 const FILE: &str = "quarantine";
-/// What a new one is written as before it takes the other's place.
-const NEW_FILE: &str = "quarantine.new";
 /// The file's first line.
 const HEADLINE: &str = "exeat quarantine 1";
 /// Selectors. Each request is held against every one of them; whoever has more wants a policy.
@@ -46,16 +44,21 @@ pub enum StateError {
         source: io::Error,
     },
     /// The file is not one that this program wrote.
-    #[error("{}:{line}: not a quarantined principal", path.display())]
+    #[error("{}:{line}: not {is_not}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
         /// The line, counted from 1.
         line: usize,
+        /// What it should be, with its article.
+        is_not: &'static str,
     },
     /// More is quarantined already than can be.
     #[error("there are {SELECTORS_MAX} selectors in quarantine already")]
     TooMany,
+    /// More is revoked already than can be.
+    #[error("there are too many revocations already")]
+    TooManyRevocations,
 }
 
 /// Where the quarantine is kept.
@@ -72,13 +75,22 @@ impl Kept {
     /// If there is a file and it cannot be read or understood: nobody may get out of quarantine by a damaged disk.
     pub(crate) fn open(&mut self, directory: &Path) -> Result<BTreeSet<Selector>, StateError> {
         let path = directory.join(FILE);
-        let found = match read_text(&path) {
-            Ok(text) => parse(&text).map_err(|line| StateError::Damaged { path, line })?,
+        let found = match read_text(&path, FILE_BYTES_MAX) {
+            Ok(text) => parse(&text).map_err(|line| StateError::Damaged {
+                path,
+                line,
+                is_not: "a quarantined principal",
+            })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeSet::new(),
             Err(source) => return Err(StateError::Read { path, source }),
         };
         self.directory = Some(directory.to_owned());
         Ok(found)
+    }
+
+    /// Where it is kept, if it is.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
     }
 
     /// Writes `quarantine` down, to survive a loss of power from when this returns.
@@ -87,7 +99,7 @@ impl Kept {
     /// If the disk does not take it. What was kept before is kept still.
     pub(crate) fn write(&self, quarantine: &BTreeSet<Selector>) -> Result<(), StateError> {
         let Some(directory) = &self.directory else { return Ok(()) };
-        replace(directory, &text(quarantine))
+        replace(directory, FILE, &text(quarantine))
             .map_err(|source| StateError::Write { path: directory.join(FILE), source })
     }
 }
@@ -105,9 +117,10 @@ pub(crate) fn with(
     if more.len() > SELECTORS_MAX { Err(StateError::TooMany) } else { Ok(more) }
 }
 
-fn read_text(path: &Path) -> io::Result<String> {
+/// Reads a file of the state, up to `most` bytes: a longer one has a last line that was cut off.
+pub(crate) fn read_text(path: &Path, most: u64) -> io::Result<String> {
     let mut text = String::new();
-    File::open(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+    File::open(path)?.take(most).read_to_string(&mut text)?;
     Ok(text)
 }
 
@@ -137,13 +150,13 @@ fn text(quarantine: &BTreeSet<Selector>) -> String {
     text
 }
 
-/// Writes a new file, makes sure that the disk has it, and puts it in the other's place.
-fn replace(directory: &Path, text: &str) -> io::Result<()> {
-    let new = directory.join(NEW_FILE);
+/// Writes a new file, makes sure that the disk has it, and puts it in the place of the one of this name.
+pub(crate) fn replace(directory: &Path, name: &str, text: &str) -> io::Result<()> {
+    let new = directory.join(format!("{name}.new"));
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&new, directory.join(FILE))?;
+    fs::rename(&new, directory.join(name))?;
     // The name is the directory's to keep.
     File::open(directory)?.sync_all()
 }

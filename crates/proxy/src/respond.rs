@@ -17,8 +17,10 @@ const BODY_BYTES: usize = 256;
 const RETRY_AFTER_SECONDS: &str = "1";
 /// The methods that a 405 offers (RFC 9110 §15.5.6).
 const METHODS_ALLOWED: &str = "CONNECT, GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-/// The challenge of every 407 (RFC 7617 §2.1).
+/// The challenge of every 407 (RFC 7617 §2.1). It comes first: many clients read one challenge.
 const CHALLENGE: &str = "Basic realm=\"exeat\", charset=\"UTF-8\"";
+/// The further one where tokens are accepted (RFC 6750 §3).
+const TOKEN_CHALLENGE: &str = "Bearer realm=\"exeat\"";
 
 /// A refusal, before it takes the form of a response.
 #[derive(Clone, Debug)]
@@ -57,6 +59,8 @@ pub(crate) struct Signature<'a> {
     pub(crate) instance: &'a str,
     /// The id of the request.
     pub(crate) request_id: &'a str,
+    /// Whether credentials may be a token.
+    pub(crate) takes_tokens: bool,
 }
 
 /// Whether the connection lives on after the refusal.
@@ -135,7 +139,7 @@ impl Refusal {
         }
         self.each_field(by, |name, value| {
             if let Ok(value) = HeaderValue::try_from(value) {
-                response.headers_mut().insert(HeaderName::from_static(name), value);
+                response.headers_mut().append(HeaderName::from_static(name), value);
             }
         });
         if after == After::Close {
@@ -200,7 +204,12 @@ impl Refusal {
         take("x-exeat-request-id", by.request_id);
         match self.status {
             405 => take("allow", METHODS_ALLOWED),
-            407 => take("proxy-authenticate", CHALLENGE),
+            407 => {
+                take("proxy-authenticate", CHALLENGE);
+                if by.takes_tokens {
+                    take("proxy-authenticate", TOKEN_CHALLENGE);
+                }
+            }
             429 | 503 => take("retry-after", RETRY_AFTER_SECONDS),
             _ => {}
         }
@@ -285,7 +294,7 @@ fn push_json(out: &mut String, text: &str) {
 mod tests {
     use super::*;
 
-    const BY: Signature<'_> = Signature { instance: "exeat-0a1b2c3d", request_id: "r1" };
+    const BY: Signature<'_> = Signature { instance: "exeat-0a1b2c3d", request_id: "r1", takes_tokens: false };
 
     fn denied(target: &str) -> Refusal {
         Refusal { target: Some(target.to_owned()), ..Refusal::new(Reason::HostNotAllowed) }
@@ -349,6 +358,23 @@ mod tests {
                 refusal.status == 407,
                 "{reason}"
             );
+        }
+    }
+
+    #[test]
+    fn tokens_are_asked_for_where_they_are_accepted() {
+        let refusal = Refusal::new(Reason::AuthRequired);
+        for (takes_tokens, want) in
+            [(false, &[CHALLENGE][..]), (true, &[CHALLENGE, "Bearer realm=\"exeat\""][..])]
+        {
+            let by = Signature { takes_tokens, ..BY };
+            let response = refusal.to_response(by, After::KeepAlive);
+            let challenges: Vec<_> = response.headers().get_all("proxy-authenticate").iter().collect();
+            assert_eq!(challenges, want);
+            let text = String::from_utf8(refusal.to_bytes(by, After::KeepAlive, true)).unwrap();
+            for challenge in want {
+                assert!(text.contains(&format!("\r\nproxy-authenticate: {challenge}\r\n")), "{text}");
+            }
         }
     }
 

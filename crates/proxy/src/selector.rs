@@ -154,6 +154,7 @@ mod tests {
             proof: Proof::Password,
             labels: [(Label::Space, "prod")].into_iter().collect::<Labels>(),
             bound: Bound::default(),
+            token: None,
         };
         for (text, want) in [
             ("client app", true),

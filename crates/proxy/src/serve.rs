@@ -124,17 +124,15 @@ pub(crate) async fn authenticate(
 ) -> Result<(Arc<Current>, Arc<Principal>), Refusal> {
     let current = shared.current();
     let snapshot = &current.snapshot;
-    let (authenticator, clients) = (&shared.authenticator, &snapshot.clients);
+    let (authenticator, accepted) = (&shared.authenticator, snapshot.accepted());
     let peer = snapshot.peer(&trail.client().shown);
     trail.note_workload(&peer);
     let found = {
         let checking = pin!(async {
             match credentials {
-                Credentials::Fields(values) => {
-                    authenticator.authenticate(clients, snapshot.anonymous.as_ref(), &peer, values).await
-                }
+                Credentials::Fields(values) => authenticator.authenticate(&accepted, &peer, values).await,
                 Credentials::Password { user, password } => {
-                    authenticator.authenticate_password(clients, &peer, user, password).await
+                    authenticator.authenticate_password(&accepted, &peer, user, password).await
                 }
             }
         });
@@ -143,6 +141,9 @@ pub(crate) async fn authenticate(
     shared.metrics.note_auth(&found);
     let principal = found.map_err(|error| refuse(trail, error.reason(), None))?;
     trail.note_principal(&principal, &snapshot.policy);
+    if current.is_revoked(&principal) {
+        return Err(refuse(trail, Reason::TokenRevoked, None));
+    }
     Ok((current, principal))
 }
 
@@ -172,7 +173,9 @@ async fn defended(
         Err(AuthnError::Invalid) => shared.defence.note_wrong(source, name, Instant::now()),
         Err(
             AuthnError::Required
+            | AuthnError::TokenExpired
             | AuthnError::ContainerMismatch
+            | AuthnError::NotCentral
             | AuthnError::Delayed
             | AuthnError::RateLimited,
         ) => {}

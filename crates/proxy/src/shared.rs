@@ -14,7 +14,8 @@ use arc_swap::ArcSwap;
 use exeat_audit::{AuditLog, AuditUnavailable, Event, Record};
 use exeat_dns::Resolver;
 use exeat_identity::{
-    Authenticator, Certificates, Clients, Defence, Peer, Principal, Proof, Shown, Workloads,
+    Accepted, Authenticator, Certificates, Clients, Defence, Issuers, Peer, Principal, Proof, Shown,
+    TokenFacts, Workloads,
 };
 use exeat_model::{CanonicalIp, IpBlock};
 use exeat_policy::PolicySet;
@@ -30,6 +31,7 @@ use crate::{
     relay::Pipes,
     resources::Resources,
     respond::{Refusal, Signature},
+    revocations::Revocations,
     selector::Selector,
     traffic::{Moved, Traffic},
     trail::{Ending, Trail},
@@ -46,6 +48,10 @@ pub struct Snapshot {
     pub workloads: Workloads,
     /// The principals that are known by a client certificate, bound to `policy`.
     pub certificates: Certificates,
+    /// Whose tokens count, with what `policy` makes of them.
+    pub issuers: Issuers,
+    /// Whether this node is one that tokens for central nodes count on.
+    pub is_central: bool,
     /// Who asks when no credentials are sent; `None` answers 407.
     pub anonymous: Option<Arc<Principal>>,
     /// How the next hops of `policy` are spoken to.
@@ -75,9 +81,25 @@ impl Snapshot {
         let peer = self.peer(shown);
         match principal.proof {
             Proof::Password => self.clients.again(principal, &before.clients, &peer),
+            Proof::Token => {
+                let counts = |token: &Arc<TokenFacts>| token.counts_at(&peer, self.is_central);
+                principal.token.as_ref().filter(|token| counts(token))?;
+                self.issuers.again(&self.policy, principal)
+            }
             Proof::Origin | Proof::Certificate | Proof::Anonymous => {
                 peer.again(principal, self.anonymous.as_ref())
             }
+        }
+    }
+
+    /// Whose credentials it accepts.
+    pub(crate) fn accepted(&self) -> Accepted<'_> {
+        Accepted {
+            policy: &self.policy,
+            clients: &self.clients,
+            issuers: &self.issuers,
+            anonymous: self.anonymous.as_ref(),
+            is_central: self.is_central,
         }
     }
 }
@@ -89,6 +111,7 @@ pub(crate) struct Current {
     pub(crate) epoch: u64,
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) quarantine: Arc<BTreeSet<Selector>>,
+    pub(crate) revocations: Arc<Revocations>,
 }
 
 impl Current {
@@ -96,6 +119,12 @@ impl Current {
     pub(crate) fn is_quarantined(&self, principal: &Principal, shown: &Shown) -> bool {
         let peer = self.snapshot.peer(shown);
         self.quarantine.iter().any(|selector| selector.selects(principal, &peer))
+    }
+
+    /// Whether the token that proves `principal` counts no longer.
+    pub(crate) fn is_revoked(&self, principal: &Principal) -> bool {
+        let covers = |token: &Arc<TokenFacts>| self.revocations.covers(token, SystemTime::now());
+        principal.token.as_ref().is_some_and(covers)
     }
 }
 
@@ -152,7 +181,12 @@ impl Shared {
     /// # Errors
     /// If the system gives no random bytes.
     pub(crate) fn new(parts: Parts) -> Result<Self, getrandom::Error> {
-        let current = Current { epoch: 0, snapshot: Arc::new(parts.snapshot), quarantine: Arc::default() };
+        let current = Current {
+            epoch: 0,
+            snapshot: Arc::new(parts.snapshot),
+            quarantine: Arc::default(),
+            revocations: Arc::default(),
+        };
         Ok(Self {
             current: ArcSwap::from_pointee(current),
             kept: Mutex::default(),
@@ -183,19 +217,30 @@ impl Shared {
     /// Decides new requests by `snapshot` from now on. The open flows are for [`Self::sweep`].
     pub(crate) fn replace(&self, snapshot: Snapshot) -> Arc<Current> {
         let _one_at_a_time = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let quarantine = Arc::clone(&self.current.load().quarantine);
-        self.make_current(Arc::new(snapshot), quarantine)
+        let now = self.current();
+        self.make_current(Arc::new(snapshot), Arc::clone(&now.quarantine), Arc::clone(&now.revocations))
     }
 
     /// Lets nobody in `quarantine` reach anything from now on. The caller holds `kept`.
     pub(crate) fn set_quarantine(&self, quarantine: Arc<BTreeSet<Selector>>) -> Arc<Current> {
-        let snapshot = Arc::clone(&self.current.load().snapshot);
-        self.make_current(snapshot, quarantine)
+        let now = self.current();
+        self.make_current(Arc::clone(&now.snapshot), quarantine, Arc::clone(&now.revocations))
     }
 
-    fn make_current(&self, snapshot: Arc<Snapshot>, quarantine: Arc<BTreeSet<Selector>>) -> Arc<Current> {
+    /// Lets no token count that `revocations` cover, from now on. The caller holds `kept`.
+    pub(crate) fn set_revocations(&self, revocations: Arc<Revocations>) -> Arc<Current> {
+        let now = self.current();
+        self.make_current(Arc::clone(&now.snapshot), Arc::clone(&now.quarantine), revocations)
+    }
+
+    fn make_current(
+        &self,
+        snapshot: Arc<Snapshot>,
+        quarantine: Arc<BTreeSet<Selector>>,
+        revocations: Arc<Revocations>,
+    ) -> Arc<Current> {
         let epoch = self.current.load().epoch + 1;
-        let current = Arc::new(Current { epoch, snapshot, quarantine });
+        let current = Arc::new(Current { epoch, snapshot, quarantine, revocations });
         self.current.store(Arc::clone(&current));
         current
     }
@@ -227,7 +272,8 @@ impl Shared {
 
     /// Who signs a refusal of the request of `trail`.
     pub(crate) fn signature<'a>(&'a self, trail: &'a Trail) -> Signature<'a> {
-        Signature { instance: &self.instance, request_id: trail.request_id() }
+        let takes_tokens = !self.current.load().snapshot.issuers.is_empty();
+        Signature { instance: &self.instance, request_id: trail.request_id(), takes_tokens }
     }
 
     /// Hands over the record of what has happened, whether or not it can be kept, and counts what it says.

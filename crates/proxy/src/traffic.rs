@@ -234,8 +234,12 @@ mod tests {
         record.verdict = Some(verdict);
         record.reason = reason;
         record.target = Some(Text::from(target));
-        record.principal =
-            Some(PrincipalRecord { name: "app".into(), proof: "password", labels: Labels::default() });
+        record.principal = Some(PrincipalRecord {
+            name: "app".into(),
+            proof: "password",
+            labels: Labels::default(),
+            token: None,
+        });
         (record.bytes_up, record.bytes_down) = (Some(3), Some(4));
         record
     }

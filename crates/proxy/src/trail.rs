@@ -6,7 +6,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use exeat_audit::{Event, Outcome, PrincipalRecord, Record, RuleRecord, Text};
+use exeat_audit::{Event, Outcome, PrincipalRecord, Record, RuleRecord, Text, TokenRecord};
 use exeat_identity::{Peer, Principal};
 use exeat_model::{Authority, Host};
 use exeat_policy::{Mode, PolicySet, Reason, Revision, RuleId};
@@ -164,7 +164,7 @@ impl Trail {
         self.would_deny = standing.grant.would_deny().map(|denial| denial.reason);
         self.note_rule(policy, standing.rule());
         if standing.denial.is_some() {
-            self.note_taken_back(Reason::PolicyChanged);
+            self.note_taken_back(standing.ended_by());
         }
     }
 
@@ -197,6 +197,11 @@ impl Trail {
             name: Arc::clone(&principal.name),
             proof: principal.proof.name(),
             labels: principal.labels.clone(),
+            token: principal.token.as_ref().map(|token| TokenRecord {
+                issuer: Arc::clone(&token.issuer),
+                jti: token.id.clone(),
+                kid: token.key.clone(),
+            }),
         });
         record.revision = self.revision;
         record.mode = self.mode;

@@ -14,6 +14,7 @@ use crate::certificates::{self, Certificate};
 use crate::clients::{self, Client};
 use crate::files::Files;
 use crate::groups::{self, Group};
+use crate::issuers::{self, Issuer};
 use crate::keys::{self, Section};
 use crate::limits;
 use crate::next_hops::{self, NextHop};
@@ -46,6 +47,7 @@ pub(crate) struct Document {
     pub(crate) clients: Vec<Client>,
     pub(crate) workloads: Vec<Workload>,
     pub(crate) certificates: Vec<Certificate>,
+    pub(crate) issuers: Vec<Issuer>,
     /// Whether the text is broken, so that parts of it may be missing here.
     pub(crate) broken: bool,
 }
@@ -123,6 +125,7 @@ fn read_sections(root: &DeTable<'_>, broken: bool, cx: &mut Cx<'_, '_>) -> Docum
         clients: each(root, &keys::CLIENT, cx, clients::read),
         workloads: each(root, &keys::WORKLOAD, cx, workloads::read),
         certificates: each(root, &keys::CERTIFICATE, cx, certificates::read),
+        issuers: each(root, &keys::ISSUER, cx, issuers::read),
         broken,
     }
 }

@@ -77,6 +77,11 @@ impl Files {
         Ok(())
     }
 
+    /// Notes a file that is no list of entries, and what was in it.
+    pub(crate) fn note(&mut self, name: &str, content: &[u8]) {
+        self.read.push(NamedFile { name: name.into(), digest: Digest::of(content), is_secret: false });
+    }
+
     /// Notes a file that holds a password, and what was in it.
     pub(crate) fn note_secret(&mut self, name: &str, content: &[u8]) {
         self.read.push(NamedFile { name: name.into(), digest: Digest::of(content), is_secret: true });

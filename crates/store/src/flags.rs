@@ -94,6 +94,7 @@ pub fn from_flags(flags: &Flags<'_>, options: &Options) -> Result<Loaded, Report
         }],
         workloads: Vec::new(),
         certificates: Vec::new(),
+        issuers: Vec::new(),
         broken: false,
     };
     match compile(document, options) {

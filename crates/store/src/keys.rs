@@ -23,7 +23,7 @@ impl Section {
 pub(crate) const PROXY: Section = Section {
     name: "proxy",
     named: false,
-    keys: &["listen", "http2", "anonymous", "disclose", "pac", "proxy_protocol_from"],
+    keys: &["listen", "http2", "anonymous", "disclose", "pac", "proxy_protocol_from", "central"],
 };
 
 /// `[resolver]`.
@@ -58,6 +58,7 @@ pub(crate) const GROUPS: Section = Section {
         "expect",
         "answers",
         "proxy_protocol",
+        "class",
         "idle_timeout",
         "max_age",
         "max_bytes_up",
@@ -79,6 +80,7 @@ pub(crate) const POLICY: Section = Section {
         "expect",
         "answers",
         "proxy_protocol",
+        "class",
         "idle_timeout",
         "max_age",
         "max_bytes_up",
@@ -172,8 +174,29 @@ pub(crate) const CERTIFICATE: Section = Section {
     ],
 };
 
+/// `[issuer.NAME]`.
+pub(crate) const ISSUER: Section = Section {
+    name: "issuer",
+    named: true,
+    keys: &[
+        "issuer",
+        "audience",
+        "jwks",
+        "ceiling",
+        "policies",
+        "max_lifetime",
+        "leeway",
+        "user_prefix",
+        "password_prefix",
+        "enforce_container_binding",
+    ],
+};
+
+/// Keys of an issuer's `jwks`.
+pub(crate) const ISSUER_JWKS: &[&str] = &["file", "keys", "url"];
+
 /// Every section, in the order of the documentation.
-pub(crate) const SECTIONS: [&Section; 13] = [
+pub(crate) const SECTIONS: [&Section; 14] = [
     &PROXY,
     &RESOLVER,
     &LIMITS_SECTION,
@@ -187,6 +210,7 @@ pub(crate) const SECTIONS: [&Section; 13] = [
     &CLIENT,
     &WORKLOAD,
     &CERTIFICATE,
+    &ISSUER,
 ];
 
 /// Keys of an entry written as a table.
@@ -200,6 +224,7 @@ pub(crate) const ENTRY: &[&str] = &[
     "sni",
     "answers",
     "proxy_protocol",
+    "class",
     "idle_timeout",
     "max_age",
     "max_bytes_up",
@@ -281,6 +306,8 @@ mod tests {
         let listener = &schema["definitions"]["listener"];
         assert_eq!(keys(listener), sorted(LISTENER.iter().copied()));
         assert_eq!(keys(&listener["properties"]["tls"]), sorted(LISTENER_TLS.iter().copied()));
+        let issuer = &schema["definitions"]["issuer"];
+        assert_eq!(keys(&issuer["properties"]["jwks"]), sorted(ISSUER_JWKS.iter().copied()));
         assert_eq!(keys(&schema["definitions"]["labels"]), sorted(Label::ALL.map(Label::key)));
     }
 

@@ -18,6 +18,7 @@ mod flags;
 mod floor;
 mod groups;
 mod import;
+mod issuers;
 mod keys;
 mod limits;
 mod listeners;

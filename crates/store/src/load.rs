@@ -15,6 +15,7 @@ use crate::clients::Client;
 use crate::document::{self, Document};
 use crate::files::{Files, reason};
 use crate::floor::floor;
+use crate::issuers;
 use crate::names;
 use crate::next_hops;
 use crate::notes::Notes;
@@ -139,6 +140,7 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
         clients,
         workloads,
         certificates,
+        issuers,
         ..
     } = document;
     let mut builder = Builder::new();
@@ -164,6 +166,7 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
         clients: bind_clients(clients, &policy),
         workloads: workloads::bind(workloads, &policy),
         certificates: certificates::bind(certificates, &policy),
+        issuers: issuers::issuers(issuers),
         anonymous: proxy.anonymous.as_deref().map(|name| anonymous(name, &policy)),
         policy,
         hops: next_hops::hops(next_hops),
@@ -175,6 +178,7 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
             disclose: proxy.disclose,
             pac: proxy.pac,
             proxy_protocol_from: proxy.proxy_protocol_from,
+            central: proxy.central,
             limits,
             resolver,
             audit,
@@ -206,6 +210,7 @@ fn bind_clients(clients: Vec<Client>, policy: &PolicySet) -> Clients {
             proof: Proof::Password,
             bound: policy.bind(&names, &client.labels).within(client.caps),
             labels: client.labels,
+            token: None,
         };
         bound.insert(&client.name, Arc::new(principal), client.hashes);
         if let Some(origins) = client.origins {
@@ -222,6 +227,7 @@ fn anonymous(name: &str, policy: &PolicySet) -> Arc<Principal> {
         proof: Proof::Anonymous,
         bound: policy.bind(&[name], &labels),
         labels,
+        token: None,
     })
 }
 

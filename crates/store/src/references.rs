@@ -13,6 +13,7 @@ use crate::clients::Client;
 use crate::document::Document;
 use crate::files::Files;
 use crate::groups::Group;
+use crate::issuers;
 use crate::next_hops;
 use crate::notes::Notes;
 use crate::policies::Policy;
@@ -68,6 +69,7 @@ pub(crate) fn check(document: &Document, places: &mut Places<'_, '_>) {
     check_policies(document, places.notes);
     workloads::check(document, places.notes);
     certificates::check(document, places.notes);
+    issuers::check(document, places.notes);
     for policy in &document.policies {
         graph.check_unresolved(policy, places);
     }
@@ -251,17 +253,15 @@ impl<'d> Graph<'d> {
     }
 }
 
-/// Names of policies where they are used: by clients, workloads, holders of certificates, and `anonymous`.
+/// Names of policies where they are used: by clients, workloads, holders of certificates, issuers, and `anonymous`.
 fn policy_uses(document: &Document) -> impl Iterator<Item = (&str, &Range<usize>)> {
     let anonymous = document.proxy.anonymous.as_deref().map(|name| (name, &document.anonymous_span));
     let by_clients = document.clients.iter().flat_map(|client| &client.policies);
     let by_workloads = document.workloads.iter().flat_map(|workload| &workload.policies);
     let by_holders = document.certificates.iter().flat_map(|holder| &holder.policies);
-    by_clients
-        .chain(by_workloads)
-        .chain(by_holders)
-        .map(|(name, span)| (name.as_str(), span))
-        .chain(anonymous)
+    let by_issuers = issuers::policy_uses(&document.issuers);
+    let named = by_clients.chain(by_workloads).chain(by_holders).map(|(name, span)| (name.as_str(), span));
+    named.chain(by_issuers).chain(anonymous)
 }
 
 fn check_policies(document: &Document, notes: &mut Notes) {
@@ -279,6 +279,10 @@ fn check_policies(document: &Document, notes: &mut Notes) {
 }
 
 fn warn_unused_policies(document: &Document, notes: &mut Notes) {
+    // A token may name any policy, and has labels that are not known here.
+    if !document.issuers.is_empty() {
+        return;
+    }
     let used: HashSet<&str> = policy_uses(document).map(|(name, _)| name).collect();
     let of_workloads = || document.workloads.iter().map(|workload| &workload.labels);
     let of_holders = || document.certificates.iter().map(|holder| &holder.labels);
@@ -320,6 +324,7 @@ fn warn_powerless(document: &Document, notes: &mut Notes) {
     }
     let is_alone = |workload: &Workload| workload.alone;
     if document.clients.is_empty()
+        && document.issuers.is_empty()
         && !document.workloads.iter().any(is_alone)
         && document.certificates.is_empty()
         && document.proxy.anonymous.is_none()

@@ -14,6 +14,19 @@ const PUBLIC_CLIENT_KEYS: [&str; 2] = ["policies", "labels"];
 /// but in `password_file` and `key` somebody may have written what belongs in the file.
 const PUBLIC_HOP_KEYS: [&str; 6] = ["url", "username", "ca", "server_name", "cert", "proxy_protocol"];
 
+/// The keys of an issuer whose values are not secret. In `jwks` somebody may have put a private key.
+const PUBLIC_ISSUER_KEYS: [&str; 9] = [
+    "issuer",
+    "audience",
+    "ceiling",
+    "policies",
+    "max_lifetime",
+    "leeway",
+    "user_prefix",
+    "password_prefix",
+    "enforce_container_binding",
+];
+
 /// Parts of key names that announce a secret.
 const SECRET_WORDS: [&str; 8] =
     ["passw", "pasw", "passphrase", "pwd", "secret", "hash", "credential", "token"];
@@ -33,6 +46,8 @@ pub(crate) fn find(text: &str, table: &DeTable<'_>, broken: bool) -> Vec<Range<u
         } else if key.get_ref() == keys::NEXT_HOP.name {
             in_named(value, &PUBLIC_HOP_KEYS, &mut found);
             before_at_signs(value, &mut found);
+        } else if key.get_ref() == keys::ISSUER.name {
+            in_named(value, &PUBLIC_ISSUER_KEYS, &mut found);
         } else {
             under_secret_keys(key.get_ref(), value, &mut found);
         }
@@ -157,6 +172,8 @@ fn find_in_lines(text: &str, found: &mut Vec<Range<usize>>) {
                 Some(&PUBLIC_CLIENT_KEYS)
             } else if title.starts_with(keys::NEXT_HOP.name) {
                 Some(&PUBLIC_HOP_KEYS)
+            } else if title.starts_with(keys::ISSUER.name) {
+                Some(&PUBLIC_ISSUER_KEYS)
             } else {
                 None
             };

@@ -41,6 +41,7 @@ pub(crate) struct Proxy {
     pub(crate) disclose: bool,
     pub(crate) pac: bool,
     pub(crate) proxy_protocol_from: Vec<IpBlock>,
+    pub(crate) central: bool,
 }
 
 impl Default for Proxy {
@@ -53,6 +54,7 @@ impl Default for Proxy {
             disclose: true,
             pac: true,
             proxy_protocol_from: Vec::new(),
+            central: false,
         }
     }
 }
@@ -70,6 +72,7 @@ pub(crate) fn read_proxy(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut N
         disclose: fields.boolean("disclose", notes).unwrap_or(default.disclose),
         pac: fields.boolean("pac", notes).unwrap_or(default.pac),
         proxy_protocol_from: entry::read_networks(fields, "proxy_protocol_from", notes).unwrap_or_default(),
+        central: fields.boolean("central", notes).unwrap_or(default.central),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use exeat_audit::Sink;
 use exeat_dns::ResolverConfig;
-use exeat_identity::{Certificates, Clients, Demand, Principal, Workloads};
+use exeat_identity::{Certificates, Clients, Demand, Issuers, Principal, Workloads};
 use exeat_model::IpBlock;
 use exeat_policy::PolicySet;
 use exeat_proxy::{Hops, Limits, TlsFiles};
@@ -32,6 +32,8 @@ pub struct Settings {
     pub disclose: bool,
     /// Whether `/proxy.pac` is served.
     pub pac: bool,
+    /// Whether this node is a central one, on which tokens that demand it count.
+    pub central: bool,
     /// The load balancers whose connections begin with a PROXY header.
     pub proxy_protocol_from: Vec<IpBlock>,
     /// Every limit of the proxy.
@@ -116,6 +118,8 @@ pub struct Loaded {
     pub workloads: Workloads,
     /// The principals that are known by a client certificate.
     pub certificates: Certificates,
+    /// Whose tokens count.
+    pub issuers: Issuers,
     /// Who a client without credentials is, if such clients are let in.
     pub anonymous: Option<Arc<Principal>>,
     /// What the author of the configuration should know of; holds no error.

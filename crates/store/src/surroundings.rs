@@ -28,8 +28,9 @@ pub const CONTAINER_USER: u32 = 65532;
 
 /// The keys whose values are files that are read, and whether those are secret; `*` stands for any key and for the
 /// elements of a list.
-const FILES_READ: [(&[&str], bool); 9] = [
+const FILES_READ: [(&[&str], bool); 10] = [
     (&["groups", "*", "file"], false),
+    (&["issuer", "*", "jwks", "file"], false),
     (&["next_hop", "*", "ca"], false),
     (&["next_hop", "*", "cert"], false),
     (&["next_hop", "*", "key"], true),
@@ -144,7 +145,7 @@ pub fn surroundings(
 /// Whether all that the configuration knows of are known by their connection: by where it comes from, or by a certificate.
 fn is_known_without(loaded: &Loaded) -> bool {
     let mut known = loaded.workloads.principals().chain(loaded.certificates.principals());
-    loaded.clients.is_empty() && known.next().is_some()
+    loaded.clients.is_empty() && loaded.issuers.is_empty() && known.next().is_some()
 }
 
 /// The listener that workloads connect to, and its number.

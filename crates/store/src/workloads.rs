@@ -269,6 +269,7 @@ pub(crate) fn bind(workloads: Vec<Workload>, policy: &PolicySet) -> Workloads {
             proof: Proof::Origin,
             bound: policy.bind(&names, &labels).within(caps),
             labels,
+            token: None,
         };
         let known = Known::new(principal.into(), container.as_deref().unwrap_or(&name), alone);
         bound.insert(known, origins.into_iter().map(|(origin, _)| origin));

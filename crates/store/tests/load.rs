@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use exeat_audit::Sink;
 use exeat_dns::{ResolverConfig, Upstream};
-use exeat_identity::Authenticator;
+use exeat_identity::{Accepted, Authenticator};
 use exeat_model::{Authority, Host};
 use exeat_policy::{Announce, Denial, EgressRequest, Labels, Reason, Revision, Verdict, decide, permit};
 use exeat_proxy::Limits;
@@ -223,10 +223,14 @@ async fn authenticate(loaded: &Loaded, name: &str, password: &str) -> Option<Arc
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     let value = format!("Basic {}", STANDARD.encode(format!("{name}:{password}")));
     let authenticator = Authenticator::new().unwrap();
-    authenticator
-        .authenticate(&loaded.clients, None, &exeat_identity::Peer::default(), &[value.as_bytes()])
-        .await
-        .ok()
+    let accepted = Accepted {
+        policy: &loaded.policy,
+        clients: &loaded.clients,
+        issuers: &loaded.issuers,
+        anonymous: None,
+        is_central: false,
+    };
+    authenticator.authenticate(&accepted, &exeat_identity::Peer::default(), &[value.as_bytes()]).await.ok()
 }
 
 #[tokio::test]

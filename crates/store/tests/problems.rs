@@ -54,14 +54,14 @@ fn sections_and_keys() {
             "section misspelled",
             "[prxoy]\n[policy.p]\nallow = [\"a.example.com\"]",
             &[
-                "e 1:2 unknown section `prxoy` | did you mean `proxy`? the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling`, `next_hop`, `client`, `workload` and `certificate`",
+                "e 1:2 unknown section `prxoy` | did you mean `proxy`? the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling`, `next_hop`, `client`, `workload`, `certificate` and `issuer`",
             ],
         ),
         (
             "section of another version",
-            "[issuer.x]\n[policy.p]\nallow = [\"a.example.com\"]",
+            "[tenant.x]\n[policy.p]\nallow = [\"a.example.com\"]",
             &[
-                "e 1:2 unknown section `issuer` | the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling`, `next_hop`, `client`, `workload` and `certificate`",
+                "e 1:2 unknown section `tenant` | the sections are `proxy`, `resolver`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling`, `next_hop`, `client`, `workload`, `certificate` and `issuer`",
             ],
         ),
         (
@@ -80,14 +80,14 @@ fn sections_and_keys() {
             "key of a policy misspelled",
             "[policy.p]\nalow = [\"a.example.com\"]\nallow = [\"b.example.com\"]",
             &[
-                "e 2:1 unknown key `alow` in [policy.p] | did you mean `allow`? [policy.p] takes `allow`, `deny`, `mode`, `bind`, `ports`, `addresses`, `expect`, `answers`, `proxy_protocol`, `idle_timeout`, `max_age`, `max_bytes_up`, `max_bytes_down`, `metadata`, `next_hop` and `resolve`",
+                "e 2:1 unknown key `alow` in [policy.p] | did you mean `allow`? [policy.p] takes `allow`, `deny`, `mode`, `bind`, `ports`, `addresses`, `expect`, `answers`, `proxy_protocol`, `class`, `idle_timeout`, `max_age`, `max_bytes_up`, `max_bytes_down`, `metadata`, `next_hop` and `resolve`",
             ],
         ),
         (
             "key of an entry misspelled",
             "[policy.p]\nallow = [{ host = \"a.example.com\", port = [1] }]",
             &[
-                "e 2:36 unknown key `port` in an entry | did you mean `ports`? an entry takes `host`, `suffix`, `network`, `ports`, `addresses`, `expect`, `sni`, `answers`, `proxy_protocol`, `idle_timeout`, `max_age`, `max_bytes_up` and `max_bytes_down`",
+                "e 2:36 unknown key `port` in an entry | did you mean `ports`? an entry takes `host`, `suffix`, `network`, `ports`, `addresses`, `expect`, `sni`, `answers`, `proxy_protocol`, `class`, `idle_timeout`, `max_age`, `max_bytes_up` and `max_bytes_down`",
             ],
         ),
         (
@@ -144,7 +144,7 @@ fn syntax_errors_are_told_with_everything_else() {
             &[
                 "e 2:24 unclosed array | expected `]`",
                 "e 3:12 string values must be quoted | put the text in double quotes",
-                "e 4:1 unknown key `anonymus` in [proxy] | did you mean `anonymous`? [proxy] takes `listen`, `http2`, `anonymous`, `disclose`, `pac` and `proxy_protocol_from`",
+                "e 4:1 unknown key `anonymus` in [proxy] | did you mean `anonymous`? [proxy] takes `listen`, `http2`, `anonymous`, `disclose`, `pac`, `proxy_protocol_from` and `central`",
                 "e 6:10 string values must be quoted | put the text in double quotes",
             ],
         ),

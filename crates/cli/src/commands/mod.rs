@@ -13,4 +13,5 @@ pub(crate) mod policy;
 pub(crate) mod quarantine;
 pub(crate) mod reload;
 pub(crate) mod serve;
+pub(crate) mod token;
 pub(crate) mod top;

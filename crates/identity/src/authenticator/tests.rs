@@ -1,18 +1,25 @@
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use exeat_policy::{Bound, Labels, Reason};
+use exeat_policy::{Bound, Builder, Labels, PolicySet, Reason, Revision};
 use tokio::task::JoinSet;
 
 use super::*;
 use crate::{
     password::{PasswordHash, cheap_argon2id, hash_generated},
     peer::Peer,
-    principal::{AuthnError, Proof},
+    principal::{Accepted, AuthnError, Proof},
+    token::Issuers,
 };
 
 fn principal(name: &str, proof: Proof) -> Arc<Principal> {
-    Arc::new(Principal { name: name.into(), proof, labels: Labels::default(), bound: Bound::default() })
+    Arc::new(Principal {
+        name: name.into(),
+        proof,
+        labels: Labels::default(),
+        bound: Bound::default(),
+        token: None,
+    })
 }
 
 fn clients(entries: &[(&str, &[String])]) -> Clients {
@@ -30,14 +37,24 @@ fn basic(user: &str, password: &str) -> Vec<u8> {
 
 async fn log_in(authenticator: &Authenticator, clients: &Clients, user: &str, password: &str) -> Outcome {
     let value = basic(user, password);
-    let principal = authenticator.authenticate(clients, None, &Peer::default(), &[&value]).await;
-    let apart = authenticator
-        .authenticate_password(clients, &Peer::default(), user.as_bytes(), password.as_bytes())
-        .await;
+    let (policy, issuers) = (Builder::new().finish(Revision(1)).unwrap(), Issuers::default());
+    let (accepted, peer) = (accepted(&policy, clients, &issuers, None), Peer::default());
+    let principal = authenticator.authenticate(&accepted, &peer, &[&value]).await;
+    let apart =
+        authenticator.authenticate_password(&accepted, &peer, user.as_bytes(), password.as_bytes()).await;
     let name = |found: Result<Arc<Principal>, AuthnError>| found.map(|principal| principal.name.to_string());
     let (principal, apart) = (name(principal), name(apart));
     assert_eq!(principal, apart, "the two ways to send {user:?} and {password:?}");
     principal
+}
+
+fn accepted<'a>(
+    policy: &'a PolicySet,
+    clients: &'a Clients,
+    issuers: &'a Issuers,
+    anonymous: Option<&'a Arc<Principal>>,
+) -> Accepted<'a> {
+    Accepted { policy, clients, issuers, anonymous, is_central: false }
 }
 
 type Outcome = Result<String, AuthnError>;
@@ -105,12 +122,15 @@ async fn only_one_well_formed_header_is_looked_at() {
         ("two", None, &[&wrong, &right], Err(AuthnError::Invalid)),
     ];
     let authenticator = authenticator();
+    let (policy, issuers) = (Builder::new().finish(Revision(1)).unwrap(), Issuers::default());
     for (name, anonymous, values, want) in cases {
-        let got = authenticator.authenticate(&clients, *anonymous, &Peer::default(), values).await;
+        let accepted = accepted(&policy, &clients, &issuers, *anonymous);
+        let got = authenticator.authenticate(&accepted, &Peer::default(), values).await;
         assert_eq!(got.map(|principal| principal.name.to_string()), *want, "{name}");
     }
     let empty = Clients::new();
-    let got = authenticator.authenticate(&empty, None, &Peer::default(), &[&right]).await;
+    let empty = accepted(&policy, &empty, &issuers, None);
+    let got = authenticator.authenticate(&empty, &Peer::default(), &[&right]).await;
     assert_eq!(got.map(drop), Err(AuthnError::Invalid), "no clients at all");
 }
 
@@ -118,6 +138,9 @@ async fn only_one_well_formed_header_is_looked_at() {
 fn every_error_has_its_reason() {
     assert_eq!(AuthnError::Required.reason(), Reason::AuthRequired);
     assert_eq!(AuthnError::Invalid.reason(), Reason::AuthInvalid);
+    assert_eq!(AuthnError::TokenExpired.reason(), Reason::TokenExpired);
+    assert_eq!(AuthnError::ContainerMismatch.reason(), Reason::ContainerMismatch);
+    assert_eq!(AuthnError::NotCentral.reason(), Reason::CentralizedEgressRequired);
     assert_eq!(AuthnError::RateLimited.reason(), Reason::RateLimited);
 }
 
@@ -272,11 +295,13 @@ async fn a_principal_lasts_as_long_as_the_password_that_proved_it() {
     for hash in [cheap_argon2id as fn(&str) -> String, |password| hash_generated(password.as_bytes())] {
         let (old, new) = (hash("old"), hash("new"));
         let before = clients(&[("app", &[old.clone(), new.clone()]), ("other", &[hash("old")])]);
+        let (policy, issuers) = (Builder::new().finish(Revision(1)).unwrap(), Issuers::default());
+        let known = accepted(&policy, &before, &issuers, None);
         let authenticate = async |password| {
             let value = basic("app", password);
             // Twice: what is remembered must know which one it was, too.
-            let first = authenticator.authenticate(&before, None, &Peer::default(), &[&value]).await.unwrap();
-            let again = authenticator.authenticate(&before, None, &Peer::default(), &[&value]).await.unwrap();
+            let first = authenticator.authenticate(&known, &Peer::default(), &[&value]).await.unwrap();
+            let again = authenticator.authenticate(&known, &Peer::default(), &[&value]).await.unwrap();
             assert!(Arc::ptr_eq(&first, &again));
             first
         };

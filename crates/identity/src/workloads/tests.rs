@@ -7,7 +7,13 @@ use crate::{
 };
 
 fn principal(name: &str, proof: Proof) -> Arc<Principal> {
-    Arc::new(Principal { name: name.into(), proof, labels: Labels::default(), bound: Bound::default() })
+    Arc::new(Principal {
+        name: name.into(),
+        proof,
+        labels: Labels::default(),
+        bound: Bound::default(),
+        token: None,
+    })
 }
 
 fn workload(name: &str, is_proof: bool) -> Workload {

@@ -43,7 +43,9 @@ pub(crate) enum Account {
 impl Account {
     pub(crate) fn of(principal: &Principal, source: Source) -> Self {
         match principal.proof {
-            Proof::Password | Proof::Origin | Proof::Certificate => Self::Client(Arc::clone(&principal.name)),
+            Proof::Password | Proof::Token | Proof::Origin | Proof::Certificate => {
+                Self::Client(Arc::clone(&principal.name))
+            }
             Proof::Anonymous => Self::Anonymous(source),
         }
     }

@@ -66,6 +66,14 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
+    /// What a flow that `current` denies ends with: whatever the reason, the policy changed, unless it was its token.
+    pub(crate) fn ended_by(&self) -> Reason {
+        match self.denial {
+            Some(Denial { reason: Reason::TokenRevoked, .. }) => Reason::TokenRevoked,
+            Some(_) | None => Reason::PolicyChanged,
+        }
+    }
+
     /// The rule that `current` cites.
     pub(crate) fn rule(&self) -> Option<RuleId> {
         self.denial.map_or_else(|| Some(self.grant.rule()), |denial| denial.rule)
@@ -124,7 +132,7 @@ impl Flow {
     /// Notes why the flow is no longer allowed, and ends it.
     pub(super) fn end(&self, standing: &mut Standing, denial: Denial) {
         standing.denial = Some(denial);
-        self.meter.stop(Reason::PolicyChanged);
+        self.meter.stop(standing.ended_by());
     }
 
     /// Whether `filter` means this flow.

@@ -15,17 +15,25 @@ fn current(epoch: u64) -> Arc<Current> {
         proof: Proof::Anonymous,
         labels: Labels::default(),
         bound: Bound::default(),
+        token: None,
     };
     let snapshot = Snapshot {
         policy,
         clients: Clients::new(),
         workloads: Workloads::new(),
         certificates: Certificates::new(),
+        issuers: exeat_identity::Issuers::default(),
+        is_central: false,
         anonymous: Some(Arc::new(principal)),
         disclose: true,
         hops: crate::hop::Hops::new(),
     };
-    Arc::new(Current { epoch, snapshot: Arc::new(snapshot), quarantine: Arc::default() })
+    Arc::new(Current {
+        epoch,
+        snapshot: Arc::new(snapshot),
+        quarantine: Arc::default(),
+        revocations: Arc::default(),
+    })
 }
 
 fn client() -> Client {
@@ -90,6 +98,7 @@ fn a_flow_that_comes_after_the_quarantine_is_ended() {
         epoch: 1,
         snapshot: Arc::clone(&before.snapshot),
         quarantine: Arc::new(quarantine),
+        revocations: Arc::default(),
     });
     let early = flows.begin(beginning(&before), || Arc::clone(&before));
     assert_eq!((flows.end_quarantined(&now), flows.end_quarantined(&now)), (1, 0));

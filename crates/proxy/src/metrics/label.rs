@@ -76,7 +76,9 @@ label! {
         Required "required",
         /// The credentials are wrong.
         Invalid "invalid",
-        /// The credentials do not count where they come from, or nothing does.
+        /// The token has expired.
+        Expired "expired",
+        /// The credentials do not count where they come from or on this node, or nothing does.
         Mismatch "mismatch",
         /// Credentials from there were wrong too often; these were not looked at.
         Delayed "delayed",

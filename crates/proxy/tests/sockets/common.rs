@@ -15,7 +15,7 @@ use std::{
 use exeat_audit::{AuditLog, AuditWriter, Sink};
 use exeat_dns::{Resolver, ResolverConfig, Upstream};
 use exeat_identity::{
-    Authenticator, Certificates, Clients, PasswordHash, Principal, Proof, Workloads, hash_generated,
+    Authenticator, Certificates, Clients, Issuers, PasswordHash, Principal, Proof, Workloads, hash_generated,
 };
 use exeat_model::{Authority, IpBlock, PortSet};
 use exeat_policy::{
@@ -173,6 +173,7 @@ pub(crate) fn snapshot(setup: &Setup) -> Snapshot {
             proof,
             labels: Labels::default(),
             bound: policy.bind(&["app"], &Labels::default()),
+            token: None,
         })
     };
     let mut clients = Clients::new();
@@ -193,6 +194,8 @@ pub(crate) fn snapshot(setup: &Setup) -> Snapshot {
         clients,
         workloads: Workloads::new(),
         certificates: Certificates::new(),
+        issuers: Issuers::default(),
+        is_central: false,
         anonymous,
         disclose: setup.disclose,
         policy,

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use exeat_identity::{Certificates, Clients, PasswordHash, Principal, Proof, Workloads, hash_generated};
+use exeat_identity::{
+    Certificates, Clients, Issuers, PasswordHash, Principal, Proof, Workloads, hash_generated,
+};
 use exeat_model::{IpBlock, PortSet};
 use exeat_policy::{
     Builder, Caps, Defaults, Entry, Expect, Label, Labels, List, ListBuilder, Mode, Place, PolicySet,
@@ -57,6 +59,7 @@ impl Rules {
                 proof,
                 bound: policy.bind(&["app"], &labels).within(self.caps_of(name)),
                 labels: labels.clone(),
+                token: None,
             })
         };
         let mut clients = Clients::new();
@@ -70,6 +73,8 @@ impl Rules {
             clients,
             workloads: Workloads::new(),
             certificates: Certificates::new(),
+            issuers: Issuers::default(),
+            is_central: false,
             anonymous,
             disclose: true,
             policy,

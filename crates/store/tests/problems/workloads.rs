@@ -233,7 +233,7 @@ fn listeners_that_tell_places() {
             "a proof that is none",
             "{ address = \"0.0.0.0:1\", demand = [\"pasword\"] }",
             vec![
-                "e 2:46 `pasword` is not a proof | did you mean \"password\"? the proofs are `password`, `origin` and `certificate`",
+                "e 2:46 `pasword` is not a proof | did you mean \"password\"? the proofs are `password`, `token`, `origin` and `certificate`",
             ],
         ),
     ] {

@@ -1,0 +1,53 @@
+//! `token revoke` and `token revocations`: tokens that count no longer.
+
+use http::Method;
+use serde_json::{Map, Value};
+
+use crate::args::{Output, RevocationsArgs, RevokeArgs, TokenCommand};
+use crate::control::{Control, printable, with_query};
+use crate::output::{Exit, to_stdout};
+
+/// Runs a command about tokens.
+pub(crate) fn run(command: &TokenCommand) -> anyhow::Result<Exit> {
+    let (output, answer, told) = match command {
+        TokenCommand::Revoke(args) => revoke(args)?,
+        TokenCommand::Revocations(args) => list(args)?,
+    };
+    if output.json {
+        to_stdout(format_args!("{answer}\n"))?;
+    } else {
+        to_stdout(told)?;
+    }
+    Ok(Exit::Success)
+}
+
+fn revoke(args: &RevokeArgs) -> anyhow::Result<(&Output, Value, String)> {
+    let control = Control::new(args.output.socket.as_deref())?;
+    let (kind, value) = (args.tokens.kind.as_str(), args.tokens.value.as_str());
+    if args.lift {
+        let target = with_query("/v1/revocations", [(kind, Some(value))]);
+        let answer = control.get(Method::DELETE, &target, None)?;
+        return Ok((&args.output, answer, format!("{kind}={value} is lifted\n")));
+    }
+    let body: Map<String, Value> = [(kind.to_owned(), Value::from(value))].into_iter().collect();
+    let answer = control.get(Method::POST, "/v1/revocations", Some(&Value::Object(body)))?;
+    let told = match answer.get("cut").and_then(Value::as_u64) {
+        Some(1) => format!("{kind}={value} is revoked; 1 flow ends\n"),
+        cut => format!("{kind}={value} is revoked; {} flows end\n", cut.unwrap_or(0)),
+    };
+    Ok((&args.output, answer, told))
+}
+
+fn list(args: &RevocationsArgs) -> anyhow::Result<(&Output, Value, String)> {
+    let control = Control::new(args.output.socket.as_deref())?;
+    let answer = control.get(Method::GET, "/v1/revocations", None)?;
+    let all = answer.get("revocations").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let text = |revocation: &Value, name: &str| revocation.get(name).map(printable).unwrap_or_default();
+    let line = |revocation: &Value| {
+        let until = revocation.get("until").and_then(Value::as_u64);
+        let until = until.map_or_else(|| "until it is lifted".to_owned(), |until| format!("until {until}"));
+        format!("{}={}\t{until}\n", text(revocation, "kind"), text(revocation, "value"))
+    };
+    let told = all.iter().map(line).collect();
+    Ok((&args.output, answer, told))
+}

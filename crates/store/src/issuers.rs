@@ -1,0 +1,303 @@
+//! `[issuer.NAME]`: whose tokens count, and what they cannot exceed.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::ops::{Range, RangeInclusive};
+use std::path::Path;
+use std::time::Duration;
+
+use exeat_identity::{IssuerSpec, Issuers, KeyError, KeySet, KeySetError, LEEWAY_MAX, Lifetime};
+use serde_json::{Value as Json, json};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::document::{Cx, Document, Named};
+use crate::files::reason;
+use crate::keys;
+use crate::names;
+use crate::notes::Notes;
+use crate::problem::{Code, Finding, shown};
+use crate::reader::{self, Fields, Value, What};
+
+/// Largest file of keys, in bytes: sixteen RSA keys of 8192 bits with their certificates take a tenth of it.
+const JWKS_BYTES_MAX: u64 = 256 * 1024;
+
+/// Longest `iss`, `aud` and prefix, in bytes.
+const TEXT_BYTES_MAX: usize = 256;
+
+/// How long a token may live: from a minute to a month.
+const LIFETIMES: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(31 * 24 * 3600);
+
+/// How long it may live unless told otherwise.
+const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// By how much clocks may differ.
+const LEEWAYS: RangeInclusive<Duration> = Duration::ZERO..=LEEWAY_MAX;
+
+/// By how much they may differ unless told otherwise.
+const LEEWAY: Duration = Duration::from_secs(10);
+
+/// What the user name of a token begins with unless told otherwise.
+const USER_PREFIX: &str = "container_";
+
+/// What its password begins with unless told otherwise.
+const PASSWORD_PREFIX: &str = "jwt_";
+
+/// How to write `jwks`.
+const JWKS_HELP: &str =
+    "write jwks = { file = \"jwks.json\" }, or { keys = [{ kty = \"EC\", … }] } with the keys themselves";
+
+/// An issuer as its table says.
+pub(crate) struct Issuer {
+    name: String,
+    issuer: Option<(String, Range<usize>)>,
+    audience: Option<String>,
+    /// `None` if they are an error, which has been reported.
+    keys: Option<KeySet>,
+    pub(crate) ceiling: Option<(String, Range<usize>)>,
+    pub(crate) policies: Vec<(String, Range<usize>)>,
+    lifetime: Lifetime,
+    user_prefix: String,
+    password_prefix: String,
+    enforce_container_binding: bool,
+}
+
+/// Reads an issuer.
+pub(crate) fn read(named: &Named<'_, '_>, cx: &mut Cx<'_, '_>) -> Issuer {
+    if let Err(finding) = names::check(named.name) {
+        cx.notes.push(named.span.clone(), finding);
+    }
+    let fields = &named.fields;
+    for (key, help) in [
+        ("issuer", "write the `iss` of its tokens: issuer = \"…\""),
+        ("audience", "write the `aud` that its tokens have for this proxy: audience = \"egress-proxy\""),
+        ("ceiling", "name the policy that no token exceeds: ceiling = \"…\""),
+    ] {
+        fields.required(key, &named.title, help, cx.notes);
+    }
+    let keys = match fields.required("jwks", &named.title, JWKS_HELP, cx.notes) {
+        Some(value) => read_jwks(value, cx),
+        None => None,
+    };
+    let text = |key: &str, notes: &mut Notes| read_text(fields, key, notes);
+    let prefix = |key, default: &str, notes: &mut Notes| {
+        read_prefix(fields, key, notes).unwrap_or_else(|| default.to_owned())
+    };
+    let policies = fields.list("policies", "policy names", cx.notes).unwrap_or_default();
+    let policy = |value: &Value<'_>, notes: &mut Notes| {
+        let name = reader::string(value, What::Element("a policy name"), notes)?;
+        Some((name.to_owned(), value.span()))
+    };
+    Issuer {
+        name: named.name.to_owned(),
+        issuer: text("issuer", cx.notes),
+        audience: text("audience", cx.notes).map(|(audience, _)| audience),
+        keys,
+        ceiling: text("ceiling", cx.notes),
+        policies: policies.iter().filter_map(|value| policy(value, cx.notes)).collect(),
+        lifetime: Lifetime {
+            leeway: fields.duration("leeway", &LEEWAYS, cx.notes).unwrap_or(LEEWAY),
+            longest: fields.duration("max_lifetime", &LIFETIMES, cx.notes).unwrap_or(LIFETIME),
+        },
+        user_prefix: prefix("user_prefix", USER_PREFIX, cx.notes),
+        password_prefix: prefix("password_prefix", PASSWORD_PREFIX, cx.notes),
+        enforce_container_binding: fields.boolean("enforce_container_binding", cx.notes).unwrap_or(false),
+    }
+}
+
+fn read_text(fields: &Fields<'_, '_>, key: &str, notes: &mut Notes) -> Option<(String, Range<usize>)> {
+    let text = fields.string(key, notes)?;
+    let span = fields.get(key).map_or(fields.span(), Spanned::span);
+    if (1..=TEXT_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control) {
+        return Some((text.to_owned(), span));
+    }
+    let message = format!("`{key}` has 1 to {TEXT_BYTES_MAX} bytes and no control characters");
+    notes.push(span, Finding::error(Code::InvalidValue, message).help(format!("write {key} = \"…\"")));
+    None
+}
+
+/// Reads what a user name or a password with a token begins with. An empty prefix would take every password for a token.
+fn read_prefix(fields: &Fields<'_, '_>, key: &str, notes: &mut Notes) -> Option<String> {
+    let (prefix, span) = read_text(fields, key, notes)?;
+    if prefix.contains(':') {
+        let finding = Finding::error(Code::InvalidValue, format!("`{key}` has a colon"));
+        notes.push(span, finding.help("the user name of Basic credentials ends at the first colon"));
+        return None;
+    }
+    Some(prefix)
+}
+
+fn read_jwks(value: &Value<'_>, cx: &mut Cx<'_, '_>) -> Option<KeySet> {
+    let table = reader::table(value, What::Key("jwks"), JWKS_HELP, cx.notes)?;
+    let fields = Fields::check(table, value.span(), "`jwks`", keys::ISSUER_JWKS, cx.notes);
+    let given: Vec<&str> =
+        keys::ISSUER_JWKS.iter().copied().filter(|key| fields.get(key).is_some()).collect();
+    match given.as_slice() {
+        ["file"] => read_file(&fields, cx),
+        ["keys"] => read_inline(&fields, cx.notes),
+        ["url"] => {
+            let finding = Finding::error(Code::InvalidValue, "keys from a URL are not supported yet");
+            cx.notes
+                .push(value.span(), finding.help("fetch them to a file: jwks = { file = \"jwks.json\" }"));
+            None
+        }
+        _ => {
+            let finding = Finding::error(Code::Conflict, "`jwks` has one of `file` and `keys`");
+            cx.notes.push(value.span(), finding.help(JWKS_HELP));
+            None
+        }
+    }
+}
+
+/// Keys in a file, as issuers publish them.
+fn read_file(fields: &Fields<'_, '_>, cx: &mut Cx<'_, '_>) -> Option<KeySet> {
+    let text = fields.string("file", cx.notes)?;
+    let span = fields.get("file").map_or(fields.span(), Spanned::span);
+    let path = cx.base_dir.join(text);
+    match read_bytes(&path) {
+        Ok(bytes) => {
+            cx.files.note(&path.to_string_lossy(), &bytes);
+            KeySet::parse(&bytes)
+                .map_err(|error| {
+                    let finding = finding(&error);
+                    let message = format!("`{}`: {}", shown(text), finding.message);
+                    cx.notes.push(span, Finding { message, ..finding });
+                })
+                .ok()
+        }
+        Err(finding) => {
+            cx.notes.push(span, finding);
+            None
+        }
+    }
+}
+
+fn read_bytes(path: &Path) -> Result<Vec<u8>, Finding> {
+    let name = path.display().to_string();
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(JWKS_BYTES_MAX + 1).read_to_end(&mut bytes));
+    if let Err(error) = read {
+        let message = format!("the keys in `{}` cannot be read: {}", shown(&name), reason(&error));
+        let help = "relative paths start from the folder of the configuration file";
+        return Err(Finding::error(Code::Unreadable, message).help(help));
+    }
+    if bytes.len() as u64 > JWKS_BYTES_MAX {
+        let kib = JWKS_BYTES_MAX / 1024;
+        let message = format!("`{}` is larger than {kib} KiB", shown(&name));
+        return Err(Finding::error(Code::TooLarge, message).help("put a JWK set alone into the file"));
+    }
+    Ok(bytes)
+}
+
+/// Keys in the configuration: each a table of the members of a JWK.
+fn read_inline(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<KeySet> {
+    let list = fields.list("keys", "keys", notes)?;
+    let mut keys = Vec::new();
+    for value in list {
+        let help = "write the members of a JWK: { kty = \"EC\", crv = \"P-256\", x = \"…\", y = \"…\", kid = \"…\" }";
+        keys.push(members(reader::table(value, What::Element("a key"), help, notes)?));
+    }
+    let set = json!({ "keys": keys }).to_string();
+    match KeySet::parse(set.as_bytes()) {
+        Ok(keys) => Some(keys),
+        Err(error) => {
+            let at = match &error {
+                KeySetError::Key { position, .. } | KeySetError::Kid { position } => list.get(position - 1),
+                KeySetError::Form | KeySetError::Empty | KeySetError::TooMany => None,
+            };
+            let span = at.or(fields.get("keys")).map_or(fields.span(), Spanned::span);
+            notes.push(span, finding(&error));
+            None
+        }
+    }
+}
+
+/// A table as a JSON object. What is neither text nor a list of texts is no value of a JWK, and stays one that is wrong.
+fn members(table: &DeTable<'_>) -> Json {
+    let value = |value: &DeValue<'_>| match value {
+        DeValue::String(text) => Json::from(text.as_ref()),
+        DeValue::Array(list) => list.iter().map(|text| text.get_ref().as_str().unwrap_or_default()).collect(),
+        DeValue::Integer(_)
+        | DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_)
+        | DeValue::Table(_) => Json::Null,
+    };
+    table.iter().map(|(key, member)| (key.get_ref().to_string(), value(member.get_ref()))).collect()
+}
+
+fn finding(error: &KeySetError) -> Finding {
+    let (code, message) = match error {
+        KeySetError::TooMany => (Code::TooLarge, error.to_string()),
+        KeySetError::Key { source, .. } => (Code::InvalidValue, format!("{error}: {source}")),
+        KeySetError::Form | KeySetError::Empty | KeySetError::Kid { .. } => {
+            (Code::InvalidValue, error.to_string())
+        }
+    };
+    let help = match error {
+        KeySetError::Key { source: KeyError::Private, .. } => "leave `d` and the like out of it",
+        KeySetError::Kid { .. } => "name each key, and let the issuer say in each token which one signed it",
+        KeySetError::Key { .. } | KeySetError::Form | KeySetError::Empty | KeySetError::TooMany => {
+            "publish the public keys of the issuer as a JWK set (RFC 7517 §5)"
+        }
+    };
+    Finding::error(code, message).help(help)
+}
+
+/// Checks what issuers say of each other, of policies and of clients.
+pub(crate) fn check(document: &Document, notes: &mut Notes) {
+    for (position, issuer) in document.issuers.iter().enumerate() {
+        let others = document.issuers.iter().take(position);
+        if let Some((text, span)) = &issuer.issuer {
+            let is_taken = |other: &Issuer| other.issuer.as_ref().is_some_and(|(other, _)| other == text);
+            if others.into_iter().any(is_taken) {
+                let message = format!("`{}` is the issuer of another section too", shown(text));
+                let finding = Finding::error(Code::Duplicate, message);
+                notes.push(span.clone(), finding.help("put the keys of both into one section"));
+            }
+        }
+        for client in &document.clients {
+            let begins_alike = client.name.starts_with(&issuer.user_prefix)
+                || client.name.starts_with(&format!("{}/", issuer.name));
+            if begins_alike {
+                let message = format!(
+                    "client `{}` is named like the tokens of `{}`",
+                    shown(&client.name),
+                    shown(&issuer.name)
+                );
+                let help = format!(
+                    "choose another name: `{}…` is the user name of a token, `{}/…` its name in records",
+                    shown(&issuer.user_prefix),
+                    shown(&issuer.name)
+                );
+                notes.push(client.span.clone(), Finding::error(Code::Conflict, message).help(help));
+            }
+        }
+    }
+}
+
+/// The names of the policies that issuers use.
+pub(crate) fn policy_uses(issuers: &[Issuer]) -> impl Iterator<Item = (&str, &Range<usize>)> {
+    let uses = issuers.iter().flat_map(|issuer| issuer.ceiling.iter().chain(&issuer.policies));
+    uses.map(|(name, span)| (name.as_str(), span))
+}
+
+/// The issuers as requests find them.
+pub(crate) fn issuers(issuers: Vec<Issuer>) -> Issuers {
+    // Where a part is an error, nothing is compiled.
+    let spec = |issuer: Issuer| {
+        Some(IssuerSpec {
+            name: issuer.name.into(),
+            issuer: issuer.issuer?.0.into(),
+            audience: issuer.audience?.into(),
+            keys: issuer.keys?,
+            ceiling: issuer.ceiling?.0,
+            policies: issuer.policies.into_iter().map(|(name, _)| name).collect(),
+            lifetime: issuer.lifetime,
+            user_prefix: issuer.user_prefix.into(),
+            password_prefix: issuer.password_prefix.into(),
+            enforce_container_binding: issuer.enforce_container_binding,
+        })
+    };
+    Issuers::new(issuers.into_iter().filter_map(spec).collect())
+}

@@ -1,0 +1,452 @@
+//! Tokens through the real proxy: what they let through and what not, in every protocol, and when that ends.
+#![expect(clippy::indexing_slicing, reason = "indexing a JSON value gives null for what is not there")]
+
+use std::fs;
+use std::net::TcpStream;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use exeat_identity::SignatureAlgorithm::{EdDsa, Es256};
+use exeat_tests::client::Client;
+use exeat_tests::exeat::Exeat;
+use exeat_tests::fixture::{configuration, password_entry, request_with};
+use exeat_tests::http::Reply;
+use exeat_tests::http2::{Http2, data};
+use exeat_tests::namespace::PROXY;
+use exeat_tests::raw::Raw;
+use exeat_tests::socks;
+use exeat_tests::tokens::{CONTAINER, TokenIssuer, basic, bearer, now};
+use exeat_tests::world::{GREETING, World};
+use exeat_tests::{harness, scenarios};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+fn main() -> ExitCode {
+    harness::main(scenarios![
+        a_token_is_for_its_hosts,
+        curl_shows_what_a_token_lets_through,
+        tokens_are_carried_by_http2_and_socks,
+        tokens_go_no_further_and_are_recorded_without_their_text,
+        bindings_are_enforced,
+        a_token_for_central_nodes_counts_there_alone,
+        a_token_that_must_use_the_gateway_goes_no_other_way,
+        regulated_traffic_has_its_own_rules_and_tls,
+        an_expiry_ends_openings_and_tunnels_alike,
+        a_key_that_is_taken_away_ends_its_tunnels,
+        a_revocation_ends_tunnels_and_outlives_a_restart,
+    ])
+}
+
+/// What no token exceeds: more than the tokens of these scenarios list.
+const CEILING: &str =
+    r#"allow = ["example.com:80,443,25", "*.example.org:80,443,25", "example.org", "cdn.example.net:8443"]"#;
+
+/// The proxy with an issuer whose tokens are below `ceiling`, and further lines of its section.
+fn serve(world: &World, issuer: &TokenIssuer, ceiling: &str, lines: &str) -> Result<Exeat> {
+    TokenIssuer::publish(&[issuer], world.directory())?;
+    let config = configuration(ceiling, &TokenIssuer::section("app", lines));
+    Exeat::serve(world.directory(), &config, PROXY)
+}
+
+/// What a request with these fields is answered: its status and the reason, if it is a refusal.
+fn answer(line: &str, fields: &str) -> Result<(u16, String)> {
+    let (_, reply) = ask(line, fields)?;
+    Ok((reply.status, reply.head.field("x-deny-reason").unwrap_or_default().to_owned()))
+}
+
+fn ask(line: &str, fields: &str) -> Result<(Raw, Reply)> {
+    let mut client = Raw::proxy()?;
+    let reply = client.ask(request_with(line, fields))?;
+    Ok((client, reply))
+}
+
+fn check(name: &str, line: &str, fields: &str, want: (u16, &str)) -> Result<()> {
+    let got = answer(line, fields)?;
+    ensure!((got.0, got.1.as_str()) == want, "{name}: {line} gave {got:?} instead of {want:?}");
+    Ok(())
+}
+
+fn a_token_is_for_its_hosts() -> Result<()> {
+    let world = World::new()?;
+    let issuer = TokenIssuer::new(Es256, "k1")?;
+    let exeat = serve(&world, &issuer, CEILING, "")?;
+    let token = issuer.token(json!({}))?;
+    let narrow = issuer.token(json!({"allowed_hosts": ["example.com"]}))?;
+    let wide = issuer.token(json!({"allowed_hosts": "example.com,evil.test"}))?;
+    let named = issuer.token(json!({"allowed_hosts": null, "policy": "app"}))?;
+    let empty = issuer.token(json!({"allowed_hosts": ""}))?;
+    let ok = (200, "");
+    for (name, line, fields, want) in [
+        ("as a password", "CONNECT example.com:443", basic(CONTAINER, &token), ok),
+        ("as a bearer", "CONNECT example.com:443", bearer(&token), ok),
+        ("a request", "GET http://example.com/", bearer(&token), ok),
+        ("below a suffix", "GET http://a.example.org/", bearer(&token), ok),
+        ("not the suffix", "GET http://example.org/", bearer(&token), (403, "host_not_allowed")),
+        ("a port of its own", "CONNECT cdn.example.net:8443", bearer(&token), ok),
+        ("another port", "CONNECT cdn.example.net:443", bearer(&token), (403, "port_not_allowed")),
+        ("another host", "CONNECT evil.test:443", bearer(&token), (403, "host_not_allowed")),
+        ("the token is narrower", "GET http://a.example.org/", bearer(&narrow), (403, "host_not_allowed")),
+        ("the ceiling is narrower", "CONNECT evil.test:443", bearer(&wide), (403, "host_not_allowed")),
+        ("and the rest of that token", "CONNECT example.com:443", bearer(&wide), ok),
+        ("a policy's name", "GET http://example.org/", bearer(&named), ok),
+        ("an empty list", "CONNECT example.com:443", bearer(&empty), (403, "host_not_allowed")),
+        ("a literal", "CONNECT 93.184.216.34:443", bearer(&token), (403, "ip_literal_not_allowed")),
+        (
+            "in the wrong field",
+            "GET http://example.com/",
+            bearer(&token).replace("Proxy-", ""),
+            (407, "auth_required"),
+        ),
+        ("no token", "CONNECT example.com:443", String::new(), (407, "auth_required")),
+        ("a wrong one", "CONNECT example.com:443", bearer(&token[1..]), (407, "auth_invalid")),
+    ] {
+        check(name, line, &fields, want)?;
+    }
+    let refused = ask("CONNECT example.com:443", "")?.1;
+    let challenges: Vec<&str> = refused
+        .head
+        .fields
+        .iter()
+        .filter(|(name, _)| name.eq_ignore_ascii_case("proxy-authenticate"))
+        .map(|(_, value)| value.as_str())
+        .collect();
+    ensure!(
+        matches!(challenges.as_slice(), [first, "Bearer realm=\"exeat\""] if first.starts_with("Basic realm=")),
+        "{challenges:?}"
+    );
+    exeat.stop()
+}
+
+fn curl_shows_what_a_token_lets_through() -> Result<()> {
+    let world = World::new()?;
+    let issuer = TokenIssuer::new(Es256, "k1")?;
+    let exeat = serve(&world, &issuer, CEILING, "")?;
+    let token = issuer.token(json!({}))?;
+    let (home, ca) = (world.directory().to_owned(), world.ca_file());
+    let curl = |proxy: &str, url: &str| {
+        let args = ["-sS", "--cacert", &ca, "-D", "-", "-o", "/dev/null", url];
+        Client::new("curl", &home).args(args).through(proxy).run()
+    };
+    let with = |container: &str| format!("http://container_{container}:jwt_{token}@{PROXY}");
+    for (name, proxy, url, code, says) in [
+        ("its host", with(CONTAINER), "https://example.com/", 0, "HTTP/1.1 200 Reply"),
+        ("another host", with(CONTAINER), "https://evil.test/", 56, "x-deny-reason: host_not_allowed"),
+        ("without a token", format!("http://{PROXY}"), "https://example.com/", 56, "HTTP/1.1 407 "),
+        (
+            "another container's",
+            with("sbx-2"),
+            "https://example.com/",
+            56,
+            "x-deny-reason: container_mismatch",
+        ),
+    ] {
+        let outcome = curl(&proxy, url)?;
+        ensure!(outcome.code == code && outcome.out.contains(says), "{name}: {outcome:?}");
+    }
+    exeat.stop()
+}
+
+fn tokens_are_carried_by_http2_and_socks() -> Result<()> {
+    let world = World::new()?;
+    // A user and a password of SOCKS5 have 255 bytes each (RFC 1929 §2).
+    let issuer = TokenIssuer::new(EdDsa, "k")?;
+    TokenIssuer::publish(&[&issuer], world.directory())?;
+    let section =
+        TokenIssuer::section("app", "").replace("secure-egress-control", "s").replace("egress-proxy", "p");
+    let exeat = Exeat::serve(world.directory(), &configuration(CEILING, &section), PROXY)?;
+    let short = json!({"iss": "s", "aud": "p", "iat": null, "jti": null, "organization_uuid": null,
+        "container_id": "c", "allowed_hosts": "example.com"});
+    let token = issuer.token(short)?;
+    let password = format!("jwt_{token}");
+    ensure!(password.len() <= 255, "{} bytes", password.len());
+    let ask = |host: &str| socks::ask("container_c", &password, &socks::to_name(host.as_bytes(), 443));
+    ensure!(ask("example.com")?.1 == 0);
+    ensure!(ask("a.example.org")?.1 == 2, "not allowed by the ruleset");
+    ensure!(socks::log_in("container_d", &password).is_err(), "another container's name");
+
+    let mut client = Http2::begin(TcpStream::connect(PROXY)?)?;
+    let mut stream = 1;
+    let mut connect = |fields: &[(&str, &str)]| -> Result<String> {
+        let all = [&[(":method", "CONNECT"), (":authority", "example.com:443")], fields].concat();
+        client.request(stream, &all, fields.len() != 1)?;
+        let frames = client.stream(stream)?;
+        stream += 2;
+        Ok(String::from_utf8(data(&frames))?)
+    };
+    let none = connect(&[("x-none", "1"), ("x-more", "1")])?;
+    ensure!(none.contains("auth_required"), "{none}");
+    let other = issuer.token(json!({"iss": "s", "aud": "p", "container_id": "d", "allowed_hosts": ""}))?;
+    let named = connect(&[("proxy-authorization", &format!("Bearer {other}")), ("x-more", "1")])?;
+    ensure!(named.contains("host_not_allowed"), "each stream is asked for its own: {named}");
+    let wrong = connect(&[("proxy-authorization", "Bearer a.b.c"), ("x-more", "1")])?;
+    ensure!(wrong.contains("auth_invalid"), "{wrong}");
+    exeat.stop()
+}
+
+fn tokens_go_no_further_and_are_recorded_without_their_text() -> Result<()> {
+    let world = World::new()?;
+    let issuer = TokenIssuer::new(Es256, "k1")?;
+    let mut exeat = serve(&world, &issuer, CEILING, "")?;
+    let token = issuer.token(json!({"sub": "user-1"}))?;
+    check("a request", "GET http://example.com/path?secret=1", &basic(CONTAINER, &token), (200, ""))?;
+    check("by itself", "GET http://example.com/", &bearer(&token), (200, ""))?;
+    for request in world.http.requests() {
+        let shown = format!("{request:?}");
+        ensure!(!shown.to_lowercase().contains("proxy-authorization") && !shown.contains(&token), "{shown}");
+    }
+    ensure!(world.http.requests().len() == 2);
+    let records = exeat.audit_until("two records", |records| records.len() == 2)?;
+    for record in &records {
+        let principal = &record["principal"];
+        for (field, want) in [
+            ("name", "sandboxes/sbx-1"),
+            ("proof", "token"),
+            ("issuer", "sandboxes"),
+            ("jti", "j1"),
+            ("kid", "k1"),
+        ] {
+            ensure!(principal[field] == want, "{field} in {record}");
+        }
+        let labels = json!({"organization": "org-1", "app": "user-1", "instance": "sbx-1"});
+        ensure!(principal["labels"] == labels, "{record}");
+    }
+    let written =
+        [exeat.stdout(), exeat.stderr(), fs::read_to_string(world.directory().join("audit.jsonl"))?];
+    let signature = token.rsplit('.').next().context("a signature")?;
+    ensure!(written.iter().all(|text| !text.contains(signature)), "the token is written down");
+    exeat.stop()
+}
+
+fn bindings_are_enforced() -> Result<()> {
+    let world = World::new()?;
+    let issuer = TokenIssuer::new(Es256, "k1")?;
+    let workload = "[workload.sandbox]\naddresses = [\"10.99.0.1\"]\ncontainer = \"sbx-1\"\nalone = false";
+    let exeat = serve(&world, &issuer, CEILING, workload)?;
+    let mismatch = (403, "container_mismatch");
+    let plain = issuer.token(json!({}))?;
+    let bound = issuer.token(json!({"enforce_container_binding": "true"}))?;
+    let others = issuer.token(json!({"enforce_container_binding": true, "container_id": "sbx-2"}))?;
+    let loose = issuer.token(json!({"enforce_container_binding": "false"}))?;
+    let nobodys = issuer.token(json!({"enforce_container_binding": true, "container_id": null}))?;
+    let odd = issuer.token(json!({"enforce_container_binding": "no"}))?;
+    let line = "CONNECT example.com:443";
+    for (name, fields, want) in [
+        ("the container's own name", basic(CONTAINER, &plain), (200, "")),
+        ("another container's name", basic("sbx-2", &plain), mismatch),
+        ("bound, from its container", basic(CONTAINER, &bound), (200, "")),
+        ("bound, as a bearer", bearer(&bound), (200, "")),
+        ("bound, of another container", bearer(&others), mismatch),
+        ("explicitly not bound", bearer(&loose), (200, "")),
+        ("bound to nothing", bearer(&nobodys), (407, "auth_invalid")),
+        ("neither true nor false", bearer(&odd), (407, "auth_invalid")),
+    ] {
+        check(name, line, &fields, want)?;
+    }
+    let mut elsewhere = Raw::from("93.184.216.200:0".parse()?, PROXY.parse()?)?;
+    let refused = elsewhere.ask(request_with(line, &bearer(&bound)))?;
+    ensure!(refused.head.field("x-deny-reason") == Some(mismatch.1), "from an unknown place: {refused:?}");
+    ensure!(world.https.accepts() == 4, "{} connections", world.https.accepts());
+    exeat.stop()
+}
+
+fn a_token_for_central_nodes_counts_there_alone() -> Result<()> {
+    let world = World::new()?;
+    let issuer = TokenIssuer::new(Es256, "k1")?;
+    let mut exeat = serve(&world, &issuer, CEILING, "")?;
+    let token = issuer.token(json!({"enforce_centralized_egress": true}))?;
+    let line = "GET http://example.com/";
+    check("elsewhere", line, &bearer(&token), (403, "centralized_egress_required"))?;
+    ensure!(world.accepts() == 0);
+    let config = configuration(CEILING, &TokenIssuer::section("app", ""));
+    let central = config.replacen("[proxy]\n", "[proxy]\ncentral = true\n", 1);
+    Exeat::write_config(world.directory(), &central)?;
+    exeat.signal(Signal::SIGHUP)?;
+    exeat.wait_for_output("reloaded")?;
+    check("on a central node", line, &bearer(&token), (200, ""))?;
+    exeat.stop()
+}
+
+fn a_token_that_must_use_the_gateway_goes_no_other_way() -> Result<()> {
+    const HOP: &str = "10.99.0.1:3199";
+    let world = World::new()?;
+    let issuer = TokenIssuer::new(Es256, "k1")?;
+    let mut exeat = serve(&world, &issuer, CEILING, "")?;
+    let token = issuer.token(json!({"use_egress_gateway": "true"}))?;
+    let (line, none) = ("GET http://example.com/", (503, "egress_gateway_unavailable"));
+    check("without a next hop", line, &bearer(&token), none)?;
+    check("without the flag", line, &bearer(&issuer.token(json!({}))?), (200, ""))?;
+    let reached = world.accepts();
+
+    let through = format!("next_hop = \"hop\"\n{CEILING}");
+    let hop = format!("[next_hop.hop]\nurl = \"http://gate:{}@{HOP}\"\n", "gate");
+    let config = configuration(&through, &(TokenIssuer::section("app", "") + &hop));
+    Exeat::write_config(world.directory(), &config)?;
+    exeat.signal(Signal::SIGHUP)?;
+    exeat.wait_for_output("reloaded")?;
+    check("a next hop that is down", line, &bearer(&token), none)?;
+    ensure!(world.accepts() == reached, "nothing goes around it");
+
+    let folder = world.directory().join("hop");
+    fs::create_dir(&folder)?;
+    let config = format!(
+        "[proxy]\nlisten = [\"{HOP}\"]\n[audit]\nfile = \"AUDIT\"\n[policy.all]\nallow = [\"example.com\"]\n\
+         [client.gate]\npasswords = [\"{}\"]\npolicies = [\"all\"]\n",
+        password_entry("gate")
+    );
+    let mut hop = Exeat::serve(&folder, &config, HOP)?;
+    exeat.until("the next hop to be tried again", |_| {
+        Ok((answer(line, &bearer(&token))?.0 == 200).then_some(()))
+    })?;
+    hop.audit_until("its record", |records| records.iter().any(|record| record["status"] == 200))?;
+    hop.stop()?;
+    exeat.stop()
+}
+
+fn regulated_traffic_has_its_own_rules_and_tls() -> Result<()> {
+    let world = World::new()?;
+    let issuer = TokenIssuer::new(Es256, "k1")?;
+    let ceiling = r#"allow = ["example.com", { host = "*.example.org", class = "hipaa" }]"#;
+    let mut exeat = serve(&world, &issuer, ceiling, "")?;
+    let regulated = issuer.token(json!({"is_hipaa_regulated": "true"}))?;
+    let plain = issuer.token(json!({"is_hipaa_regulated": "false"}))?;
+    for (name, line, token, want) in [
+        ("a marked rule", "CONNECT a.example.org:443", &regulated, (200, "")),
+        ("a rule without a mark", "CONNECT example.com:443", &regulated, (403, "class_mismatch")),
+        ("no TLS", "GET http://a.example.org/patients/7", &regulated, (403, "tls_required")),
+        ("of no class, no mark", "CONNECT example.com:443", &plain, (200, "")),
+        ("of no class, marked", "GET http://a.example.org/patients/7", &plain, (200, "")),
+    ] {
+        check(name, line, &bearer(token), want)?;
+    }
+    let records = exeat.audit_until("records of all", |records| records.len() >= 7)?;
+    ensure!(records.iter().all(|record| !record.to_string().contains("patients")), "a path is recorded");
+    let mut tunnel = ask("CONNECT a.example.org:443", &bearer(&regulated))?.0;
+    tunnel.send("GET / HTTP/1.1\r\nHost: a.example.org\r\n\r\n")?;
+    let refused = tunnel.reply("GET")?;
+    ensure!(refused.head.field("x-deny-reason") == Some("tls_required"), "{refused:?}");
+    exeat.stop()
+}
+
+/// An open tunnel to a server that has spoken first.
+fn tunnel(fields: &str) -> Result<Raw> {
+    let (mut tunnel, reply) = ask("CONNECT example.com:25", fields)?;
+    ensure!(reply.status == 200, "{reply:?}");
+    ensure!(tunnel.exactly(GREETING.len())? == GREETING.as_bytes());
+    Ok(tunnel)
+}
+
+/// The end of the tunnel of this token, from the audit log.
+fn end_of(exeat: &mut Exeat, jti: &str) -> Result<Value> {
+    let wanted = |record: &Value| record["event"] == "end" && record["principal"]["jti"] == jti;
+    let records = exeat.audit_until("the end of the tunnel", |records| records.iter().any(wanted))?;
+    records.into_iter().find(wanted).context("the record")
+}
+
+fn an_expiry_ends_openings_and_tunnels_alike() -> Result<()> {
+    let world = World::new()?;
+    let issuer = TokenIssuer::new(Es256, "k1")?;
+    let mut exeat = serve(&world, &issuer, CEILING, "leeway = \"1s\"")?;
+    let listed = ["example.com:25,80"];
+    let lasting = issuer.token(json!({"allowed_hosts": listed, "jti": "lasting"}))?;
+    let end = now()? + 2;
+    let short = issuer.token(json!({"allowed_hosts": listed, "jti": "short", "exp": end}))?;
+    let mut stays = tunnel(&bearer(&lasting))?;
+    let mut goes = tunnel(&bearer(&short))?;
+    goes.closed()?;
+    let over = now()?;
+    // The leeway, the second that flows have, and as much again ten times.
+    ensure!((end..end + 11).contains(&over), "it ended at {over} instead of {end}");
+    let record = end_of(&mut exeat, "short")?;
+    ensure!(record["end"] == "token_expired", "{record}");
+    check("an opening", "GET http://example.com/", &bearer(&short), (407, "token_expired"))?;
+    check("a password", "GET http://example.com/", &basic(CONTAINER, &short), (407, "token_expired"))?;
+    stays.send("still there")?;
+    ensure!(stays.exactly(11)? == b"still there");
+    drop(stays);
+    exeat.stop()
+}
+
+fn a_key_that_is_taken_away_ends_its_tunnels() -> Result<()> {
+    let world = World::new()?;
+    let (old, new) = (TokenIssuer::new(Es256, "old")?, TokenIssuer::new(EdDsa, "new")?);
+    TokenIssuer::publish(&[&old, &new], world.directory())?;
+    let config = configuration(CEILING, &TokenIssuer::section("app", ""));
+    let mut exeat = Exeat::serve(world.directory(), &config, PROXY)?;
+    let token = |issuer: &TokenIssuer, jti: &str| {
+        issuer.token(json!({"allowed_hosts": ["example.com:25,80"], "jti": jti}))
+    };
+    let (first, second) = (token(&old, "first")?, token(&new, "second")?);
+    let (mut goes, mut stays) = (tunnel(&bearer(&first))?, tunnel(&bearer(&second))?);
+    TokenIssuer::publish(&[&new], world.directory())?;
+    exeat.signal(Signal::SIGHUP)?;
+    exeat.wait_for_output("open flows decided on again")?;
+    goes.closed()?;
+    let record = end_of(&mut exeat, "first")?;
+    ensure!(record["end"] == "policy_changed", "{record}");
+    check("the old key", "GET http://example.com/", &bearer(&first), (407, "auth_invalid"))?;
+    check("the new one", "GET http://example.com/", &bearer(&second), (200, ""))?;
+    stays.send("still there")?;
+    ensure!(stays.exactly(11)? == b"still there");
+    drop(stays);
+    exeat.stop()
+}
+
+/// Runs a command of the proxy's admin API.
+fn command(world: &World, args: &[&str]) -> Result<String> {
+    let socket = world.directory().join("api.sock").to_string_lossy().into_owned();
+    let all = [&["token"][..], args, &["--socket", &socket]].concat();
+    let outcome = Client::new(exeat_tests::exeat::binary()?, world.directory()).args(all).run()?;
+    ensure!(outcome.code == 0, "{args:?}: {outcome:?}");
+    Ok(outcome.out)
+}
+
+fn a_revocation_ends_tunnels_and_outlives_a_restart() -> Result<()> {
+    let world = World::new()?;
+    let issuer = TokenIssuer::new(Es256, "k1")?;
+    TokenIssuer::publish(&[&issuer], world.directory())?;
+    let more = "[api]\nsocket = \"api.sock\"\n[state]\ndirectory = \".\"\n";
+    let config = configuration(CEILING, &(TokenIssuer::section("app", "") + more));
+    let mut exeat = Exeat::serve(world.directory(), &config, PROXY)?;
+    let token = |jti: &str, container: &str, organization: &str| {
+        issuer.token(json!({"allowed_hosts": ["example.com:25,80"], "jti": jti, "container_id": container,
+            "organization_uuid": organization}))
+    };
+    let tokens = [
+        ("jti=first", token("first", "sbx-1", "org-1")?, "first"),
+        ("container=sbx-2", token("second", "sbx-2", "org-1")?, "second"),
+        ("organization=org-2", token("third", "sbx-3", "org-2")?, "third"),
+    ];
+    let other = token("other", "sbx-4", "org-1")?;
+    let mut stays = tunnel(&bearer(&other))?;
+    let (line, revoked) = ("GET http://example.com/", (407, "token_revoked"));
+    for (name, token, jti) in &tokens {
+        let mut goes = tunnel(&bearer(token))?;
+        let began = std::time::Instant::now();
+        let told = command(&world, &["revoke", name])?;
+        ensure!(told == format!("{name} is revoked; 1 flow ends\n"), "{told}");
+        goes.closed()?;
+        // Ten times the second that it may take.
+        ensure!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
+        let record = end_of(&mut exeat, jti)?;
+        ensure!(record["end"] == "token_revoked" && record["reason"] == "token_revoked", "{record}");
+        check(name, line, &bearer(token), revoked)?;
+    }
+    check("another one", line, &bearer(&other), (200, ""))?;
+    stays.send("still there")?;
+    ensure!(stays.exactly(11)? == b"still there");
+    drop(stays);
+    exeat.stop()?;
+
+    let exeat = Exeat::serve(world.directory(), &config, PROXY)?;
+    for (name, token, _) in &tokens {
+        check(name, line, &bearer(token), revoked)?;
+    }
+    check("another one", line, &bearer(&other), (200, ""))?;
+    let listed = command(&world, &["revocations"])?;
+    ensure!(tokens.iter().all(|(name, ..)| listed.contains(name)) && listed.lines().count() == 3, "{listed}");
+    command(&world, &["revoke", "jti=first", "--lift"])?;
+    check("lifted", line, &bearer(&tokens[0].1), (200, ""))?;
+    command(&world, &["revoke", "key=k1"])?;
+    check("its key", line, &bearer(&other), revoked)?;
+    exeat.stop()
+}
