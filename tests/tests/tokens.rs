@@ -2,8 +2,10 @@
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value gives null for what is not there")]
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpStream;
-use std::process::ExitCode;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use exeat_identity::SignatureAlgorithm::{EdDsa, Es256};
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         an_expiry_ends_openings_and_tunnels_alike,
         a_key_that_is_taken_away_ends_its_tunnels,
         a_revocation_ends_tunnels_and_outlives_a_restart,
+        the_command_line_makes_tokens_that_count,
     ])
 }
 
@@ -449,4 +452,68 @@ fn a_revocation_ends_tunnels_and_outlives_a_restart() -> Result<()> {
     command(&world, &["revoke", "key=k1"])?;
     check("its key", line, &bearer(&other), revoked)?;
     exeat.stop()
+}
+
+/// Runs a command about single tokens, with `input` on standard input. Returns its exit code, output and errors.
+fn offline(world: &World, args: &[&str], input: &str) -> Result<(Option<i32>, String, String)> {
+    let mut child = Command::new(exeat_tests::exeat::binary()?)
+        .arg("token")
+        .args(args)
+        .current_dir(world.directory())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // One that reads nothing may have ended.
+    let _ = child.stdin.take().context("standard input")?.write_all(input.as_bytes());
+    let ended = child.wait_with_output()?;
+    Ok((ended.status.code(), String::from_utf8(ended.stdout)?, String::from_utf8(ended.stderr)?))
+}
+
+fn the_command_line_makes_tokens_that_count() -> Result<()> {
+    let world = World::new()?;
+    let done = |args: &[&str], input: &str| {
+        let (code, out, err) = offline(&world, args, input)?;
+        ensure!(code == Some(0), "{args:?}: {code:?} {err}");
+        anyhow::Ok(out)
+    };
+    let failed = |args: &[&str], input: &str, says: &str| {
+        let (code, out, err) = offline(&world, args, input)?;
+        ensure!(code.is_some_and(|code| code != 0) && out.is_empty(), "{args:?}: {code:?} {out}");
+        ensure!(err.contains(says), "{args:?}: {err}");
+        anyhow::Ok(())
+    };
+    for (kind, key) in [(&[][..], "p256.pem"), (&["--eddsa", "--kid", "k2"], "ed25519.pem")] {
+        fs::write(world.directory().join("jwks.json"), done(&[&["keygen", key], kind].concat(), "")?)?;
+        let mode = fs::metadata(world.directory().join(key))?.permissions().mode();
+        ensure!(mode & 0o777 == 0o600, "{mode:o}");
+        failed(&["keygen", key], "", "File exists")?;
+
+        let config = configuration(CEILING, &TokenIssuer::section("app", ""));
+        let exeat = Exeat::serve(world.directory(), &config, PROXY)?;
+        let kid: &[&str] = if key == "ed25519.pem" { &["--kid", "k2"] } else { &[] };
+        let name = ["--issuer", "secure-egress-control", "--audience", "egress-proxy"];
+        let issue = |more: &[&'static str]| [&["issue", key][..], kid, &name, more].concat();
+        let token = done(&issue(&["--container", CONTAINER, "--host", "example.com"]), "")?;
+        let with = basic(CONTAINER, token.trim());
+        check("its host", "GET http://example.com/", &with, (200, ""))?;
+        check("another host", "GET http://a.example.org/", &with, (403, "host_not_allowed"))?;
+        let bound = done(&issue(&["--container", CONTAINER, "--policy", "app", "--bind"]), "")?;
+        check("bound", "GET http://example.com/", &bearer(bound.trim()), (403, "container_mismatch"))?;
+
+        let said: Value = serde_json::from_str(&done(&["inspect"], &token)?)?;
+        ensure!(said["claims"]["allowed_hosts"] == "example.com", "{said}");
+        let life = said["claims"]["exp"].as_u64().zip(said["claims"]["iat"].as_u64());
+        ensure!(life.map(|(end, begin)| end - begin) == Some(4 * 3600), "{said}");
+        let told = done(&["verify"], &token)?;
+        ensure!(told.starts_with("accepted: sandboxes/sbx-1, for another "), "{told}");
+        let (signed, _) = token.rsplit_once('.').context("a signature")?;
+        let (_, signature) = bound.trim().rsplit_once('.').context("a signature")?;
+        failed(&["verify"], &format!("{signed}.{signature}"), "the signature is not the key's")?;
+        failed(&["inspect"], "", "no token")?;
+        failed(&issue(&["--container", CONTAINER, "--host", "10.0.0.0/8"]), "", "no proxy would accept")?;
+        failed(&issue(&["--container", CONTAINER]), "", "--host")?;
+        exeat.stop()?;
+    }
+    Ok(())
 }

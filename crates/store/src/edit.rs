@@ -212,6 +212,10 @@ pub fn write_atomically(path: &Path, text: &str) -> Result<(), WriteError> {
     let at = |step: &'static str| move |source: io::Error| WriteError { step, source };
     let path = fs::canonicalize(path).map_err(at("the file"))?;
     let metadata = fs::metadata(&path).map_err(at("the file"))?;
+    if !metadata.is_file() {
+        // A device or a pipe would be no more: a file takes its place.
+        return Err(at("the file")(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
+    }
     let folder = path.parent().unwrap_or(Path::new("/"));
     let mut temporary =
         tempfile::Builder::new().prefix(".exeat-").tempfile_in(folder).map_err(at("a temporary file"))?;

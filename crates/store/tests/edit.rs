@@ -1,7 +1,7 @@
 //! Adding clients to a file.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown, symlink};
 
 use exeat_policy::{Label, Labels};
 use exeat_store::{EditError, Existing, NewClient, add_client, write_atomically};
@@ -199,4 +199,15 @@ fn a_file_is_replaced_in_one_step_with_its_permissions_and_through_links() {
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left behind");
     assert!(write_atomically(&folder.path().join("none.toml"), "new").is_err());
+}
+
+/// A device or a socket would be gone if a file took its place.
+#[test]
+fn only_a_file_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let error = write_atomically(&path, "text").unwrap_err();
+    assert_eq!(error.source.to_string(), "not a regular file");
+    assert!(fs::metadata(&path).unwrap().file_type().is_socket());
 }

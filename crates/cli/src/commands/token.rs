@@ -1,4 +1,4 @@
-//! `token revoke` and `token revocations`: tokens that count no longer.
+//! `token` commands: those about single tokens work on files alone, those about revocation ask the running proxy.
 
 use http::Method;
 use serde_json::{Map, Value};
@@ -7,9 +7,15 @@ use crate::args::{Output, RevocationsArgs, RevokeArgs, TokenCommand};
 use crate::control::{Control, printable, with_query};
 use crate::output::{Exit, to_stdout};
 
+mod single;
+
 /// Runs a command about tokens.
 pub(crate) fn run(command: &TokenCommand) -> anyhow::Result<Exit> {
     let (output, answer, told) = match command {
+        TokenCommand::Keygen(args) => return single::keygen(args),
+        TokenCommand::Issue(args) => return single::issue(args),
+        TokenCommand::Inspect => return single::inspect(),
+        TokenCommand::Verify { config } => return single::verify(config),
         TokenCommand::Revoke(args) => revoke(args)?,
         TokenCommand::Revocations(args) => list(args)?,
     };
