@@ -200,6 +200,14 @@ impl Exeat {
         self.until("it to stop listening", |_| Ok(TcpStream::connect(address).is_err().then_some(())))
     }
 
+    /// Waits until a line of the log has this: another thread writes it than the one that answers.
+    ///
+    /// # Errors
+    /// When none has within [`PATIENCE`].
+    pub fn until_logged(&mut self, text: &str) -> Result<()> {
+        self.until(text, |exeat| Ok(exeat.stderr().contains(text).then_some(())))
+    }
+
     /// Looks again and again until `done` gives a value.
     ///
     /// # Errors

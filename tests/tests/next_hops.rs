@@ -274,9 +274,7 @@ fn a_squid_that_is_down_is_not_gone_around() -> Result<()> {
         let reason = reply.head.field("x-deny-reason");
         ensure!(reply.status == 503 && reason == Some("egress_gateway_unavailable"), "{line}: {reply:?}");
     }
-    exeat.until("a line about the next hop", |exeat| {
-        Ok(exeat.stderr().contains("the next hop is down").then_some(()))
-    })?;
+    exeat.until_logged("the next hop is down")?;
     ensure!(world.accepts() == 0, "{:?}", world.reached());
     nothing_was_asked(&world)?;
     exeat.stop()

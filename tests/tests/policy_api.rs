@@ -415,9 +415,9 @@ fn a_restart_decides_as_before() -> Result<()> {
     ensure!(get("example.com/")?.0 == 403);
     exeat.signal(Signal::SIGKILL)?;
     exeat.wait()?;
-    let exeat = serve_again(&world)?;
+    let mut exeat = serve_again(&world)?;
     ensure!(get("example.com/")?.0 == 403 && revision(&world)? == 2);
-    ensure!(exeat.stderr().contains("ready revision=2"), "{}", exeat.stderr());
+    exeat.until_logged("ready revision=2")?;
     // What decided before can be put back.
     let (status, back) = api(&world, "POST /v1/policy/rollback", "{\"revision\":1}")?;
     ensure!(status == 200 && back["revision"] == 3 && get("example.com/")?.0 == 200, "{back}");
@@ -425,9 +425,9 @@ fn a_restart_decides_as_before() -> Result<()> {
     // A file that was changed meanwhile is another revision, and a damaged history stops nothing.
     Exeat::write_config(world.directory(), &document(&world, "\"www.example.org\""))?;
     fs::write(world.directory().join("state/revisions/2"), "half")?;
-    let exeat = serve_again(&world)?;
+    let mut exeat = serve_again(&world)?;
     ensure!(revision(&world)? == 4 && get("www.example.org/")?.0 == 200);
-    ensure!(exeat.stderr().contains("a revision is lost"), "{}", exeat.stderr());
+    exeat.until_logged("a revision is lost")?;
     let (_, listed) = api(&world, "GET /v1/policy/revisions", "")?;
     let numbers: Vec<_> =
         listed["revisions"].as_array().into_iter().flatten().map(|r| &r["revision"]).collect();

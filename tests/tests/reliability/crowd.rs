@@ -98,7 +98,7 @@ pub(crate) fn descriptors_run_out() -> Result<()> {
     let mut exeat = serve_under(&world, &["prlimit", &limit], &config)?;
     let mut open = tunnel()?;
     let before = exeat.descriptors()?;
-    ensure!(exeat.stderr().contains("too few file descriptors"), "{}", exeat.stderr());
+    exeat.until_logged("too few file descriptors")?;
     let idle = (0..2 * DESCRIPTORS).map(|_| Raw::proxy()).collect::<Result<Vec<_>>>()?;
     exeat.until("its descriptors to be in use", |exeat| {
         Ok((exeat.descriptors()? > DESCRIPTORS / 3).then_some(()))
