@@ -6,8 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use exeat_identity::{SignatureAlgorithm, SigningKey};
+use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Map, Value, json};
 
 /// The container that tokens are for unless they say otherwise.
@@ -56,28 +57,58 @@ ceiling = \"{policy}\"
     /// # Errors
     /// When it cannot be signed.
     pub fn token(&self, changes: Value) -> Result<String> {
-        let now = now()?;
-        let mut claims = json!({
-            "iss": "secure-egress-control",
-            "aud": "egress-proxy",
-            "iat": now,
-            "exp": now + 3600,
-            "jti": "j1",
-            "container_id": CONTAINER,
-            "organization_uuid": "org-1",
-            "allowed_hosts": "example.com,*.example.org,cdn.example.net:8443",
-        });
-        let members = claims.as_object_mut().context("an object")?;
-        let changes: Map<String, Value> = changes.as_object().cloned().unwrap_or_default();
-        for (name, value) in changes {
-            if value.is_null() {
-                members.remove(&name);
-            } else {
-                members.insert(name, value);
-            }
-        }
-        Ok(self.key.sign(&claims)?)
+        Ok(self.key.sign(&claims(changes)?)?)
     }
+
+    /// A token with this header and these claims as they are written, signed by an ES256 key all the same.
+    ///
+    /// # Errors
+    /// When it cannot be signed.
+    pub fn forged(&self, header: &str, claims: &str) -> Result<String> {
+        let pem = self.key.to_pem();
+        let lines: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+        let key = EncodingKey::from_ec_der(&STANDARD.decode(lines)?);
+        let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+        let signature = jsonwebtoken::crypto::sign(signed.as_bytes(), &key, Algorithm::ES256)?;
+        Ok(format!("{signed}.{signature}"))
+    }
+
+    /// The public key as the configuration has it inline.
+    #[must_use]
+    pub fn inline(&self) -> String {
+        let jwk = self.key.to_jwk();
+        let members = jwk.as_object().into_iter().flatten();
+        let pairs: Vec<String> = members.map(|(name, value)| format!("{name} = {value}")).collect();
+        format!("{{ {} }}", pairs.join(", "))
+    }
+}
+
+/// The claims of a token for an hour, changed: `null` removes one.
+///
+/// # Errors
+/// When the clock stands before 1970.
+pub fn claims(changes: Value) -> Result<Value> {
+    let now = now()?;
+    let mut claims = json!({
+        "iss": "secure-egress-control",
+        "aud": "egress-proxy",
+        "iat": now,
+        "exp": now + 3600,
+        "jti": "j1",
+        "container_id": CONTAINER,
+        "organization_uuid": "org-1",
+        "allowed_hosts": "example.com,*.example.org,cdn.example.net:8443",
+    });
+    let members = claims.as_object_mut().context("an object")?;
+    let changes: Map<String, Value> = changes.as_object().cloned().unwrap_or_default();
+    for (name, value) in changes {
+        if value.is_null() {
+            members.remove(&name);
+        } else {
+            members.insert(name, value);
+        }
+    }
+    Ok(claims)
 }
 
 /// The time, in seconds since 1970.

@@ -23,14 +23,14 @@ pub(crate) const CASES: &[Case] = &[
         Ok(())
     }),
     case("AUTH-21", decoding)
-        .differs("the credentials are passwords, so there is no jwt_ prefix to be missing"),
+        .differs("these credentials are passwords; AUTH-21-tokens has those of containers"),
     case("AUTH-27", |s| {
         let unknown = refused_body(s, "nobody", PASSWORD)?;
         let wrong = refused_body(s, CLIENT, "wrong")?;
         ensure!(unknown == wrong, "{unknown} and {wrong}");
         Ok(())
     })
-    .differs("the credentials are passwords: an unknown user and a wrong password look the same"),
+    .differs("these credentials are passwords: an unknown user and a wrong password look the same"),
     case("AUTH-26", |s| {
         let wrong = request_with("GET http://example.com/", &authorization(CLIENT, "wrong"));
         for _ in 0..6 {

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use exeat_tests::exeat::Exeat;
-use exeat_tests::fixture::{CLIENT, PASSWORD, configuration, password_entry};
+use exeat_tests::fixture::{CLIENT, PASSWORD, configuration};
 use exeat_tests::http2::{Frame, GOAWAY, Http2, PROTOCOL_ERROR, SETTINGS, data};
 use exeat_tests::namespace::PROXY;
 use exeat_tests::raw::{Raw, authorization};
@@ -195,9 +195,4 @@ fn preface(s: &mut Stage) -> Result<()> {
     ensure!(frames.iter().all(|frame| matches!(frame.kind, SETTINGS | GOAWAY)), "{frames:?}");
     ensure!(product.audit()?.is_empty() && s.world.accepts() == 0);
     product.stop()
-}
-
-/// The password of [`OTHER`] as the configuration wants it.
-pub(crate) fn fill_in(config: &str) -> String {
-    config.replace("OTHER_PASSWORD", &password_entry(PASSWORD))
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use exeat_tests::dns::Entry;
 use exeat_tests::exeat::Exeat;
-use exeat_tests::fixture::{configuration, request};
+use exeat_tests::fixture::{PASSWORD, configuration, password_entry, request};
 use exeat_tests::http::{Reply, Request};
 use exeat_tests::namespace::PROXY;
 use exeat_tests::raw::Raw;
 use exeat_tests::world::World;
 use serde_json::Value;
+
+use crate::tokens::ISSUER;
 
 /// What the client may reach unless a case says otherwise.
 pub(crate) const POLICY: &str = r#"
@@ -95,7 +97,7 @@ pub(crate) struct Stage {
 impl Stage {
     fn new(policy: &str, extra: &str) -> Result<Self> {
         let world = World::serving(Arc::new(answer))?;
-        let config = crate::http2::fill_in(&configuration(policy, extra));
+        let config = fill_in(&configuration(policy, extra));
         let exeat = Exeat::serve(world.directory(), &config, PROXY)?;
         Ok(Self { world, exeat, accounted: Vec::new() })
     }
@@ -256,6 +258,12 @@ impl Stage {
         self.world.https.wait("the opening", |seen| seen.iter().any(|s| s.received == opening))?;
         Ok(())
     }
+}
+
+/// Puts what differs from run to run in its place: another client's password, and the key of an issuer of tokens.
+fn fill_in(config: &str) -> String {
+    let config = config.replace("OTHER_PASSWORD", &password_entry(PASSWORD));
+    if config.contains("ISSUER_KEY") { config.replace("ISSUER_KEY", &ISSUER.inline()) } else { config }
 }
 
 /// What the origins of the cases answer: a redirect to the attacker on one path, a greeting on the others.
