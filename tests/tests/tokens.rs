@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         regulated_traffic_has_its_own_rules_and_tls,
         an_expiry_ends_openings_and_tunnels_alike,
         a_key_that_is_taken_away_ends_its_tunnels,
+        an_issuer_that_binds_its_tokens_ends_those_from_elsewhere,
         a_revocation_ends_tunnels_and_outlives_a_restart,
         the_command_line_makes_tokens_that_count,
     ])
@@ -388,6 +389,30 @@ fn a_key_that_is_taken_away_ends_its_tunnels() -> Result<()> {
     ensure!(record["end"] == "policy_changed", "{record}");
     check("the old key", "GET http://example.com/", &bearer(&first), (407, "auth_invalid"))?;
     check("the new one", "GET http://example.com/", &bearer(&second), (200, ""))?;
+    stays.send("still there")?;
+    ensure!(stays.exactly(11)? == b"still there");
+    drop(stays);
+    exeat.stop()
+}
+
+fn an_issuer_that_binds_its_tokens_ends_those_from_elsewhere() -> Result<()> {
+    let world = World::new()?;
+    let issuer = TokenIssuer::new(Es256, "k1")?;
+    TokenIssuer::publish(&[&issuer], world.directory())?;
+    let place = "[workload.sbx-1]\naddresses = [\"10.99.0.1\"]\nalone = false\n";
+    let config = |lines: &str| configuration(CEILING, &(TokenIssuer::section("app", lines) + place));
+    let mut exeat = Exeat::serve(world.directory(), &config(""), PROXY)?;
+    let token = |jti: &str, container: &str| {
+        issuer.token(json!({"allowed_hosts": ["example.com:25"], "jti": jti, "container_id": container}))
+    };
+    let (here, elsewhere) = (token("here", "sbx-1")?, token("elsewhere", "sbx-2")?);
+    let (mut stays, mut goes) = (tunnel(&bearer(&here))?, tunnel(&bearer(&elsewhere))?);
+    Exeat::write_config(world.directory(), &config("enforce_container_binding = true"))?;
+    exeat.signal(Signal::SIGHUP)?;
+    goes.closed()?;
+    let record = end_of(&mut exeat, "elsewhere")?;
+    ensure!(record["end"] == "policy_changed", "{record}");
+    check("elsewhere", "CONNECT example.com:25", &bearer(&elsewhere), (403, "container_mismatch"))?;
     stays.send("still there")?;
     ensure!(stays.exactly(11)? == b"still there");
     drop(stays);

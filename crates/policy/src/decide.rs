@@ -125,7 +125,7 @@ pub fn decide(set: &PolicySet, request: &EgressRequest<'_>) -> Verdict {
     if let Some(narrowing) = &request.bound.narrowing {
         match narrowing.host(target).and_then(|_| narrowing.limit_rules(set, target)) {
             Ok(limits) => {
-                match narrowing.way(way, limits.iter().filter_map(|rules| way_of(rules.first()?))) {
+                match narrowing.way(way, limits.iter().map(|rules| rules.first().and_then(way_of))) {
                     Ok(found) => way = found,
                     Err(denial) => return Verdict::Deny(denial),
                 }

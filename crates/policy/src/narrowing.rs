@@ -36,10 +36,17 @@ pub struct TokenTerms<'a> {
 #[derive(Debug)]
 pub(crate) struct Narrowing {
     hosts: Option<HostList>,
-    /// Of the policies of each limit one must allow the request.
-    limits: Vec<Box<[u32]>>,
+    limits: Vec<Limit>,
     pub(crate) class: Option<Class>,
     via_next_hop: bool,
+}
+
+/// Policies of which one must allow the request.
+#[derive(Debug)]
+struct Limit {
+    policies: Box<[u32]>,
+    /// Whether the token named it, and not the operator.
+    is_named_by_token: bool,
 }
 
 /// Two are the same if they are of one token: lists are not compared.
@@ -83,10 +90,10 @@ impl PolicySet {
         let Bound { policies, ceilings, caps, .. } = self.bind(terms.policies, labels);
         let mut limits = Vec::new();
         if !policies.is_empty() {
-            limits.push(policies);
+            limits.push(Limit { policies, is_named_by_token: false });
         }
         if let Some(name) = terms.policy {
-            limits.push(only(name)?);
+            limits.push(Limit { policies: only(name)?, is_named_by_token: true });
         }
         let narrowing = Narrowing {
             hosts: terms.hosts.cloned(),
@@ -102,7 +109,7 @@ impl PolicySet {
 impl Narrowing {
     /// The policies of each limit.
     pub(crate) fn limits(&self) -> impl Iterator<Item = &[u32]> {
-        self.limits.iter().map(|limit| &**limit)
+        self.limits.iter().map(|limit| &*limit.policies)
     }
 
     /// The item of the token's list that is for the target; `None` without a list.
@@ -113,8 +120,7 @@ impl Narrowing {
         self.hosts.as_ref().map_or(Ok(None), |hosts| hosts.item_for(target))
     }
 
-    /// Takes from the rules of the ceiling those that are not for the token's class of data; and those that do not lead
-    /// through a next hop, where one has to and another rule does.
+    /// Takes from the rules of the ceiling those that are not for the token's class of data.
     ///
     /// # Errors
     /// `class_mismatch` if none is left.
@@ -126,30 +132,29 @@ impl Narrowing {
                 return Err(Denial { reason: Reason::ClassMismatch, rule: first });
             }
         }
-        let leads_on = |rule: &crate::rule::RuleId| set.owner(rule.owner).is_some_and(|o| o.way.is_some());
-        if self.via_next_hop && rules.iter().any(leads_on) {
-            rules.retain(|rule| leads_on(rule));
-        }
         Ok(())
     }
 
-    /// The way out, given that of the ceiling's rule and those of the limits: the one that there is.
+    /// The way out, given that of the ceiling's rule and that of each limit: the one that there is. A policy that the
+    /// token names adds none: a way out is more than its issuer's tokens have, and beyond it nothing is resolved here.
     ///
     /// # Errors
     /// `egress_gateway_unavailable` if they are not all one, or if there is none and there has to be one.
     pub(crate) fn way(
         &self,
         own: Option<Way>,
-        limits: impl Iterator<Item = Way>,
+        limits: impl Iterator<Item = Option<Way>>,
     ) -> Result<Option<Way>, Denial> {
         let none = Denial::of(Reason::EgressGatewayUnavailable);
         let mut way = own;
-        for limit in limits {
-            match &way {
-                None => way = Some(limit),
-                Some(way) if *way == limit => {}
-                Some(_) => return Err(none),
-            }
+        for (limit, found) in self.limits.iter().zip(limits) {
+            way = match (way, found) {
+                (way, None) => way,
+                (None, Some(_)) if limit.is_named_by_token => return Err(none),
+                (None, found) => found,
+                (Some(way), Some(found)) if way == found => Some(way),
+                (Some(_), Some(_)) => return Err(none),
+            };
         }
         if self.via_next_hop && way.is_none() { Err(none) } else { Ok(way) }
     }

@@ -29,7 +29,7 @@ pub(crate) use {
 use account::Account;
 pub(crate) use account::Source;
 
-use crate::{limits::Limits, route::Grant, shared::Current, traffic::OpenFlow};
+use crate::{limits::Limits, meter::Meter, route::Grant, shared::Current, traffic::OpenFlow};
 
 /// The live connections and flows of one proxy.
 #[derive(Debug)]
@@ -123,10 +123,7 @@ impl Flows {
         newest: impl FnOnce() -> Arc<Current>,
     ) -> Live {
         beginning.meter.hold_to(beginning.grant.caps());
-        if let Some(token) = &beginning.principal.token {
-            let left = token.ends.duration_since(SystemTime::now());
-            beginning.meter.end_with_token(left.unwrap_or_default());
-        }
+        end_with_proof(&beginning.meter, &beginning.principal);
         let flow = Arc::new(Flow::new(self.table.next_id(), beginning));
         self.table.insert(&flow);
         if let Some(reason) = *self.stop.borrow() {
@@ -249,6 +246,13 @@ impl Flows {
     }
 }
 
+/// Ends a flow with the token that proves its principal.
+fn end_with_proof(meter: &Meter, principal: &Principal) {
+    if let Some(token) = &principal.token {
+        meter.end_with_token(token.ends.duration_since(SystemTime::now()).unwrap_or_default());
+    }
+}
+
 /// Holds a flow against `now`, unless it has been held against that or something newer. Returns whether it may go on.
 fn decide_on(flow: &Flow, now: &Arc<Current>) -> bool {
     let mut standing = flow.standing();
@@ -259,6 +263,7 @@ fn decide_on(flow: &Flow, now: &Arc<Current>) -> bool {
         match decided {
             Ok((principal, grant)) => {
                 flow.meter().hold_to(grant.caps());
+                end_with_proof(flow.meter(), &principal);
                 standing.principal = principal;
                 standing.grant = grant;
             }

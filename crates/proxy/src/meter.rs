@@ -57,8 +57,8 @@ pub(crate) struct Meter {
     /// How old it may become and how long it may be idle, in milliseconds.
     age_ms: AtomicU64,
     idle_ms: AtomicU64,
-    /// When what proved its principal counts no longer, if that has an end.
-    proof_ends: OnceLock<Instant>,
+    /// How old it may become before what proved its principal counts no longer, likewise.
+    proof_ms: AtomicU64,
     /// Set once: what ends a flow first is why it ended.
     reason: OnceLock<Reason>,
     /// Wakes whoever waits for the end: it has come, or will come at another time.
@@ -109,7 +109,7 @@ impl Meter {
             limits,
             age_ms: AtomicU64::new(milliseconds(limits.max_age)),
             idle_ms: AtomicU64::new(milliseconds(limits.idle_timeout)),
-            proof_ends: OnceLock::new(),
+            proof_ms: AtomicU64::new(UNBOUNDED),
             reason: OnceLock::new(),
             changed: Notify::new(),
             totals: None,
@@ -131,12 +131,10 @@ impl Meter {
         }
     }
 
-    /// Ends the flow with the token that proved who asks, `left` from now on.
+    /// Ends the flow with the token that proved who asks, `left` from now on. What was said before is forgotten.
     pub(crate) fn end_with_token(&self, left: Duration) {
-        if let Some(ends) = Instant::now().checked_add(left) {
-            self.proof_ends.get_or_init(|| ends);
-            self.changed.notify_waiters();
-        }
+        self.proof_ms.store(milliseconds(self.started.elapsed().checked_add(left)), Relaxed);
+        self.changed.notify_waiters();
     }
 
     /// Counts in `totals` too, from now on.
@@ -223,12 +221,12 @@ impl Meter {
 
     /// When the flow is too old, if it may become so, or its token ends: whichever comes first.
     fn deadline(&self) -> Option<(Instant, Reason)> {
-        let old = match self.age_ms.load(Relaxed) {
+        let at = |(age, reason): (&AtomicU64, Reason)| match age.load(Relaxed) {
             UNBOUNDED => None,
-            age => self.started.checked_add(Duration::from_millis(age)),
+            age => Some((self.started.checked_add(Duration::from_millis(age))?, reason)),
         };
-        let proof_ends = self.proof_ends.get().map(|ends| (*ends, Reason::TokenExpired));
-        old.map(|old| (old, Reason::MaxAge)).into_iter().chain(proof_ends).min_by_key(|(when, _)| *when)
+        let both = [(&self.age_ms, Reason::MaxAge), (&self.proof_ms, Reason::TokenExpired)];
+        both.into_iter().filter_map(at).min_by_key(|(when, _)| *when)
     }
 
     /// Waits until the flow must end: it was stopped, or is too old.
@@ -346,6 +344,7 @@ mod tests {
         old.end_with_token(LONG);
         assert_eq!(old.ended().await, Reason::MaxAge, "whatever comes first");
         let over = Meter::new(&limits);
+        over.end_with_token(LONG);
         over.end_with_token(Duration::ZERO);
         assert_eq!(over.ended().await, Reason::TokenExpired, "it has ended already");
     }

@@ -23,6 +23,9 @@ const HEADLINE: &str = "exeat revocations 1";
 /// Revocations that hold at a time. Each write of the file takes milliseconds at that; whoever revokes more replaces the
 /// issuer's key.
 const REVOCATIONS_MAX: usize = 10_000;
+/// How long the revocation of one token holds at least: as long as any configuration lets a token live, so that neither a
+/// reload that lets them live longer nor one that is dated ahead outlasts it.
+const TOKEN_HOLDS: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 /// Bytes of the file: as many, each of the longest.
 const FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// The longest value, in bytes: as of the claims.
@@ -98,7 +101,8 @@ impl Revoked {
     /// is revoked until that is lifted.
     fn lasts(&self, longest: Duration) -> Option<Duration> {
         match self {
-            Self::Token(_) | Self::Container(_) | Self::Organization(_) => Some(longest),
+            Self::Token(_) => Some(longest.max(TOKEN_HOLDS)),
+            Self::Container(_) | Self::Organization(_) => Some(longest),
             Self::Key(_) => None,
         }
     }
@@ -258,7 +262,7 @@ mod tests {
             .map(|(revoked, until)| format!("{revoked} {:?}", until.map(seconds)))
             .collect();
         let want = [
-            "jti j1 Some(4600)",
+            "jti j1 Some(2679400)",
             "container sbx 1 Some(4600)",
             "organization org-1 Some(4600)",
             "key k1 None",
@@ -288,13 +292,18 @@ mod tests {
     fn what_is_over_makes_room_and_a_key_is_never_over() {
         let hour = Duration::from_secs(3600);
         let name = |text: &str| text.parse::<Revoked>().unwrap();
-        let one = Revocations::default().with(name("jti j1"), hour, at(1000)).unwrap();
+        let one = Revocations::default().with(name("container c1"), hour, at(1000)).unwrap();
         let two = one.with(name("key k1"), hour, at(1000)).unwrap();
         assert_eq!(two.holding(at(4599)).len(), 2);
-        assert_eq!(two.holding(at(4600)).len(), 1, "the token has ended");
+        assert_eq!(two.holding(at(4600)).len(), 1, "its tokens have ended");
         let three = two.with(name("jti j2"), hour, at(5000)).unwrap();
         assert_eq!(three.0.len(), 2, "nothing is kept of what is over");
-        assert!(three.without(&name("jti j1")).is_none());
+        assert_eq!(
+            three.holding(at(5000 + 30 * 86_400)).len(),
+            2,
+            "one token's holds as long as any may live"
+        );
+        assert!(three.without(&name("container c1")).is_none());
         assert_eq!(three.without(&name("key k1")).unwrap().0.len(), 1);
         let full = Revocations(
             (0..REVOCATIONS_MAX).map(|n| (Revoked::Token(n.to_string().into()), Some(9000))).collect(),

@@ -82,9 +82,10 @@ impl Snapshot {
         match principal.proof {
             Proof::Password => self.clients.again(principal, &before.clients, &peer),
             Proof::Token => {
+                let again = self.issuers.again(&self.policy, principal, SystemTime::now())?;
+                // As this snapshot has it: its issuer may bind its tokens since.
                 let counts = |token: &Arc<TokenFacts>| token.counts_at(&peer, self.is_central);
-                principal.token.as_ref().filter(|token| counts(token))?;
-                self.issuers.again(&self.policy, principal)
+                again.token.as_ref().is_some_and(counts).then_some(again)
             }
             Proof::Origin | Proof::Certificate | Proof::Anonymous => {
                 peer.again(principal, self.anonymous.as_ref())

@@ -10,6 +10,8 @@ use super::json;
 
 /// The longest text of a claim, in bytes: as for labels, since audit records repeat it.
 const TEXT_BYTES_MAX: usize = 256;
+/// For how many a token may be: a remembered one keeps them all, and issuers name a few.
+const AUDIENCES_MAX: usize = 16;
 
 /// The claims of a token, in the form in which they count.
 #[derive(Clone, Debug)]
@@ -203,7 +205,7 @@ impl Reader {
         };
         let read: Option<Vec<Box<str>>> =
             texts.iter().map(|text| text.as_str().filter(|text| is_text(text)).map(Box::from)).collect();
-        read.filter(|list| !list.is_empty()).ok_or(ClaimsError::Value("aud"))
+        read.filter(|list| (1..=AUDIENCES_MAX).contains(&list.len())).ok_or(ClaimsError::Value("aud"))
     }
 
     fn hosts(&self) -> Result<Option<HostList>, ClaimsError> {
@@ -260,6 +262,8 @@ mod tests {
             ("aud", Value::Null, Some(Missing("aud"))),
             ("aud", json!(["x", "egress-proxy"]), None),
             ("aud", json!([]), Some(Bad("aud"))),
+            ("aud", json!(vec!["egress-proxy"; AUDIENCES_MAX]), None),
+            ("aud", json!(vec!["egress-proxy"; AUDIENCES_MAX + 1]), Some(Bad("aud"))),
             ("aud", json!(["egress-proxy", 1]), Some(Bad("aud"))),
             ("exp", Value::Null, Some(Missing("exp"))),
             ("exp", json!("2000000000"), Some(Bad("exp"))),

@@ -88,6 +88,8 @@ pub struct TokenFacts {
     pub organization: Option<Arc<str>>,
     /// From when on it does not count: its end and the leeway.
     pub ends: SystemTime,
+    /// Whether it counts from its container alone, by its own word or its issuer's.
+    is_bound: bool,
     claims: Claims,
     thumbprint: Thumbprint,
 }
@@ -250,7 +252,7 @@ impl Issuers {
         let issuer = issuer.ok_or(TokenError::Issuer)?;
         let key = issuer.check_signature(&text)?;
         issuer.check(&claims, now)?;
-        let principal = issuer.principal(policy, claims, key.kid.clone(), key.thumbprint)?;
+        let principal = issuer.principal(policy, claims, key)?;
         let facts = principal.token.as_ref();
         let left = facts.and_then(|facts| facts.ends.duration_since(now).ok()).unwrap_or_default();
         self.seen.insert(hash, Seen { principal: Arc::clone(&principal), left });
@@ -258,18 +260,22 @@ impl Issuers {
     }
 
     /// Returns who a token's principal of another snapshot is here; `None` if the issuer is gone, its key is, or what
-    /// it asks of tokens is no longer what this one has. Its time is for those who hold it to watch.
+    /// it asks of tokens `now` is not what this one has. Where it counts from is for those who hold it to check.
     #[must_use]
-    pub fn again(&self, policy: &PolicySet, principal: &Principal) -> Option<Arc<Principal>> {
+    pub fn again(
+        &self,
+        policy: &PolicySet,
+        principal: &Principal,
+        now: SystemTime,
+    ) -> Option<Arc<Principal>> {
         let facts = principal.token.as_ref()?;
         let issuer = self.named(&facts.issuer)?;
-        let is_same = issuer.keys.has(&facts.thumbprint)
-            && issuer.issuer == facts.claims.issuer
-            && facts.claims.audience.contains(&issuer.audience);
-        if !is_same {
+        let key = issuer.keys.with_thumbprint(&facts.thumbprint)?;
+        if issuer.issuer != facts.claims.issuer {
             return None;
         }
-        issuer.principal(policy, facts.claims.clone(), facts.key.clone(), facts.thumbprint).ok()
+        issuer.check(&facts.claims, now).ok()?;
+        issuer.principal(policy, facts.claims.clone(), key).ok()
     }
 
     fn named(&self, name: &str) -> Option<&IssuerSpec> {
@@ -303,14 +309,7 @@ impl IssuerSpec {
         Ok(claims.check_time(now, self.lifetime)?)
     }
 
-    fn principal(
-        &self,
-        policy: &PolicySet,
-        mut claims: Claims,
-        key: Option<Arc<str>>,
-        thumbprint: Thumbprint,
-    ) -> Result<Arc<Principal>, TokenError> {
-        claims.flags.enforce_container_binding |= self.enforce_container_binding;
+    fn principal(&self, policy: &PolicySet, claims: Claims, key: &Key) -> Result<Arc<Principal>, TokenError> {
         let labels = labels(&claims);
         let terms = TokenTerms {
             ceiling: &self.ceiling,
@@ -321,21 +320,21 @@ impl IssuerSpec {
             via_next_hop: claims.flags.use_egress_gateway,
         };
         let bound = policy.bind_token(&terms, &labels).ok_or(TokenError::Policy)?;
-        let whose = [&claims.container, &claims.subject, &claims.id].into_iter().flatten().next();
         let facts = TokenFacts {
             issuer: Arc::clone(&self.name),
-            key,
+            key: key.kid.clone(),
             id: claims.id.clone(),
             container: claims.container.clone(),
             organization: claims.organization.clone(),
             ends: UNIX_EPOCH
                 .checked_add(Duration::from_secs(claims.ends(self.lifetime)))
                 .ok_or(TokenError::Time("beyond what the clock can say"))?,
-            thumbprint,
+            is_bound: self.enforce_container_binding || claims.flags.enforce_container_binding,
+            thumbprint: key.thumbprint,
             claims: claims.clone(),
         };
         Ok(Arc::new(Principal {
-            name: format!("{}/{}", self.name, whose.map_or("", |whose| whose)).into(),
+            name: format!("{}/{}", self.name, whose(&claims)).into(),
             proof: Proof::Token,
             labels,
             bound,
@@ -352,7 +351,7 @@ impl TokenFacts {
     /// [`AuthnError::ContainerMismatch`].
     pub(crate) fn check_origin(&self, origin: Option<&str>) -> Result<(), AuthnError> {
         let is_there = self.container.is_some() && self.container.as_deref() == origin;
-        match self.claims.flags.enforce_container_binding && !is_there {
+        match self.is_bound && !is_there {
             true => Err(AuthnError::ContainerMismatch),
             false => Ok(()),
         }
@@ -380,7 +379,18 @@ impl TokenFacts {
     }
 }
 
-/// What policies and ceilings bind to. A label of a token can only take from what it permits.
+/// Whom a token is for, within its issuer. A user and a token's number are marked as such: whoever has the name of
+/// another's container is counted and quarantined apart from it.
+fn whose(claims: &Claims) -> String {
+    match (&claims.container, &claims.subject, &claims.id) {
+        (Some(container), _, _) => container.to_string(),
+        (None, Some(subject), _) => format!("sub={subject}"),
+        (None, None, Some(id)) => format!("jti={id}"),
+        (None, None, None) => String::new(),
+    }
+}
+
+/// What policies and ceilings bind to. It is the issuer's word: what they permit or deny is within the issuer's ceiling.
 fn labels(claims: &Claims) -> Labels {
     let class = claims.flags.is_hipaa_regulated.then(|| Arc::from(Class::Hipaa.word()));
     let set = [

@@ -153,9 +153,9 @@ impl KeySet {
         }
     }
 
-    /// Whether this very key is in the set.
-    pub(crate) fn has(&self, thumbprint: &Thumbprint) -> bool {
-        self.keys.iter().any(|key| key.thumbprint == *thumbprint)
+    /// Returns this very key, whatever it is called in this set.
+    pub(crate) fn with_thumbprint(&self, thumbprint: &Thumbprint) -> Option<&Key> {
+        self.keys.iter().find(|key| key.thumbprint == *thumbprint)
     }
 }
 

@@ -226,7 +226,8 @@ fn a_token_that_must_leave_through_a_next_hop_leaves_no_other_way() {
     let through = |name, hop| Rules { name, next_hop: Some((hop, Resolve::NextHop)), ..straight() };
     let plain = Token::default();
     let must = Token { via_next_hop: true, ..plain };
-    let team = Token { policy: Some("team"), ..plain };
+    let team = Token { policies: &["team"], ..plain };
+    let named = Token { policy: Some("team"), ..plain };
     let none = "egress_gateway_unavailable";
     for (name, policies, token, want) in [
         ("straight", vec![straight()], plain, "straight"),
@@ -234,6 +235,20 @@ fn a_token_that_must_leave_through_a_next_hop_leaves_no_other_way() {
         ("through the ceiling's hop", vec![through("ceiling", "hop")], must, "via hop"),
         ("as ever", vec![through("ceiling", "hop")], plain, "via hop"),
         ("a limit adds its hop", vec![straight(), through("team", "hop")], team, "via hop"),
+        ("a policy that the token names does not", vec![straight(), through("team", "hop")], named, none),
+        (
+            "nor where one is asked for",
+            vec![straight(), through("team", "hop")],
+            Token { via_next_hop: true, ..named },
+            none,
+        ),
+        ("the ceiling's own", vec![through("ceiling", "hop"), through("team", "hop")], named, "via hop"),
+        (
+            "none of its own",
+            vec![through("ceiling", "hop"), Rules { name: "team", ..straight() }],
+            named,
+            "via hop",
+        ),
         ("the same", vec![through("ceiling", "hop"), through("team", "hop")], team, "via hop"),
         ("another one", vec![through("ceiling", "hop"), through("team", "named")], team, none),
     ] {

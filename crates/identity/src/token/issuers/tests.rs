@@ -394,7 +394,7 @@ async fn a_token_is_a_password_or_a_bearer_and_counts_where_it_belongs() {
     for (value, want) in [
         (format!("Bearer {plain}"), ok()),
         (format!("bearer   {plain}"), ok()),
-        (format!("Bearer {nameless}"), Ok("sandboxes/user-1".to_owned())),
+        (format!("Bearer {nameless}"), Ok("sandboxes/sub=user-1".to_owned())),
         (format!("Bearer {bound}"), mismatch()),
         (format!("Bearer {expired}"), Err(AuthnError::TokenExpired)),
         (format!("Bearer jwt_{plain}"), invalid()),
@@ -444,6 +444,30 @@ async fn a_token_belongs_to_the_prefixes_of_its_issuer() {
     }
 }
 
+fn life(seconds: u64) -> Lifetime {
+    Lifetime { longest: Duration::from_secs(seconds), leeway: Duration::from_secs(10) }
+}
+
+#[test]
+fn whoever_is_no_container_has_no_containers_name() {
+    let (policy, key) = (policy(), key(SignatureAlgorithm::Es256, "k1"));
+    let issuers = Issuers::new(vec![spec(&[&key])]);
+    for (container, subject, want) in [
+        (json!("sbx-1"), json!("user-1"), "sandboxes/sbx-1"),
+        (Value::Null, json!("sbx-1"), "sandboxes/sub=sbx-1"),
+        (Value::Null, Value::Null, "sandboxes/jti=j1"),
+    ] {
+        let mut claims = claims();
+        for (name, value) in [("container_id", container), ("sub", subject)] {
+            let members = claims.as_object_mut().unwrap();
+            members.remove(name);
+            members.extend((!value.is_null()).then(|| (name.to_owned(), value)));
+        }
+        let got = reason(issuers.verify(&policy, &key.sign(&claims).unwrap(), at(NOW)));
+        assert_eq!(got.as_deref(), Ok(want));
+    }
+}
+
 #[test]
 fn another_snapshot_knows_a_token_by_its_issuer_and_key() {
     let policy = policy();
@@ -460,11 +484,24 @@ fn another_snapshot_knows_a_token_by_its_issuer_and_key() {
         ("another aud", IssuerSpec { audience: "x".into(), ..spec(&[&key]) }, false),
         ("another section", IssuerSpec { name: "x".into(), ..spec(&[&key]) }, false),
         ("a ceiling that is gone", IssuerSpec { ceiling: "x".to_owned(), ..spec(&[&key]) }, false),
+        ("a life that long", IssuerSpec { lifetime: life(4 * 3600), ..spec(&[&key]) }, true),
+        ("only shorter lives", IssuerSpec { lifetime: life(4 * 3600 - 1), ..spec(&[&key]) }, false),
     ];
     for (name, spec, want) in cases {
         let after = Issuers::new(vec![spec]);
-        assert_eq!(after.again(&policy, &principal).is_some(), want, "{name}");
+        assert_eq!(after.again(&policy, &principal, at(NOW)).is_some(), want, "{name}");
+        let late = after.again(&policy, &principal, at(NOW + 5 * 3600));
+        assert!(late.is_none(), "{name}: its time is over");
     }
+    let named = Issuers::new(vec![spec(&[&renamed(&key)])]).again(&policy, &principal, at(NOW)).unwrap();
+    assert_eq!(named.token.as_ref().unwrap().key.as_deref(), Some("new"), "it is revoked by the name in use");
+    // What the issuer asks of its tokens is asked of those that are held already, and not for longer than it does.
+    let binds = Issuers::new(vec![IssuerSpec { enforce_container_binding: true, ..spec(&[&key]) }]);
+    let bound = binds.again(&policy, &principal, at(NOW)).unwrap();
+    let free = before.again(&policy, &bound, at(NOW)).unwrap();
+    let nowhere = Peer::new(None, Demand::default());
+    let counts = |principal: &Principal| principal.token.as_ref().unwrap().counts_at(&nowhere, false);
+    assert_eq!([counts(&principal), counts(&bound), counts(&free)], [true, false, true]);
     let (here, elsewhere) = (workload("sbx-1"), workload("sbx-2"));
     let bound = Issuers::new(vec![IssuerSpec { enforce_container_binding: true, ..spec(&[&key]) }]);
     let bound = bound.verify(&policy, &key.sign(&claims()).unwrap(), at(NOW)).unwrap();
@@ -479,7 +516,7 @@ fn another_snapshot_knows_a_token_by_its_issuer_and_key() {
     }
     // A narrower ceiling narrows the token.
     let narrower = Issuers::new(vec![IssuerSpec { ceiling: "team".to_owned(), ..spec(&[&key]) }]);
-    let now = narrower.again(&policy, &principal).unwrap();
+    let now = narrower.again(&policy, &principal, at(NOW)).unwrap();
     let target = Authority::parse("example.com:443", None).unwrap();
     let verdict = |bound| decide(&policy, &EgressRequest { bound, target: &target });
     assert!(matches!(verdict(&principal.bound), Verdict::Allow(_)));
