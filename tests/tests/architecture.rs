@@ -46,7 +46,7 @@ const INVARIANTS: [(&str, Check); 9] = [
         permits_have_one_maker,
     ),
     (
-        "`decide` is called in the proxy's `serve.rs` and `flows.rs` and in the policy's `explain.rs` and `diff/probe.rs` only.",
+        "`decide` is called in the proxy's `serve.rs` and `flows.rs` and in the policy's `explain.rs`, `reach.rs` and `diff/probe.rs` only.",
         decisions_have_few_callers,
     ),
     ("only `crates/proxy/src/respond.rs` writes a refusal.", refusals_have_one_writer),
@@ -237,6 +237,7 @@ fn decisions_have_few_callers() -> Result<()> {
         "policy/src/decide.rs",
         "policy/src/diff/probe.rs",
         "policy/src/explain.rs",
+        "policy/src/reach.rs",
         "proxy/src/flows.rs",
         "proxy/src/serve.rs",
     ];

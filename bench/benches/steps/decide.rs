@@ -3,6 +3,7 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 
+use exeat_model::Transport;
 use exeat_policy::{EgressRequest, Verdict, decide, permit};
 
 use crate::world::{World, allowed_targets, target, unlisted};
@@ -16,7 +17,7 @@ pub(crate) fn decisions(criterion: &mut crate::Criterion) {
         criterion.bench_function(&format!("decide/{rules}"), |bencher| {
             bencher.iter(|| {
                 let target = black_box(turns.next()).expect("a target");
-                let verdict = decide(set, &EgressRequest { bound, target });
+                let verdict = decide(set, &EgressRequest { bound, target, transport: Transport::Tcp });
                 assert!(matches!(verdict, Verdict::Allow(_)));
                 verdict
             });
@@ -26,7 +27,7 @@ pub(crate) fn decisions(criterion: &mut crate::Criterion) {
         criterion.bench_function(&format!("decide, denied/{rules}"), |bencher| {
             bencher.iter(|| {
                 let target = black_box(turns.next()).expect("a target");
-                let verdict = decide(set, &EgressRequest { bound, target });
+                let verdict = decide(set, &EgressRequest { bound, target, transport: Transport::Tcp });
                 assert!(matches!(verdict, Verdict::Deny(_)));
                 verdict
             });
@@ -38,7 +39,7 @@ pub(crate) fn decisions(criterion: &mut crate::Criterion) {
 fn permits(criterion: &mut crate::Criterion, world: &World, rules: u64) {
     let (set, bound) = (&world.loaded.policy, &world.principal.bound);
     let target = allowed_targets(rules).remove(0);
-    let request = EgressRequest { bound, target: &target };
+    let request = EgressRequest { bound, target: &target, transport: Transport::Tcp };
     let Verdict::Allow(allowed) = decide(set, &request) else { panic!("{target} is denied") };
     let addresses: Vec<IpAddr> = (1..=4).map(|last| Ipv4Addr::new(127, 1, 0, last).into()).collect();
     criterion.bench_function(&format!("permit, 4 addresses/{rules}"), |bencher| {

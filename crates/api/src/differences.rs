@@ -176,6 +176,9 @@ pub struct AccessDifference {
     hosts: String,
     /// The ports.
     ports: String,
+    /// What carries the connections.
+    #[schemars(extend("enum" = ["tcp", "udp", "any"]))]
+    transport: &'static str,
     /// Which part of it: addresses that a name may lead to, what may open the connection, the way that it leaves by, or
     /// the PROXY header that it begins with. Null for all of it.
     what: Option<String>,
@@ -233,6 +236,7 @@ impl Difference {
             direction: change.direction,
             hosts: change.hosts.to_string(),
             ports: change.ports.to_string(),
+            transport: change.transport.word(),
             what: Some(change.what.to_string()).filter(|what| !what.is_empty()),
             allowed_by: change.rule.clone().into(),
             reason: change.reason.token(),

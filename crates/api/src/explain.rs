@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use axum::{Json, extract::State};
+use exeat_model::Transport;
 use exeat_policy::{EgressRequest, Explanation, Outcome, RuleView, explain};
 use http::StatusCode;
 use schemars::JsonSchema;
@@ -125,7 +126,7 @@ pub(crate) async fn post(
     if let Some(name) = workload.filter(|name| snapshot.workloads.get(name).is_none()) {
         return Err(nobody("workload", name));
     }
-    let request = EgressRequest { bound: &principal.bound, target: &target };
+    let request = EgressRequest { bound: &principal.bound, target: &target, transport: Transport::Tcp };
     let revision = snapshot.policy.revision().0;
     let mut explanation = explain(&snapshot.policy, &request, addresses);
     everyone.add_place(&mut explanation, &principal, workload);

@@ -15,6 +15,7 @@ mod pattern;
 mod port;
 mod registry;
 mod suffix;
+mod transport;
 
 pub use address::{AddressClass, CanonicalIp, METADATA_ADDRESSES, Never, SpecialUse};
 pub use authority::{Authority, AuthorityError, Host};
@@ -25,3 +26,4 @@ pub use pattern::{NamePattern, PatternError};
 pub use port::{Port, PortError, PortRange, PortSet};
 pub use registry::class_boundaries;
 pub use suffix::{CLOSED_ZONES, SuffixKind, in_closed_zone, suffix_kind};
+pub use transport::Transport;

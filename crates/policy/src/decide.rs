@@ -1,7 +1,7 @@
 //! The one decision: may this principal reach this target, as far as the name, the port and
 //! the literal address tell. Addresses behind a name are [`crate::permit`]'s part.
 
-use exeat_model::{AddressClass, Authority, CanonicalIp, Host, Port, in_closed_zone};
+use exeat_model::{AddressClass, Authority, CanonicalIp, Host, Port, Transport, in_closed_zone};
 use smallvec::SmallVec;
 
 use crate::entry::Expect;
@@ -10,6 +10,7 @@ use crate::list::List;
 use crate::reason::Reason;
 use crate::rule::{At, ListSide, RuleId, Terms};
 use crate::set::{Bound, Mode, Owner, PolicySet};
+use crate::transports::Transports;
 
 /// A request to reach something, as every enforcement point puts it.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +19,8 @@ pub struct EgressRequest<'a> {
     pub bound: &'a Bound,
     /// The target as asked, in canonical form.
     pub target: &'a Authority,
+    /// What carries it. A proxy relays TCP alone.
+    pub transport: Transport,
 }
 
 /// The decision. Never an error: what goes wrong is a reason to deny.
@@ -94,7 +97,6 @@ impl Allowed {
 /// A policy in report mode turns its own refusals into an allow of public destinations, and
 /// remembers the refusal. Pure: the same snapshot and request give the same verdict.
 pub fn decide(set: &PolicySet, request: &EgressRequest<'_>) -> Verdict {
-    let target = request.target;
     let report = report_rule(set, request);
     let mut would_deny = None;
     if let Some(denial) = denied(set, request, Mode::Enforce) {
@@ -114,7 +116,7 @@ pub fn decide(set: &PolicySet, request: &EgressRequest<'_>) -> Verdict {
     }
     let mut ceilings = Vec::new();
     for &ceiling in &request.bound.ceilings {
-        match matching(set, &[ceiling], target) {
+        match matching(set, &[ceiling], request) {
             Ok(candidates) => ceilings.push(candidates),
             Err(denial) => return Verdict::Deny(denial),
         }
@@ -123,7 +125,7 @@ pub fn decide(set: &PolicySet, request: &EgressRequest<'_>) -> Verdict {
     let own_way = policies.first().copied().or(report).as_ref().and_then(way_of);
     let mut way = own_way.clone();
     if let Some(narrowing) = &request.bound.narrowing {
-        match narrowing.host(target).and_then(|_| narrowing.limit_rules(set, target)) {
+        match narrowing.host(request).and_then(|_| narrowing.limit_rules(set, request)) {
             Ok(limits) => {
                 match narrowing.way(way, limits.iter().map(|rules| rules.first().and_then(way_of))) {
                     Ok(found) => way = found,
@@ -139,7 +141,7 @@ pub fn decide(set: &PolicySet, request: &EgressRequest<'_>) -> Verdict {
 
 /// The allow rules that the permission rests on: of a token, those of its issuer's ceiling that are for its class.
 pub(crate) fn allowing(set: &PolicySet, request: &EgressRequest<'_>) -> Result<Candidates, Denial> {
-    let mut rules = matching(set, &request.bound.policies, request.target)?;
+    let mut rules = matching(set, &request.bound.policies, request)?;
     if let Some(narrowing) = &request.bound.narrowing {
         narrowing.retain(set, &mut rules)?;
     }
@@ -172,7 +174,7 @@ pub(crate) fn denied(set: &PolicySet, request: &EgressRequest<'_>, mode: Mode) -
         }
         let mut found = None;
         each_match(owner, ListSide::Deny, &target.host, |list, entry, terms| {
-            if found.is_none() && terms.ports.is_none_or(|ports| ports.contains(target.port)) {
+            if found.is_none() && denies_port(&terms, request) {
                 found = Some(At::Entry { side: ListSide::Deny, list, entry });
             }
         });
@@ -195,7 +197,7 @@ pub(crate) fn denied_address(
         for (list, list_ref) in (0u32..).zip(owner.lists(ListSide::Deny)) {
             let mut found = None;
             list_ref.list().match_network(ip, |entry| {
-                if list_ref.terms(entry).ports.is_none_or(|ports| ports.contains(request.target.port)) {
+                if denies_port(&list_ref.terms(entry), request) {
                     found = Some(At::Entry { side: ListSide::Deny, list, entry });
                 }
             });
@@ -214,7 +216,12 @@ pub(crate) fn owners<'a>(set: &'a PolicySet, bound: &'a Bound) -> impl Iterator<
 
 /// The allow rules of these owners that match the target and its port, most specific first, or
 /// why there is none.
-pub(crate) fn matching(set: &PolicySet, owners: &[u32], target: &Authority) -> Result<Candidates, Denial> {
+pub(crate) fn matching(
+    set: &PolicySet,
+    owners: &[u32],
+    request: &EgressRequest<'_>,
+) -> Result<Candidates, Denial> {
+    let target = request.target;
     let mut ranked: SmallVec<[(Rank, Out<'_>, _, RuleId); 4]> = SmallVec::new();
     let mut wrong_port = None;
     let mut opens_addresses = false;
@@ -226,7 +233,7 @@ pub(crate) fn matching(set: &PolicySet, owners: &[u32], target: &Authority) -> R
         each_match(owner, ListSide::Allow, &target.host, |list, entry, terms| {
             let at = At::Entry { side: ListSide::Allow, list, entry };
             let rule = RuleId { owner: number, at };
-            if allow_port(&terms, target.port) {
+            if allows_port(&terms, request) {
                 let list = lists.get(list as usize).map(|l| l.list());
                 let rank = rank(list, entry, &terms, target.port);
                 ranked.push((rank, out, terms.caps.strictness(), rule));
@@ -237,7 +244,7 @@ pub(crate) fn matching(set: &PolicySet, owners: &[u32], target: &Authority) -> R
         if let Some(index) = metadata_rule(owner, &target.host) {
             let rule = RuleId { owner: number, at: At::Metadata(index) };
             let terms = Terms::new(None, &owner.defaults);
-            if allow_port(&terms, target.port) {
+            if allows_port(&terms, request) {
                 ranked.push((Rank::FIRST, out, terms.caps.strictness(), rule));
             } else {
                 wrong_port = Some(rule);
@@ -290,9 +297,17 @@ fn metadata_rule(owner: &Owner, host: &Host) -> Option<u32> {
     u32::try_from(index).ok()
 }
 
-/// An allow without ports means 80 and 443.
-pub(crate) fn allow_port(terms: &Terms<'_>, port: Port) -> bool {
+/// Whether an allow rule is for the port and the transport: without ports it means 80 and 443, without a transport TCP.
+pub(crate) fn allows_port(terms: &Terms<'_>, request: &EgressRequest<'_>) -> bool {
+    let port = request.target.port;
     terms.ports.map_or(port == Port::HTTP || port == Port::HTTPS, |ports| ports.contains(port))
+        && terms.transport.unwrap_or(Transports::TCP).contains(request.transport)
+}
+
+/// Whether a deny rule is for the port and the transport: without them it means every one.
+pub(crate) fn denies_port(terms: &Terms<'_>, request: &EgressRequest<'_>) -> bool {
+    terms.ports.is_none_or(|ports| ports.contains(request.target.port))
+        && terms.transport.is_none_or(|transports| transports.contains(request.transport))
 }
 
 /// What must open a connection to a port when no rule says so.

@@ -29,13 +29,15 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use exeat_model::{Authority, DnsName, IpBlock, PortSet};
+use exeat_model::{Authority, DnsName, IpBlock, PortSet, Transport};
 
 use crate::announce::Announce;
 use crate::caps::Cap;
+use crate::decide::owners;
 use crate::reason::Reason;
-use crate::rule::RuleView;
-use crate::set::{Bound, PolicySet};
+use crate::rule::{ListSide, RuleView};
+use crate::set::{Bound, ListRef, Mode, PolicySet};
+use crate::transports::Transports;
 
 use probe::Pair;
 
@@ -143,6 +145,8 @@ pub struct Change {
     pub direction: Direction,
     /// The destinations.
     pub hosts: Hosts,
+    /// What carries the connections.
+    pub transport: Transports,
     /// The ports.
     pub ports: PortSet,
     /// What changed about them.
@@ -166,11 +170,36 @@ pub struct Change {
 /// differ.
 #[must_use]
 pub fn diff(old: View<'_>, new: View<'_>) -> Vec<Change> {
-    let pair = Pair::new(old, new);
-    let (mut findings, carriers) = compare::names(&pair);
-    findings.extend(compare::literals(&pair));
-    findings.extend(denied::addresses(&pair, &carriers));
-    fold::changes(&pair, findings)
+    let of = |transport| {
+        let pair = Pair::new(old, new, transport);
+        let (mut findings, carriers) = compare::names(&pair);
+        findings.extend(compare::literals(&pair));
+        findings.extend(denied::addresses(&pair, &carriers));
+        fold::changes(&pair, findings)
+    };
+    let mut changes = of(Transport::Tcp);
+    if opens_udp(old) || opens_udp(new) {
+        for udp in of(Transport::Udp) {
+            let is_same = |tcp: &&mut Change| {
+                let told = |c: &Change| (c.direction, c.hosts.clone(), c.ports.clone(), c.what.clone());
+                told(tcp) == told(&udp) && tcp.rule == udp.rule
+            };
+            match changes.iter_mut().find(is_same) {
+                Some(tcp) => tcp.transport = Transports::Any,
+                None => changes.push(udp),
+            }
+        }
+        changes.sort_by_key(|change| change.direction);
+    }
+    changes
+}
+
+/// Whether any rule allows UDP, as most policies do not: without one there is nothing to compare.
+fn opens_udp(view: View<'_>) -> bool {
+    owners(view.set, view.bound).any(|(_, owner)| {
+        // Report mode lets everything public through, whatever carries it.
+        owner.mode == Mode::Report || owner.lists(ListSide::Allow).iter().any(ListRef::has_udp)
+    })
 }
 
 impl Direction {

@@ -11,6 +11,7 @@ use exeat_model::{
 use crate::announce::Announce;
 use crate::caps::Caps;
 use crate::class::Class;
+use crate::transports::Transports;
 
 /// What an entry speaks of.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -86,6 +87,8 @@ impl Answers {
 pub struct Defaults {
     /// The ports; an allow without means 80 and 443, a deny without means every port.
     pub ports: Option<PortSet>,
+    /// The transports; an allow without means TCP, a deny without means every one.
+    pub transport: Option<Transports>,
     /// Where the name's addresses must lie. Without it they must be globally reachable.
     pub addresses: Option<Vec<IpBlock>>,
     /// What must open the connection; without it the port decides (443 TLS, 80 HTTP, else any).
@@ -106,6 +109,7 @@ impl Defaults {
     pub fn or(&self, outer: &Self) -> Self {
         Self {
             ports: self.ports.clone().or_else(|| outer.ports.clone()),
+            transport: self.transport.or(outer.transport),
             addresses: self.addresses.clone().or_else(|| outer.addresses.clone()),
             expect: self.expect.or(outer.expect),
             answers: self.answers.or(outer.answers),
@@ -355,7 +359,8 @@ impl fmt::Display for Destination {
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = &self.settings;
-        let short = s.addresses.is_none()
+        let short = s.transport.is_none()
+            && s.addresses.is_none()
             && s.expect.is_none()
             && s.answers.is_none()
             && s.announce.is_none()
@@ -392,6 +397,9 @@ impl Entry {
         if let Some(ports) = &s.ports {
             let ports: Vec<String> = ports.iter().map(port_toml).collect();
             write!(f, ", ports = [{}]", ports.join(", "))?;
+        }
+        if let Some(transport) = s.transport {
+            write!(f, ", transport = \"{}\"", transport.word())?;
         }
         if let Some(blocks) = &s.addresses {
             let blocks: Vec<String> = blocks.iter().map(|b| format!("\"{b}\"")).collect();

@@ -4,7 +4,9 @@
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
-use exeat_model::{AddressClass, CanonicalIp, Host, IpBlock, NamePattern, Port, PortRange, PortSet};
+use exeat_model::{
+    AddressClass, CanonicalIp, Host, IpBlock, NamePattern, Port, PortRange, PortSet, Transport,
+};
 
 use crate::announce::Announce;
 use crate::caps::Caps;
@@ -17,6 +19,7 @@ use crate::permit::{OpeningRule, covers, permit, permit_via};
 use crate::reason::Reason;
 use crate::rule::{RuleId, RuleView};
 use crate::set::{Mode, PolicySet};
+use crate::transports::Transports;
 
 /// Room for an entry as most are written, so that it is written where it stays.
 const ENTRY_BYTES: usize = 128;
@@ -217,7 +220,7 @@ fn allow_stage(set: &PolicySet, request: &EgressRequest<'_>) -> Stage {
 /// What the token itself says, and the limits that it is under.
 fn token_stages(set: &PolicySet, request: &EgressRequest<'_>) -> Vec<Stage> {
     let Some(narrowing) = &request.bound.narrowing else { return Vec::new() };
-    let (outcome, detail) = match narrowing.host(request.target) {
+    let (outcome, detail) = match narrowing.host(request) {
         Ok(None) => (Outcome::Pass, "the token lists no hosts".to_owned()),
         Ok(Some(item)) => (Outcome::Pass, format!("the token lists {item}")),
         Err(denial) => {
@@ -233,16 +236,14 @@ fn token_stages(set: &PolicySet, request: &EgressRequest<'_>) -> Vec<Stage> {
     for limit in narrowing.limits() {
         let names: Vec<String> = limit.iter().filter_map(|&number| set.title(number)).collect();
         let name = format!("limit {}", names.join(", "));
-        stages.push(match_stage(set, request, name, matching(set, limit, request.target)));
+        stages.push(match_stage(set, request, name, matching(set, limit, request)));
     }
     stages
 }
 
 fn ceiling_stages(set: &PolicySet, request: &EgressRequest<'_>) -> Vec<Stage> {
     let named = request.bound.ceilings.iter().filter_map(|&n| Some((n, set.title(n)?)));
-    named
-        .map(|(number, name)| match_stage(set, request, name, matching(set, &[number], request.target)))
-        .collect()
+    named.map(|(number, name)| match_stage(set, request, name, matching(set, &[number], request))).collect()
 }
 
 fn match_stage(
@@ -300,7 +301,7 @@ fn announce_detail(announce: Announce) -> Option<&'static str> {
 /// The policies, and each ceiling that refuses too: an entry helps only if it stands in all.
 fn goes_to(set: &PolicySet, request: &EgressRequest<'_>, addrs: &[IpAddr]) -> Vec<String> {
     let addrs: Vec<CanonicalIp> = addrs.iter().map(|&ip| CanonicalIp::new(ip)).collect();
-    let lacks = |owners: &[u32]| match matching(set, owners, request.target) {
+    let lacks = |owners: &[u32]| match matching(set, owners, request) {
         Ok(rules) => !rules.iter().any(|&rule| addrs.iter().all(|&ip| covers(set, request, rule, ip))),
         Err(_) => true,
     };
@@ -318,7 +319,7 @@ fn goes_to(set: &PolicySet, request: &EgressRequest<'_>, addrs: &[IpAddr]) -> Ve
         let lacking =
             narrowing.limits().filter(|limit| lacks(limit)).filter_map(|limit| limit.first().copied());
         titles.extend(lacking.filter_map(|number| set.title(number)));
-        if narrowing.host(request.target).is_err() {
+        if narrowing.host(request).is_err() {
             titles.push("the token's allowed_hosts".to_owned());
         }
     }
@@ -338,6 +339,9 @@ pub fn smallest_entry(request: &EgressRequest<'_>, reason: Reason, addrs: &[IpAd
     let on_default_port = target.port == Port::HTTP || target.port == Port::HTTPS;
     if !on_default_port {
         entry.settings.ports = Some(one_port(target.port)?);
+    }
+    if request.transport != Transport::Tcp {
+        entry.settings.transport = Some(Transports::Only(request.transport));
     }
     let opening = matches!(reason, Reason::TlsRequired | Reason::SniMissing | Reason::HttpRequired);
     let missing = matches!(

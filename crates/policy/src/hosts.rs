@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use exeat_model::{Authority, Host, NamePattern};
+use exeat_model::{DnsName, Host, NamePattern, PortSet};
 
-use crate::decide::{Denial, allow_port, no_match};
+use crate::decide::{Denial, EgressRequest, allows_port, no_match};
 use crate::entry::{Defaults, Destination, Entry, EntryError, Width, width};
 use crate::list::{List, ListBuilder};
 use crate::rule::Terms;
@@ -87,16 +87,25 @@ impl HostList {
         self.list.entries().map(|(entry, _)| entry.to_string())
     }
 
-    /// Returns the first item that is for the target; an item without ports is for 80 and 443, like every allow.
+    /// Calls `found` with the ports of each item that speaks of the name.
+    pub(crate) fn each_ports(&self, name: &DnsName, mut found: impl FnMut(Option<&PortSet>)) {
+        self.list.match_name(name, |item| {
+            found(Terms::new(self.list.settings(item), self.list.defaults()).ports);
+        });
+    }
+
+    /// Returns the first item that is for the target; an item without ports is for 80 and 443, like every
+    /// allow, and every item for TCP alone.
     ///
     /// # Errors
     /// The reason, if there is none.
-    pub(crate) fn item_for(&self, target: &Authority) -> Result<Option<Entry>, Denial> {
+    pub(crate) fn item_for(&self, request: &EgressRequest<'_>) -> Result<Option<Entry>, Denial> {
+        let target = request.target;
         let (mut found, mut is_wrong_port) = (None, false);
         match &target.host {
             Host::Name(name) => self.list.match_name(name, |item| {
                 let terms = Terms::new(self.list.settings(item), self.list.defaults());
-                match allow_port(&terms, target.port) {
+                match allows_port(&terms, request) {
                     true => found = found.or(Some(item)),
                     false => is_wrong_port = true,
                 }
@@ -126,10 +135,11 @@ fn check(entry: &Entry, position: usize) -> Result<(), HostListError> {
 
 #[cfg(test)]
 mod tests {
-    use exeat_model::Port;
+    use exeat_model::{Authority, Port, Transport};
 
     use super::*;
     use crate::reason::Reason;
+    use crate::set::Bound;
 
     #[test]
     fn a_list_has_names_alone() {
@@ -181,8 +191,12 @@ mod tests {
             ("cdn.example.net:443", Err(Reason::PortNotAllowed)),
             ("93.184.216.34:443", Err(Reason::IpLiteralNotAllowed)),
         ] {
-            let got = list.item_for(&Authority::parse(target, Port::new(443)).unwrap());
-            let got = got.map(|item| item.unwrap().to_string()).map_err(|denial| denial.reason);
+            let target = &Authority::parse(target, Port::new(443)).unwrap();
+            let bound = &Bound::default();
+            let item = |transport| list.item_for(&EgressRequest { bound, target, transport });
+            assert!(item(Transport::Udp).is_err(), "{target}");
+            let got =
+                item(Transport::Tcp).map(|item| item.unwrap().to_string()).map_err(|denial| denial.reason);
             assert_eq!(got, want.map(str::to_owned), "{target}");
         }
     }

@@ -7,10 +7,10 @@
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use exeat_model::{AddressClass, CanonicalIp, DnsName, IpBlock, NamePattern, in_closed_zone};
-use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable, hash_table};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 use smallvec::SmallVec;
@@ -70,6 +70,9 @@ pub struct List {
     /// Entries to be looked at when the list is used to allow.
     remarkable: Vec<u32>,
     subdomains: bool,
+    /// Hashes of the names above those that entries speak of; made when they are first asked for, which only a name
+    /// server does.
+    above: OnceLock<HashTable<u64>>,
 }
 
 impl List {
@@ -204,6 +207,30 @@ impl List {
         })
     }
 
+    /// Whether an entry speaks of a name below this one. Rarely, by chance, it says so of a name that has none.
+    pub(crate) fn has_below(&self, name: &DnsName) -> bool {
+        let above = self.above.get_or_init(|| self.names_above());
+        let hash = self.hasher.hash_one(name.as_str());
+        above.find(hash, |&other| other == hash).is_some()
+    }
+
+    fn names_above(&self) -> HashTable<u64> {
+        let mut above = HashTable::new();
+        for (name, with_below) in self.names() {
+            let mut next = if with_below { Some(name) } else { parent(name) };
+            while let Some(name) = next {
+                let hash = self.hasher.hash_one(name);
+                // Whoever put it there has put those above it there, too.
+                match above.entry(hash, |&other| other == hash, |&hash| hash) {
+                    hash_table::Entry::Occupied(_) => break,
+                    hash_table::Entry::Vacant(free) => free.insert(hash),
+                };
+                next = parent(name);
+            }
+        }
+        above
+    }
+
     /// The networks that the entries speak of.
     pub(crate) fn blocks(&self) -> &[IpBlock] {
         &self.blocks
@@ -291,6 +318,10 @@ impl List {
     }
 }
 
+fn parent(name: &str) -> Option<&str> {
+    name.split_once('.').map(|(_, parent)| parent)
+}
+
 fn hash_key(hasher: &DefaultHashBuilder, kind: Kind, text: &str) -> u64 {
     hasher.hash_one((kind == Kind::Subdomains, text))
 }
@@ -334,6 +365,7 @@ impl ListBuilder {
             groups: Vec::new(),
             remarkable: Vec::new(),
             subdomains: false,
+            above: OnceLock::new(),
         };
         Self { list, interned: HashMap::new(), names: 0 }
     }

@@ -3,10 +3,10 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use exeat_model::Authority;
+use exeat_model::{DnsName, PortSet};
 
 use crate::class::Class;
-use crate::decide::{Candidates, Denial, matching};
+use crate::decide::{Candidates, Denial, EgressRequest, matching};
 use crate::entry::Entry;
 use crate::hop::Way;
 use crate::hosts::HostList;
@@ -116,8 +116,15 @@ impl Narrowing {
     ///
     /// # Errors
     /// The reason, if there is a list and no such item.
-    pub(crate) fn host(&self, target: &Authority) -> Result<Option<Entry>, Denial> {
-        self.hosts.as_ref().map_or(Ok(None), |hosts| hosts.item_for(target))
+    pub(crate) fn host(&self, request: &EgressRequest<'_>) -> Result<Option<Entry>, Denial> {
+        self.hosts.as_ref().map_or(Ok(None), |hosts| hosts.item_for(request))
+    }
+
+    /// Calls `found` with the ports of each item of the token's list that speaks of the name.
+    pub(crate) fn each_ports(&self, name: &DnsName, found: impl FnMut(Option<&PortSet>)) {
+        if let Some(hosts) = &self.hosts {
+            hosts.each_ports(name, found);
+        }
     }
 
     /// Takes from the rules of the ceiling those that are not for the token's class of data.
@@ -163,7 +170,11 @@ impl Narrowing {
     ///
     /// # Errors
     /// The reason of the first limit without one.
-    pub(crate) fn limit_rules(&self, set: &PolicySet, target: &Authority) -> Result<Vec<Candidates>, Denial> {
-        self.limits().map(|limit| matching(set, limit, target)).collect()
+    pub(crate) fn limit_rules(
+        &self,
+        set: &PolicySet,
+        request: &EgressRequest<'_>,
+    ) -> Result<Vec<Candidates>, Denial> {
+        self.limits().map(|limit| matching(set, limit, request)).collect()
     }
 }

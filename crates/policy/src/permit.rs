@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use exeat_model::{AddressClass, Authority, CanonicalIp, DnsName, Host, Never};
+use exeat_model::{AddressClass, Authority, CanonicalIp, DnsName, Host, Never, Transport};
 use smallvec::SmallVec;
 
 use crate::announce::Announce;
@@ -442,8 +442,14 @@ fn opening(
             .ok_or(Denial { reason: Reason::TlsRequired, rule: Some(above) })?;
         further.retain(|name| sni_of(above).contains(name));
     }
-    if request.bound.narrowing.as_ref().is_some_and(|narrowing| narrowing.class.is_some()) {
-        expect = both(expect, Expect::Tls).ok_or(Denial { reason: Reason::TlsRequired, rule: Some(rule) })?;
+    let tls_required = Denial { reason: Reason::TlsRequired, rule: Some(rule) };
+    let is_regulated = request.bound.narrowing.as_ref().is_some_and(|narrowing| narrowing.class.is_some());
+    match request.transport {
+        // Datagrams have no first bytes that could be looked at.
+        Transport::Udp if is_regulated => return Err(tls_required),
+        Transport::Udp => expect = Expect::Any,
+        Transport::Tcp if is_regulated => expect = both(expect, Expect::Tls).ok_or(tls_required)?,
+        Transport::Tcp => {}
     }
     let asked = match &request.target.host {
         Host::Name(name) => Some(name.clone()),

@@ -8,6 +8,7 @@ use crate::class::Class;
 use crate::entry::{Answers, Defaults, Expect, Side};
 use crate::list::Settings;
 use crate::place::Place;
+use crate::transports::Transports;
 
 /// One rule of a snapshot. Only meaningful together with the [`crate::PolicySet`] it came from.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -60,6 +61,8 @@ pub struct RuleView {
 pub(crate) struct Terms<'a> {
     /// `None`: the side's default.
     pub(crate) ports: Option<&'a PortSet>,
+    /// `None`: the side's default.
+    pub(crate) transport: Option<Transports>,
     pub(crate) addresses: Option<&'a [IpBlock]>,
     pub(crate) expect: Option<Expect>,
     pub(crate) answers: Answers,
@@ -75,6 +78,7 @@ impl<'a> Terms<'a> {
         let own = settings.map(|s| &s.own);
         Self {
             ports: own.and_then(|o| o.ports.as_ref()).or(outer.ports.as_ref()),
+            transport: own.and_then(|o| o.transport).or(outer.transport),
             addresses: own.and_then(|o| o.addresses.as_deref()).or(outer.addresses.as_deref()),
             expect: own.and_then(|o| o.expect).or(outer.expect),
             answers: own.and_then(|o| o.answers).or(outer.answers).unwrap_or_default(),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use exeat_model::CanonicalIp;
+use exeat_model::{CanonicalIp, Transport};
 
 use crate::caps::Caps;
 use crate::entry::{Defaults, Expect, Side};
@@ -169,6 +169,12 @@ impl ListRef {
 
     pub(crate) fn terms(&self, entry: u32) -> Terms<'_> {
         Terms::new(self.list.settings(entry), &self.outer)
+    }
+
+    /// Whether an entry may carry UDP.
+    pub(crate) fn has_udp(&self) -> bool {
+        let is_udp = |settings: &Defaults| settings.transport.is_some_and(|t| t.contains(Transport::Udp));
+        is_udp(&self.outer) || self.list.all_settings().iter().any(|settings| is_udp(&settings.own))
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use exeat_identity::{Principal, Shown};
-use exeat_model::Authority;
+use exeat_model::{Authority, Transport};
 use exeat_policy::{Denial, EgressRequest, Reason, Verdict, decide, permit, permit_via};
 use tokio::sync::watch;
 
@@ -294,7 +294,7 @@ fn decide_again(
         return Err(changed);
     }
     let policy = &now.snapshot.policy;
-    let request = EgressRequest { bound: &principal.bound, target };
+    let request = EgressRequest { bound: &principal.bound, target, transport: Transport::Tcp };
     let allowed = match decide(policy, &request) {
         Verdict::Allow(allowed) => allowed,
         Verdict::Deny(denial) => return Err(denial),

@@ -12,7 +12,7 @@ use std::{
 
 use exeat_dns::ResolveError;
 use exeat_identity::{AuthnError, Principal, claimed_name};
-use exeat_model::{Authority, Host};
+use exeat_model::{Authority, Host, Transport};
 use exeat_policy::{
     Allowed, Denial, EgressRequest, Reason, Resolve, RuleId, Verdict, decide, permit, permit_via,
     smallest_entry,
@@ -79,7 +79,7 @@ pub(crate) async fn admit(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> R
         .request_of(&principal, trail.client().source(), &shared.limits)
         .map_err(|over| over_rate(shared, trail, over, Some(ask.target)))?;
     let snapshot = &current.snapshot;
-    let request = EgressRequest { bound: &principal.bound, target: ask.target };
+    let request = EgressRequest { bound: &principal.bound, target: ask.target, transport: Transport::Tcp };
     if current.is_quarantined(&principal, &trail.client().shown) {
         return Err(deny(snapshot, trail, &request, Denial::of(Reason::PolicyChanged), &[]));
     }
@@ -204,7 +204,8 @@ impl Admitted {
     /// # Errors
     /// The refusal, which `trail` has noted too.
     pub(crate) async fn permit(&self, shared: &Shared, trail: &mut Trail) -> Result<Route, Refusal> {
-        let request = EgressRequest { bound: &self.principal.bound, target: &self.target };
+        let request =
+            EgressRequest { bound: &self.principal.bound, target: &self.target, transport: Transport::Tcp };
         let snapshot = &self.current.snapshot;
         let policy = &snapshot.policy;
         let resolves_here = self.allowed.way().is_none_or(|way| way.resolve() == Resolve::Local);
@@ -244,7 +245,8 @@ impl Admitted {
 
     /// Returns the refusal of an admitted request for a reason that its form gives.
     pub(crate) fn refuse(&self, trail: &mut Trail, reason: Reason) -> Refusal {
-        let request = EgressRequest { bound: &self.principal.bound, target: &self.target };
+        let request =
+            EgressRequest { bound: &self.principal.bound, target: &self.target, transport: Transport::Tcp };
         deny(&self.current.snapshot, trail, &request, Denial::of(reason), &[])
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
-use exeat_model::{Authority, DnsName, Host, IpBlock, NamePattern, PortSet};
+use exeat_model::{Authority, DnsName, Host, IpBlock, NamePattern, PortSet, Transport};
 use exeat_policy::{
     Builder, Defaults, Destination, EgressRequest, Entry, Expect, Labels, List, ListBuilder, Mode, Permit,
     Place, PolicySpec, Revision, Verdict, decide, permit,
@@ -57,7 +57,7 @@ pub(crate) fn permit_for(target: &str, addrs: &[IpAddr], expect: Option<Expect>,
     });
     let set = builder.finish(Revision(1)).unwrap();
     let bound = set.bind(&["test"], &Labels::default());
-    let request = EgressRequest { bound: &bound, target: &target };
+    let request = EgressRequest { bound: &bound, target: &target, transport: Transport::Tcp };
     match decide(&set, &request) {
         Verdict::Allow(allowed) => permit(&set, &request, &allowed, addrs).unwrap(),
         Verdict::Deny(denial) => panic!("{target}: {}", denial.reason),

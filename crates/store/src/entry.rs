@@ -1,9 +1,9 @@
 //! Entries of allow and deny lists: strings, and tables with settings.
 
 use exeat_model::{
-    DnsName, IpBlock, NameError, NamePattern, PatternError, Port, PortError, PortRange, PortSet,
+    DnsName, IpBlock, NameError, NamePattern, PatternError, Port, PortError, PortRange, PortSet, Transport,
 };
-use exeat_policy::{Announce, Answers, Class, Defaults, Destination, Entry, EntryError, Expect};
+use exeat_policy::{Announce, Answers, Class, Defaults, Destination, Entry, EntryError, Expect, Transports};
 use toml::de::DeValue;
 
 use crate::caps;
@@ -58,7 +58,22 @@ fn read_table(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<Entry> {
     entry.settings = Defaults { ports: entry.settings.ports.or(settings.ports), ..settings };
     entry.sni = sni;
     check_settings(&entry.destination, fields, notes);
+    check_udp(&entry.settings, fields, notes);
     Some(entry)
+}
+
+/// What opens a connection can only be looked at where it is a stream.
+fn check_udp(settings: &Defaults, fields: &Fields<'_, '_>, notes: &mut Notes) {
+    if settings.transport != Some(Transports::Only(Transport::Udp)) {
+        return;
+    }
+    for key in ["expect", "sni", "proxy_protocol"] {
+        if let Some(span) = fields.key_span(key) {
+            let finding = Finding::error(Code::Conflict, format!("`{key}` has no meaning for UDP"));
+            notes
+                .push(span, finding.help("remove it: datagrams have no first bytes that could be looked at"));
+        }
+    }
 }
 
 /// A reader of one of the keys that say what an entry speaks of.
@@ -128,6 +143,7 @@ fn check_settings(destination: &Destination, fields: &Fields<'_, '_>, notes: &mu
         Destination::Group(_) => (
             &[
                 "ports",
+                "transport",
                 "addresses",
                 "expect",
                 "sni",
@@ -157,6 +173,7 @@ fn check_settings(destination: &Destination, fields: &Fields<'_, '_>, notes: &mu
 pub(crate) fn read_defaults(fields: &Fields<'_, '_>, notes: &mut Notes) -> Defaults {
     Defaults {
         ports: read_ports(fields, notes),
+        transport: fields.word("transport", &Transports::ALL.map(Transports::word), Transports::parse, notes),
         addresses: read_addresses(fields, notes),
         expect: fields.word("expect", &["tls", "http", "any"], Expect::parse, notes),
         answers: fields.word("answers", &["refuse", "filter"], Answers::parse, notes),

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use exeat_model::Authority;
+use exeat_model::{Authority, Transport};
 use exeat_policy::{EgressRequest, Revision, Verdict, decide, permit};
 use exeat_store::{Loaded, Options, Problem, Report, load_text};
 
@@ -30,7 +30,7 @@ fn caps(text: &str, host: &str) -> String {
     let loaded = load(text).unwrap();
     let principal = loaded.clients.principal("c").unwrap();
     let target = Authority::parse(host, None).unwrap();
-    let request = EgressRequest { bound: &principal.bound, target: &target };
+    let request = EgressRequest { bound: &principal.bound, target: &target, transport: Transport::Tcp };
     let Verdict::Allow(allowed) = decide(&loaded.policy, &request) else { panic!("{host} is denied") };
     let address: IpAddr = [93, 184, 216, 34].into();
     permit(&loaded.policy, &request, &allowed, &[address]).unwrap().caps().to_string()
@@ -85,7 +85,7 @@ fn mistakes() {
             "the name of the limit of all flows",
             "[policy.p]\nallow = [\"a.example.com\"]\nflow_age = \"1h\"",
             &[
-                "e 3:1 unknown key `flow_age` in [policy.p] | `flow_age` belongs in [limits]; [policy.p] takes `allow`, `deny`, `mode`, `bind`, `ports`, `addresses`, `expect`, `answers`, `proxy_protocol`, `class`, `idle_timeout`, `max_age`, `max_bytes_up`, `max_bytes_down`, `metadata`, `next_hop` and `resolve`",
+                "e 3:1 unknown key `flow_age` in [policy.p] | `flow_age` belongs in [limits]; [policy.p] takes `allow`, `deny`, `mode`, `bind`, `ports`, `transport`, `addresses`, `expect`, `answers`, `proxy_protocol`, `class`, `idle_timeout`, `max_age`, `max_bytes_up`, `max_bytes_down`, `metadata`, `next_hop` and `resolve`",
             ],
         ),
         (

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
-use exeat_model::Authority;
+use exeat_model::{Authority, Transport};
 use exeat_policy::{EgressRequest, Labels, Revision, Verdict, decide};
 use exeat_store::{GROUP_FILE_BYTES_MAX, Loaded, Options, Report, load};
 
@@ -164,8 +164,10 @@ fn a_million_lines_load_and_each_is_found_by_its_line() {
     let bound = loaded.policy.bind(&["p"], &Labels::default());
     for line in [1, 499_999, 1_000_000] {
         let target = Authority::parse(&format!("host-{line}.ads.example:443"), None).unwrap();
-        let Verdict::Deny(denial) = decide(&loaded.policy, &EgressRequest { bound: &bound, target: &target })
-        else {
+        let Verdict::Deny(denial) = decide(
+            &loaded.policy,
+            &EgressRequest { bound: &bound, target: &target, transport: Transport::Tcp },
+        ) else {
             panic!("line {line} does not deny")
         };
         let rule = loaded.policy.rule(denial.rule.unwrap()).unwrap();
@@ -173,7 +175,7 @@ fn a_million_lines_load_and_each_is_found_by_its_line() {
     }
     let other = Authority::parse("host-0.ads.example:443", None).unwrap();
     assert!(matches!(
-        decide(&loaded.policy, &EgressRequest { bound: &bound, target: &other }),
+        decide(&loaded.policy, &EgressRequest { bound: &bound, target: &other, transport: Transport::Tcp }),
         Verdict::Allow(_)
     ));
 }

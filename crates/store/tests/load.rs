@@ -10,7 +10,7 @@ use std::time::Duration;
 use exeat_audit::Sink;
 use exeat_dns::{ResolverConfig, Upstream};
 use exeat_identity::{Accepted, Authenticator};
-use exeat_model::{Authority, Host};
+use exeat_model::{Authority, Host, Transport};
 use exeat_policy::{Announce, Denial, EgressRequest, Labels, Reason, Revision, Verdict, decide, permit};
 use exeat_proxy::Limits;
 use exeat_store::{Flags, LISTEN_DEFAULT, Listener, Loaded, Options, Problem, from_flags, load, load_text};
@@ -33,7 +33,7 @@ fn messages(loaded: &Loaded) -> Vec<&str> {
 fn verdict(loaded: &Loaded, names: &[&str], labels: &Labels, target: &str) -> String {
     let bound = loaded.policy.bind(names, labels);
     let target = Authority::parse(target, None).unwrap();
-    let request = EgressRequest { bound: &bound, target: &target };
+    let request = EgressRequest { bound: &bound, target: &target, transport: Transport::Tcp };
     match decide(&loaded.policy, &request) {
         Verdict::Allow(allowed) => match &target.host {
             // An address is its own answer.
@@ -149,7 +149,8 @@ fn what_an_upstream_is_told_arrives() {
         ("192.0.2.3:443", Announce::Nothing),
     ] {
         let target = Authority::parse(target, None).unwrap();
-        let (request, address) = (EgressRequest { bound: &bound, target: &target }, &target.host);
+        let (request, address) =
+            (EgressRequest { bound: &bound, target: &target, transport: Transport::Tcp }, &target.host);
         let (Verdict::Allow(allowed), Host::Address(address)) = (decide(&loaded.policy, &request), address)
         else {
             panic!("{target}")

@@ -79,7 +79,12 @@ fn line(change: &Value) -> Option<(String, String)> {
         _ => return None,
     };
     let (hosts, ports, what) = (get(change, "hosts"), get(change, "ports"), get(change, "what"));
-    let line = format!("{sign} {hosts}:{ports} {what}");
+    // Of most there is nothing to say: a proxy relays TCP.
+    let transport = match get(change, "transport").as_str() {
+        transport @ ("udp" | "any") => format!("/{transport}"),
+        _ => String::new(),
+    };
+    let line = format!("{sign} {hosts}:{ports}{transport} {what}");
     let allowed_by = get(change.get("allowed_by")?, "place");
     // Another way out is two lines, each with its place.
     let leaves = change.get("reason").and_then(Value::as_str) == Some(Reason::PolicyChanged.token());

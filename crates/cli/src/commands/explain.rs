@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context, bail};
 use exeat_api::{Everyone, parse_target};
 use exeat_dns::Resolver;
-use exeat_model::Host;
+use exeat_model::{Host, Transport};
 use exeat_policy::{EgressRequest, Revision, explain};
 use exeat_store::{Loaded, Options};
 
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
     if let Some(name) = workload.filter(|name| loaded.workloads.get(name).is_none()) {
         bail!("there is no workload `{name}` in {}", args.config.display());
     }
-    let request = EgressRequest { bound: &principal.bound, target: &target };
+    let request = EgressRequest { bound: &principal.bound, target: &target, transport: Transport::Tcp };
     let addrs = addresses(args, &loaded, &request)?;
     let mut explanation = explain(&loaded.policy, &request, addrs.as_deref());
     everyone.add_place(&mut explanation, &principal, workload);

@@ -256,9 +256,10 @@ fn make_dense(matches: &mut [Match]) {
 }
 
 fn is_unique(pair: &Pair<'_>, ip: CanonicalIp) -> bool {
-    let listener =
-        |view: &super::View<'_>| view.set.floor.listeners.iter().any(|l| CanonicalIp::new(l.ip()) == ip);
-    let metadata = |view: &super::View<'_>| {
+    let listener = |view: &super::probe::Half<'_>| {
+        view.set.floor.listeners.iter().any(|l| CanonicalIp::new(l.ip()) == ip)
+    };
+    let metadata = |view: &super::probe::Half<'_>| {
         owners(view.set, view.bound)
             .any(|(_, owner)| owner.metadata.iter().any(|(address, _)| *address == ip))
     };

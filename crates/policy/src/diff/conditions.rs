@@ -8,8 +8,9 @@ use exeat_model::{AddressClass, Authority, CanonicalIp, DnsName, Host, IpBlock, 
 use super::classes::{block_edges, partition};
 use super::compare::Finding;
 use super::join::Joiner;
+use super::probe::Half;
 use super::probe::Permitted;
-use super::{Direction, Hosts, Opening, Pair, View, What};
+use super::{Direction, Hosts, Opening, Pair, What};
 use crate::decide::{Denial, each_match, owners};
 use crate::entry::Expect;
 use crate::permit::OpeningRule;
@@ -105,7 +106,7 @@ impl Search<'_> {
         let starts = class_boundaries().chain(named.iter().flat_map(block_edges));
         let blocks = partition(starts).into_iter().filter(|block| outside(block.first()));
         let mut wanted: Vec<(bool, [bool; 2])> = vec![(true, [false, false]), (false, [false, false])];
-        if self.pair.views().iter().any(View::watches_denies) {
+        if self.pair.views().iter().any(Half::watches_denies) {
             wanted.extend([(true, [false, true]), (false, [false, true])]);
         }
         for block in blocks {

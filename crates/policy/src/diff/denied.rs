@@ -1,7 +1,6 @@
 //! Deny networks that differ: they also stop names that both sides allow, where those resolve
 //! into them.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use exeat_model::{Authority, CanonicalIp, Host, IpBlock, PortRange, PortSet, class_boundaries};
@@ -9,8 +8,9 @@ use exeat_model::{Authority, CanonicalIp, Host, IpBlock, PortRange, PortSet, cla
 use super::classes::{block_edges, partition};
 use super::compare::{Carrier, Finding};
 use super::join::Joiner;
-use super::probe::{cut, edges};
-use super::{Direction, Hosts, Pair, View, What};
+use super::probe::Half;
+use super::{Direction, Hosts, Pair, What};
+use crate::cuts::Cuts;
 use crate::decide::{Denial, owners};
 use crate::reason::Reason;
 use crate::rule::ListSide;
@@ -47,13 +47,14 @@ fn starts(pair: &Pair<'_>) -> Vec<IpAddr> {
 /// What the deny networks of one side say of an address: who, and on which ports.
 type Denies<'a> = Vec<(Mode, Option<&'a PortSet>)>;
 
-fn denies<'a>(view: &View<'a>, ip: IpAddr) -> Denies<'a> {
+fn denies<'a>(view: &Half<'a>, ip: IpAddr) -> Denies<'a> {
     let mut found = Denies::new();
     for (_, owner) in owners(view.set, view.bound) {
         for list in owner.lists(ListSide::Deny) {
             list.list().match_network(CanonicalIp::new(ip), |entry| {
-                let denies = (owner.mode, list.terms(entry).ports);
-                if !found.contains(&denies) {
+                let terms = list.terms(entry);
+                let denies = (owner.mode, terms.ports);
+                if terms.transport.is_none_or(|t| t.contains(view.transport)) && !found.contains(&denies) {
                     found.push(denies);
                 }
             });
@@ -76,10 +77,10 @@ fn changed(
     old: &Denies<'_>,
     new: &Denies<'_>,
 ) -> Vec<Finding> {
-    let mut ports = BTreeSet::new();
-    old.iter().chain(new).for_each(|(_, set)| edges(*set, &mut ports));
+    let mut cuts = Cuts::default();
+    old.iter().chain(new).for_each(|(_, ports)| cuts.at(*ports));
     let mut found: Vec<Finding> = Vec::new();
-    for range in cut(&ports).into_iter().filter(|&range| status(old, range) != status(new, range)) {
+    for range in cuts.pieces().into_iter().filter(|&range| status(old, range) != status(new, range)) {
         // A deny that comes or goes works one way for all names; one that only watches may not.
         let watching = [status(old, range), status(new, range)].iter().any(|[_, watching]| *watching);
         let mut directions = vec![Direction::Gained, Direction::Lost];

@@ -8,9 +8,11 @@ use hashbrown::HashMap;
 
 use super::compare::Finding;
 use super::conditions::refuses;
-use super::{Change, Direction, Hosts, Pair, View, What, Witness};
+use super::probe::Half;
+use super::{Change, Direction, Hosts, Pair, What, Witness};
 use crate::entry::Destination;
 use crate::rule::{At, RuleId};
+use crate::transports::Transports;
 
 /// Puts findings in order and into words.
 pub(super) fn changes(pair: &Pair<'_>, findings: Vec<Finding>) -> Vec<Change> {
@@ -39,14 +41,14 @@ pub(super) fn changes(pair: &Pair<'_>, findings: Vec<Finding>) -> Vec<Change> {
     shown
 }
 
-fn allower<'a>(pair: &Pair<'a>, direction: Direction) -> View<'a> {
+fn allower<'a>(pair: &Pair<'a>, direction: Direction) -> Half<'a> {
     match direction {
         Direction::Gained => pair.new,
         Direction::Lost => pair.old,
     }
 }
 
-fn refuser<'a>(pair: &Pair<'a>, direction: Direction) -> View<'a> {
+fn refuser<'a>(pair: &Pair<'a>, direction: Direction) -> Half<'a> {
     match direction {
         Direction::Gained => pair.old,
         Direction::Lost => pair.new,
@@ -55,7 +57,7 @@ fn refuser<'a>(pair: &Pair<'a>, direction: Direction) -> View<'a> {
 
 /// Whether the finding is of all that its rule speaks of, and not of a part that something
 /// narrower mentions.
-fn is_generic(view: View<'_>, finding: &Finding) -> bool {
+fn is_generic(view: Half<'_>, finding: &Finding) -> bool {
     let destination = match finding.rule.at {
         At::Report => return finding.hosts == Hosts::Public,
         At::Metadata(_) => return false,
@@ -80,6 +82,7 @@ fn change(pair: &Pair<'_>, finding: &Finding) -> Option<Change> {
     Some(Change {
         direction: finding.direction,
         hosts: finding.hosts.clone(),
+        transport: Transports::Only(allows.transport),
         ports,
         what: finding.what.clone(),
         rule: allows.set.rule(finding.rule)?,
@@ -91,7 +94,7 @@ fn change(pair: &Pair<'_>, finding: &Finding) -> Option<Change> {
 
 /// A request that the one side allows and the other refuses, on a port that people know if
 /// possible.
-fn witness(allows: View<'_>, refuses: View<'_>, finding: &Finding, ports: &PortSet) -> Option<Witness> {
+fn witness(allows: Half<'_>, refuses: Half<'_>, finding: &Finding, ports: &PortSet) -> Option<Witness> {
     let known = [Port::HTTPS, Port::HTTP].into_iter().filter(|&port| ports.contains(port));
     let witnesses = known.chain([finding.port]).map(|port| Witness {
         target: Authority { host: finding.host.clone(), port },
@@ -115,7 +118,7 @@ fn witness(allows: View<'_>, refuses: View<'_>, finding: &Finding, ports: &PortS
         }
         What::Announcing(announce) => {
             let said =
-                |view: View<'_>| view.permit(&witness.target, &own_addresses(witness)).ok()?.announce();
+                |view: Half<'_>| view.permit(&witness.target, &own_addresses(witness)).ok()?.announce();
             said(allows) == Some(*announce) && said(refuses).is_some_and(|other| other != *announce)
         }
         What::Target
@@ -136,7 +139,7 @@ fn own_addresses(witness: &Witness) -> Vec<IpAddr> {
 }
 
 /// Asks the engine.
-fn is_allowed(view: View<'_>, witness: &Witness) -> bool {
+fn is_allowed(view: Half<'_>, witness: &Witness) -> bool {
     if witness.addrs.is_empty() && matches!(witness.target.host, Host::Name(_)) {
         return view.target(&witness.target).is_ok();
     }

@@ -1,20 +1,28 @@
 //! Two sides, and the questions put to both.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use exeat_model::{Authority, CanonicalIp, Host, IpBlock, Port, PortRange, PortSet};
+use exeat_model::{Authority, CanonicalIp, Host, IpBlock, PortRange, Transport};
 
 use super::classes::block_edges;
 use super::{View, WayOut};
 use crate::announce::Announce;
 use crate::caps::Caps;
+use crate::cuts::Cuts;
 use crate::decide::{Denial, EgressRequest, Verdict, decide, denied_address, each_match, owners};
 use crate::permit::{OpeningRule, permit, permit_via};
 use crate::reason::Reason;
 use crate::rule::{ListSide, RuleId};
-use crate::set::{ListRef, Mode};
+use crate::set::{Bound, ListRef, Mode, PolicySet};
+
+/// One side, asked about one transport.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Half<'a> {
+    pub(super) set: &'a PolicySet,
+    pub(super) bound: &'a Bound,
+    pub(super) transport: Transport,
+}
 
 /// What a permit says, whichever way out it is for.
 pub(super) struct Permitted {
@@ -43,9 +51,9 @@ impl Permitted {
     }
 }
 
-impl<'a> View<'a> {
+impl<'a> Half<'a> {
     fn request<'b>(&'b self, target: &'b Authority) -> EgressRequest<'b> {
-        EgressRequest { bound: self.bound, target }
+        EgressRequest { bound: self.bound, target, transport: self.transport }
     }
 
     /// What the target alone tells: for a name the decision, for an address the permit too.
@@ -130,8 +138,8 @@ impl<'a> View<'a> {
 /// The two sides of a comparison.
 #[derive(Debug)]
 pub(super) struct Pair<'a> {
-    pub(super) old: View<'a>,
-    pub(super) new: View<'a>,
+    pub(super) old: Half<'a>,
+    pub(super) new: Half<'a>,
     /// Where deny networks of either side begin and end, in ascending order.
     pub(super) deny_edges: Vec<IpAddr>,
     /// Whether anything leaves through a next hop on either side.
@@ -139,13 +147,15 @@ pub(super) struct Pair<'a> {
 }
 
 impl<'a> Pair<'a> {
-    pub(super) fn new(old: View<'a>, new: View<'a>) -> Self {
+    pub(super) fn new(old: View<'a>, new: View<'a>, transport: Transport) -> Self {
+        let half = |View { set, bound }| Half { set, bound, transport };
+        let (old, new) = (half(old), half(new));
         let lists = [old, new].into_iter().flat_map(|view| view.lists(ListSide::Deny));
         let mut deny_edges: Vec<IpAddr> =
             lists.flat_map(|l| l.list().blocks()).flat_map(block_edges).collect();
         deny_edges.sort_unstable();
         deny_edges.dedup();
-        let leaves = |view: View<'_>| owners(view.set, view.bound).any(|(_, owner)| owner.way.is_some());
+        let leaves = |view: Half<'_>| owners(view.set, view.bound).any(|(_, owner)| owner.way.is_some());
         Self { old, new, deny_edges, has_hops: leaves(old) || leaves(new) }
     }
 
@@ -162,7 +172,7 @@ impl<'a> Pair<'a> {
         self.deny_edges.get(first..after).unwrap_or_default()
     }
 
-    pub(super) fn views(&self) -> [View<'a>; 2] {
+    pub(super) fn views(&self) -> [Half<'a>; 2] {
         [self.old, self.new]
     }
 
@@ -174,41 +184,22 @@ impl<'a> Pair<'a> {
 
     /// The ports, cut so that within each range both sides answer alike for this host.
     pub(super) fn port_ranges(&self, host: &Host) -> Vec<PortRange> {
-        let mut starts = BTreeSet::from([80, 81, 443, 444]);
+        let mut cuts = Cuts::of_allows();
         for view in self.views() {
             for (_, owner) in owners(view.set, view.bound) {
                 for side in [ListSide::Allow, ListSide::Deny] {
-                    each_match(owner, side, host, |_, _, terms| edges(terms.ports, &mut starts));
+                    each_match(owner, side, host, |_, _, terms| cuts.at(terms.ports));
                 }
                 if !owner.metadata.is_empty() {
-                    edges(owner.defaults.ports.as_ref(), &mut starts);
+                    cuts.at(owner.defaults.ports.as_ref());
                 }
             }
         }
         let literal = |ip: IpAddr| *host == Host::Address(CanonicalIp::new(ip));
         let floors_differ = self.old.set.floor != self.new.set.floor;
         for listener in self.listeners().filter(|l| floors_differ || literal(l.ip())) {
-            starts.insert(listener.port());
-            starts.extend(listener.port().checked_add(1));
+            cuts.at_port(listener.port());
         }
-        cut(&starts)
+        cuts.pieces()
     }
-}
-
-/// Adds the ports at which the set begins and ends.
-pub(super) fn edges(ports: Option<&PortSet>, starts: &mut BTreeSet<u16>) {
-    for range in ports.into_iter().flat_map(PortSet::iter) {
-        starts.insert(range.first().get());
-        starts.extend(range.last().get().checked_add(1));
-    }
-}
-
-/// All ports, cut at these.
-pub(super) fn cut(starts: &BTreeSet<u16>) -> Vec<PortRange> {
-    let mut starts = starts.clone();
-    starts.remove(&0);
-    starts.insert(1);
-    let ends = starts.iter().skip(1).map(|next| next - 1).chain([u16::MAX]);
-    let ranges = starts.iter().zip(ends);
-    ranges.filter_map(|(&first, last)| PortRange::new(Port::new(first)?, Port::new(last)?)).collect()
 }

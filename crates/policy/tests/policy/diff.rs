@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use exeat_model::{AddressClass, Authority, CanonicalIp, Host, in_closed_zone};
+use exeat_model::{AddressClass, Authority, CanonicalIp, Host, Transport, in_closed_zone};
 use exeat_policy::{
     Announce, Bound, Cap, Change, Defaults, Direction, Entry, Expect, Floor, Hosts, Mode, Reason, Resolve,
     View, What, diff,
@@ -452,8 +452,10 @@ proptest! {
         };
         let (old, new) = (build(old, ceiling), build(new, new_ceiling));
         let changes = between(&old, &new);
-        for (target, ip) in requests() {
-            let (direction, beyond) = match (old.run(&target, &[ip]), new.run(&target, &[ip])) {
+        let asked = requests().into_iter().flat_map(|request| Transport::ALL.map(|over| (over, request.clone())));
+        for (over, (target, ip)) in asked {
+            let run = |world: &World| world.run_over(over, &target, &[ip]);
+            let (direction, beyond) = match (run(&old), run(&new)) {
                 (Err(_), Ok(_)) => (Direction::Gained, None),
                 (Ok(_), Err(_)) => (Direction::Lost, None),
                 (Err(_), Err(_)) => continue,
@@ -467,8 +469,10 @@ proptest! {
             };
             let beyond = beyond.map(Cap::MaxBytesUp);
             prop_assert!(
-                changes.iter().any(|c| c.direction == direction && speaks_of(c, &target, ip, beyond)),
-                "{target} at {ip} is {direction:?} beyond {beyond:?}, but: {changes:#?}"
+                changes.iter().any(|c| {
+                    c.direction == direction && c.transport.contains(over) && speaks_of(c, &target, ip, beyond)
+                }),
+                "{target}/{over} at {ip} is {direction:?} beyond {beyond:?}, but: {changes:#?}"
             );
         }
     }

@@ -4,8 +4,10 @@
 
 use std::net::IpAddr;
 
-use exeat_model::{AddressClass, Authority, CanonicalIp, Host, IpBlock, NamePattern, Port, in_closed_zone};
-use exeat_policy::{Answers, Destination, Entry, Mode, Reason};
+use exeat_model::{
+    AddressClass, Authority, CanonicalIp, Host, IpBlock, NamePattern, Port, Transport, in_closed_zone,
+};
+use exeat_policy::{Answers, Destination, Entry, Mode, Reason, Transports};
 use proptest::prelude::*;
 
 use crate::support::*;
@@ -25,15 +27,18 @@ fn speaks_of(entry: &Entry, host: &Host) -> bool {
     }
 }
 
-fn allow_port(entry: &Entry, port: Port) -> bool {
-    match &entry.settings.ports {
-        Some(ports) => ports.contains(port),
-        None => [80, 443].contains(&port.get()),
-    }
+fn allow_port(entry: &Entry, (port, transport): (Port, Transport)) -> bool {
+    let carries = entry.settings.transport.unwrap_or(Transports::TCP).contains(transport);
+    carries
+        && match &entry.settings.ports {
+            Some(ports) => ports.contains(port),
+            None => [80, 443].contains(&port.get()),
+        }
 }
 
-fn deny_port(entry: &Entry, port: Port) -> bool {
-    entry.settings.ports.as_ref().is_none_or(|ports| ports.contains(port))
+fn deny_port(entry: &Entry, (port, transport): (Port, Transport)) -> bool {
+    let carries = entry.settings.transport.is_none_or(|transports| transports.contains(transport));
+    carries && entry.settings.ports.as_ref().is_none_or(|ports| ports.contains(port))
 }
 
 fn covers(entry: &Entry, host: &Host, ip: CanonicalIp) -> bool {
@@ -53,9 +58,10 @@ fn reference(
     policies: &[Rules],
     ceilings: &[Rules],
     target: &Authority,
+    transport: Transport,
     addrs: &[IpAddr],
 ) -> Option<Vec<IpAddr>> {
-    let (host, port) = (&target.host, target.port);
+    let (host, port) = (&target.host, (target.port, transport));
     let everyone = || policies.iter().chain(ceilings);
     let denied_host = |mode: Mode| {
         everyone()
@@ -163,9 +169,11 @@ pub(crate) fn any_entry(deny: bool) -> impl Strategy<Value = Entry> {
     let blocks =
         prop::option::weighted(0.3, prop::sample::select(vec!["10.0.0.0/8", "10.0.0.0/24", "93.184.216.34"]));
     let bytes = prop::option::weighted(0.2, prop::sample::select(vec![1024u64, 4096]));
-    (host, ports, blocks, prop::bool::weighted(0.2), bytes).prop_map(
-        move |(host, ports, blocks, filter, bytes)| {
+    let transport = prop::option::weighted(0.3, prop::sample::select(Transports::ALL.to_vec()));
+    (host, ports, blocks, prop::bool::weighted(0.2), bytes, transport).prop_map(
+        move |(host, ports, blocks, filter, bytes, transport)| {
             let mut entry = entry(&ports.map_or(host.clone(), |ports| format!("{host}:{ports}")));
+            entry.settings.transport = transport;
             if !deny && matches!(entry.destination, Destination::Name(_)) {
                 entry.settings.addresses = blocks.map(|b| vec![IpBlock::parse(b).unwrap()]);
             }
@@ -204,9 +212,18 @@ fn any_target() -> impl Strategy<Value = (Authority, Vec<IpAddr>)> {
     (host, port).prop_map(|((host, addrs), port)| (target(&format!("{host}:{port}")), addrs))
 }
 
+fn any_transport() -> impl Strategy<Value = Transport> {
+    prop::sample::select(Transport::ALL.to_vec())
+}
+
 /// What was reached: the set of addresses, since rules of one rank may order them differently.
-fn engine(world: &World, target: &Authority, addrs: &[IpAddr]) -> Result<Vec<IpAddr>, Reason> {
-    world.run(target, addrs).map(|p| p.addrs().iter().map(|a| a.ip()).collect())
+fn engine(
+    world: &World,
+    target: &Authority,
+    transport: Transport,
+    addrs: &[IpAddr],
+) -> Result<Vec<IpAddr>, Reason> {
+    world.run_over(transport, target, addrs).map(|p| p.addrs().iter().map(|a| a.ip()).collect())
 }
 
 proptest! {
@@ -216,12 +233,12 @@ proptest! {
     fn the_engine_agrees_with_the_reference(
         a in any_rules("a", 0.2), b in any_rules("b", 0.2),
         ceiling in prop::option::of(any_rules("c", 0.0)),
-        (target, addrs) in any_target(),
+        (target, addrs) in any_target(), transport in any_transport(),
     ) {
         let (policies, ceilings) = (vec![a, b], ceiling.into_iter().collect::<Vec<_>>());
         let world = world(&[], &policies, &ceilings);
-        let want = reference(&policies, &ceilings, &target, &addrs);
-        let got = engine(&world, &target, &addrs);
+        let want = reference(&policies, &ceilings, &target, transport, &addrs);
+        let got = engine(&world, &target, transport, &addrs);
         prop_assert_eq!(got.is_ok(), want.is_some(), "engine {:?}, reference {:?}", got, want);
         let filters = policies.iter().flat_map(|p| &p.allow).any(|e| e.settings.answers.is_some());
         if let (Ok(got), Some(want), false) = (got, want, filters) {
@@ -232,13 +249,13 @@ proptest! {
     #[test]
     fn adding_a_deny_never_allows_more(
         a in any_rules("a", 0.2), ceiling in prop::option::of(any_rules("c", 0.0)),
-        more in any_entry(true), (target, addrs) in any_target(),
+        more in any_entry(true), (target, addrs) in any_target(), transport in any_transport(),
     ) {
         let ceilings: Vec<Rules> = ceiling.into_iter().collect();
-        let before = engine(&world(&[], std::slice::from_ref(&a), &ceilings), &target, &addrs);
+        let before = engine(&world(&[], std::slice::from_ref(&a), &ceilings), &target, transport, &addrs);
         let mut narrower = a.clone();
         narrower.deny.push(more);
-        let after = engine(&world(&[], &[narrower], &ceilings), &target, &addrs);
+        let after = engine(&world(&[], &[narrower], &ceilings), &target, transport, &addrs);
         match (before, after) {
             (Err(_), Ok(after)) => prop_assert!(false, "now reaches {after:?}"),
             (Ok(before), Ok(after)) if a.mode == Mode::Enforce => {
@@ -249,7 +266,9 @@ proptest! {
     }
 
     #[test]
-    fn printing_and_parsing_an_entry_is_the_identity(entry in any_entry(true)) {
+    fn printing_and_parsing_an_entry_is_the_identity(mut entry in any_entry(true)) {
+        // Of a table, which is the configuration's to read.
+        entry.settings.transport = None;
         prop_assert_eq!(Entry::parse(&entry.to_string()).unwrap(), entry);
     }
 }

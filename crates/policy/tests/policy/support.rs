@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use exeat_model::{Authority, Port};
+use exeat_model::{Authority, Port, Transport};
 use exeat_policy::{
     Bound, Builder, CeilingSpec, Defaults, EgressRequest, Entry, Floor, HopSpec, Label, Labels, List,
     ListBuilder, Mode, NextHop, Permit, Place, PolicySet, PolicySpec, Reason, Resolve, Revision, Verdict,
@@ -121,20 +121,29 @@ pub(crate) fn ips(texts: &[&str]) -> Vec<IpAddr> {
 
 impl World {
     pub(crate) fn request<'a>(&'a self, target: &'a Authority) -> EgressRequest<'a> {
-        EgressRequest { bound: &self.bound, target }
+        EgressRequest { bound: &self.bound, target, transport: Transport::Tcp }
+    }
+
+    /// As [`World::run_over`] TCP.
+    pub(crate) fn run(&self, target: &Authority, addrs: &[IpAddr]) -> Result<Permit, Reason> {
+        self.run_over(Transport::Tcp, target, addrs)
     }
 
     /// Decides and, if that allows, permits for these addresses (a literal stands for itself).
-    pub(crate) fn run(&self, target: &Authority, addrs: &[IpAddr]) -> Result<Permit, Reason> {
+    pub(crate) fn run_over(
+        &self,
+        transport: Transport,
+        target: &Authority,
+        addrs: &[IpAddr],
+    ) -> Result<Permit, Reason> {
+        let request = EgressRequest { bound: &self.bound, target, transport };
         let literal = match &target.host {
             exeat_model::Host::Address(ip) => vec![ip.get()],
             exeat_model::Host::Name(_) => addrs.to_vec(),
         };
-        match decide(&self.set, &self.request(target)) {
+        match decide(&self.set, &request) {
             Verdict::Deny(denial) => Err(denial.reason),
-            Verdict::Allow(allowed) => {
-                permit(&self.set, &self.request(target), &allowed, &literal).map_err(|d| d.reason)
-            }
+            Verdict::Allow(allowed) => permit(&self.set, &request, &allowed, &literal).map_err(|d| d.reason),
         }
     }
 

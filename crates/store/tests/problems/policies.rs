@@ -26,7 +26,16 @@ fn policies_groups_and_ceilings() {
                 "e 2:18 `v1` is not a value of `proxy_protocol` | did you mean \"v2\"? write \"off\" or \"v2\" or \"v2-principal\"",
                 "e 3:42 `proxy_protocol` has no meaning for `@g` | remove it: a group carries its own settings: set them in [groups.NAME] or on its entries",
                 "e 4:35 `proxy_protocol` has no meaning in a deny list | remove it: a deny holds whatever opens the connection",
-                "e 10:1 unknown key `proxy_protocol` in [ceiling.c] | `proxy_protocol` belongs in [groups.NAME] or [policy.NAME] or [next_hop.NAME]; [ceiling.c] takes `bind`, `allow`, `deny`, `ports`, `addresses`, `expect`, `answers`, `idle_timeout`, `max_age`, `max_bytes_up`, `max_bytes_down` and `metadata`",
+                "e 10:1 unknown key `proxy_protocol` in [ceiling.c] | `proxy_protocol` belongs in [groups.NAME] or [policy.NAME] or [next_hop.NAME]; [ceiling.c] takes `bind`, `allow`, `deny`, `ports`, `transport`, `addresses`, `expect`, `answers`, `idle_timeout`, `max_age`, `max_bytes_up`, `max_bytes_down` and `metadata`",
+            ],
+        ),
+        (
+            "what carries connections",
+            "[policy.p]\ntransport = \"quic\"\nallow = [{ host = \"a.example.com\", transport = \"udp\", expect = \"any\" }]\n\
+             deny = [{ host = \"b.example.com\", transport = \"udp\" }]",
+            &[
+                "e 2:13 `quic` is not a value of `transport` | write \"tcp\" or \"udp\" or \"any\"",
+                "e 3:55 `expect` has no meaning for UDP | remove it: datagrams have no first bytes that could be looked at",
             ],
         ),
         (
@@ -112,7 +121,7 @@ fn policies_groups_and_ceilings() {
                 "e 1:10 [ceiling.a] needs `bind` | write bind = { organization = \"…\" } for those it holds for",
                 "e 1:10 [ceiling.a] needs `allow` | write allow = [\"@any-public\"] if it only denies; without, nothing is allowed",
                 "w 4:9 [ceiling.b] allows nothing | list what it allows, such as allow = [\"api.example.com\"]",
-                "e 6:1 unknown key `mode` in [ceiling.b] | `mode` belongs in [policy.NAME]; [ceiling.b] takes `bind`, `allow`, `deny`, `ports`, `addresses`, `expect`, `answers`, `idle_timeout`, `max_age`, `max_bytes_up`, `max_bytes_down` and `metadata`",
+                "e 6:1 unknown key `mode` in [ceiling.b] | `mode` belongs in [policy.NAME]; [ceiling.b] takes `bind`, `allow`, `deny`, `ports`, `transport`, `addresses`, `expect`, `answers`, `idle_timeout`, `max_age`, `max_bytes_up`, `max_bytes_down` and `metadata`",
             ],
         ),
     ]);

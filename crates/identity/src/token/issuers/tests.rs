@@ -1,5 +1,5 @@
 use base64::{Engine, engine::general_purpose::STANDARD, engine::general_purpose::URL_SAFE_NO_PAD};
-use exeat_model::Authority;
+use exeat_model::{Authority, Transport};
 use exeat_policy::{
     Builder, Defaults, EgressRequest, List, ListBuilder, Mode, Place, PolicySpec, Reason, Revision, Verdict,
     decide,
@@ -518,7 +518,8 @@ fn another_snapshot_knows_a_token_by_its_issuer_and_key() {
     let narrower = Issuers::new(vec![IssuerSpec { ceiling: "team".to_owned(), ..spec(&[&key]) }]);
     let now = narrower.again(&policy, &principal, at(NOW)).unwrap();
     let target = Authority::parse("example.com:443", None).unwrap();
-    let verdict = |bound| decide(&policy, &EgressRequest { bound, target: &target });
+    let verdict =
+        |bound| decide(&policy, &EgressRequest { bound, target: &target, transport: Transport::Tcp });
     assert!(matches!(verdict(&principal.bound), Verdict::Allow(_)));
     assert!(matches!(verdict(&now.bound), Verdict::Deny(denial) if denial.reason == Reason::HostNotAllowed));
 }
