@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod client;
+pub mod container;
 pub mod content;
 pub mod dns;
 pub mod exeat;

@@ -7,11 +7,12 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use exeat_tests::client::Client;
+use exeat_tests::container::Container;
 use exeat_tests::exeat::{Exeat, binary};
 use exeat_tests::fixture::{PASSWORD, password_entry, request_with};
 use exeat_tests::namespace::PROXY;
@@ -433,53 +434,10 @@ fn a_process_is_known_by_its_control_group() -> Result<()> {
     exeat.stop()
 }
 
-/// A network namespace with a process in it that does nothing.
-struct Container(Child);
-
-impl Container {
-    /// Starts one whose only device is `eth0`, the other end of our `device`.
-    fn with_cable(device: &str, ours: &str, theirs: &str) -> Result<Self> {
-        let mut command = Command::new("unshare");
-        command
-            .args(["--net", "sh", "-c", "echo ready; exec sleep 600"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
-        let mut child = command.spawn().context("run `unshare` (package util-linux)")?;
-        let mut ready = [0; 6];
-        child.stdout.take().context("its output")?.read_exact(&mut ready)?;
-        let container = Self(child);
-        let pid = container.0.id().to_string();
-        let run = |words: &[&str]| -> Result<()> {
-            let status = Command::new(words[0]).args(&words[1..]).status()?;
-            ensure!(status.success(), "{words:?}: {status}");
-            Ok(())
-        };
-        run(&["ip", "link", "add", device, "type", "veth", "peer", "name", "eth0", "netns", &pid])?;
-        run(&["ip", "address", "add", ours, "dev", device])?;
-        run(&["ip", "link", "set", device, "up"])?;
-        run(&["nsenter", "-t", &pid, "-n", "ip", "address", "add", theirs, "dev", "eth0"])?;
-        run(&["nsenter", "-t", &pid, "-n", "ip", "link", "set", "eth0", "up"])?;
-        Ok(container)
-    }
-
-    fn curl(&self, home: &Path, args: &[&str]) -> Result<exeat_tests::client::Outcome> {
-        let pid = self.0.id().to_string();
-        let enter = ["-t", &pid, "-n", "curl", "-sS", "--max-time", "10"];
-        Client::new("nsenter", home).args(enter).args(args).run()
-    }
-}
-
-impl Drop for Container {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn a_container_with_one_cable_is_known_by_the_cable() -> Result<()> {
     let world = World::new()?;
-    let one = Container::with_cable("cable1", "10.97.1.1/24", "10.97.1.2/24")?;
-    let two = Container::with_cable("cable2", "10.97.2.1/24", "10.97.2.2/24")?;
+    let one = Container::with_cable("cable1", &["10.97.1.1/24"], &["10.97.1.2/24"])?;
+    let two = Container::with_cable("cable2", &["10.97.2.1/24"], &["10.97.2.2/24"])?;
     let proxy = format!(
         "listen = [\"{PROXY}\", {{ address = \"0.0.0.0:3140\", interface = \"cable1\" }}, \
          {{ address = \"0.0.0.0:3140\", interface = \"cable2\", demand = [\"origin\"] }}]"

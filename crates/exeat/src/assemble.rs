@@ -104,6 +104,7 @@ async fn serve(
         http2: settings.http2,
         pac: settings.pac,
         proxy_protocol_from: settings.proxy_protocol_from.clone(),
+        virtual_names: None,
         snapshot: snapshot(loaded),
     })
     .context("cannot set up the proxy")?;
@@ -120,6 +121,7 @@ async fn serve(
         tls: tls.clone(),
         interface: listener.interface.as_deref().map(Arc::from),
         demand: listener.demand,
+        is_redirected: listener.is_redirected,
     });
     let listeners = listening.into_iter().map(|listening| listening.sockets).zip(doors);
     let cores = Cores::start(&proxy, listeners.collect(), unix)?;

@@ -31,6 +31,7 @@ mod proxy_protocol;
 pub mod proxy_protocol_wire;
 mod quarantine;
 mod rate;
+mod redirected;
 mod refused;
 mod relay;
 mod report;

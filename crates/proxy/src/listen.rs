@@ -28,7 +28,7 @@ use crate::{
     head::HeadReader,
     http1, http2, linger, local_user,
     metrics::Metrics,
-    opening, proxy_protocol,
+    opening, proxy_protocol, redirected,
     resources::Here,
     respond::{After, Refusal},
     shared::{Parts, Shared, Snapshot},
@@ -70,6 +70,8 @@ pub struct Door {
     pub interface: Option<Arc<str>>,
     /// The proofs that it demands.
     pub demand: Demand,
+    /// Whether it takes connections that the kernel redirects to it, whose clients mean to reach somebody else.
+    pub is_redirected: bool,
 }
 
 /// A listener being served; it is no more when this is dropped.
@@ -238,7 +240,9 @@ impl Proxy {
 
     fn take(&self, stream: ClientStream, client: Client, door: &Door) {
         let shared = Arc::clone(&self.shared);
-        let is_sender = client.address().is_some_and(|address| shared.is_sender(address.ip()));
+        // What is redirected comes from the client itself.
+        let is_sender =
+            !door.is_redirected && client.address().is_some_and(|address| shared.is_sender(address.ip()));
         let admitted = if is_sender {
             shared.flows.admit_unknown(&shared.limits)
         } else {
@@ -258,7 +262,11 @@ impl Proxy {
                     | ClientStream::Http2(_)) => {
                         // Now, while the client is most likely to be still there.
                         let client = with_place(&shared, client);
-                        tokio::spawn(serve_client(shared, client, stream, tls, slot));
+                        if door.is_redirected {
+                            tokio::spawn(serve_redirected(shared, client, stream, slot));
+                        } else {
+                            tokio::spawn(serve_client(shared, client, stream, tls, slot));
+                        }
                     }
                 }
             }
@@ -325,6 +333,23 @@ fn serve_client(
 ) -> impl Future<Output = ()> + Send {
     // In a box of its own, which is gone before a tunnel waits for its bytes.
     let opening = Box::pin(serve_until_tunnel(shared, client, stream, tls));
+    async move {
+        let relaying = opening.await;
+        if let Some(relaying) = relaying {
+            relaying.await;
+        }
+        drop(slot);
+    }
+}
+
+/// Serves a client that the kernel redirected here, to the end.
+fn serve_redirected(
+    shared: Arc<Shared>,
+    client: Client,
+    stream: ClientStream,
+    slot: ConnectionSlot,
+) -> impl Future<Output = ()> + Send {
+    let opening = Box::pin(async move { redirected::serve(&shared, client, stream).await });
     async move {
         let relaying = opening.await;
         if let Some(relaying) = relaying {
@@ -505,7 +530,11 @@ fn with_client(
     local: Option<SocketAddr>,
     door: &Door,
 ) -> io::Result<(ClientStream, Client)> {
-    let local = local.map_or_else(|| stream.local_addr(), Ok)?;
+    let local = match local {
+        _ if door.is_redirected => redirected::original_destination(&stream)?,
+        Some(local) => local,
+        None => stream.local_addr()?,
+    };
     let place = Place { address: Some(peer.ip()), interface: door.interface.clone(), ..Place::default() };
     Ok((stream.into(), Client::new(peer, local, Shown { place, demand: door.demand, certificate: None })))
 }

@@ -147,9 +147,14 @@ fn judge_name(name: &DnsName, rule: &OpeningRule) -> Judgement {
     if rule.accepts_name(name) { Judgement::Agreed } else { Judgement::Refused(Reason::SniMismatch) }
 }
 
+/// Whether the bytes of a client begin with a method and a space, as requests of HTTP/1 do.
+pub(crate) fn begins_like_http(bytes: &[u8]) -> bool {
+    HTTP_METHODS.iter().any(|method| bytes.starts_with(method))
+}
+
 fn refused(reason: Reason, bytes: &[u8]) -> Opening {
     let speaks = match client_hello(bytes) {
-        Hello::NotTls if HTTP_METHODS.iter().any(|method| bytes.starts_with(method)) => Speaks::Http,
+        Hello::NotTls if begins_like_http(bytes) => Speaks::Http,
         Hello::NotTls => Speaks::Other,
         Hello::Incomplete if bytes.is_empty() => Speaks::Other,
         Hello::Incomplete

@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use exeat_audit::{AuditLog, AuditUnavailable, Event, Record};
-use exeat_dns::Resolver;
+use exeat_dns::{Resolver, VirtualNames};
 use exeat_identity::{
     Accepted, Authenticator, Certificates, Clients, Defence, Issuers, Peer, Principal, Proof, Shown,
     TokenFacts, Workloads,
@@ -148,6 +148,8 @@ pub struct Parts {
     pub pac: bool,
     /// The load balancers that begin each connection with a PROXY header (version 2), and say in it who the client is.
     pub proxy_protocol_from: Vec<IpBlock>,
+    /// The addresses that stand for names on redirected connections, if there are any.
+    pub virtual_names: Option<Arc<VirtualNames>>,
 }
 
 /// What all connections share.
@@ -165,6 +167,7 @@ pub(crate) struct Shared {
     pub(crate) http2: bool,
     pub(crate) resources: Resources,
     pub(crate) proxy_protocol_from: Vec<IpBlock>,
+    pub(crate) virtual_names: Option<Arc<VirtualNames>>,
     /// This instance's name in `Via` and `Proxy-Status`: random, so that a loop through it is told from a chain of
     /// instances.
     pub(crate) instance: String,
@@ -199,6 +202,7 @@ impl Shared {
             http2: parts.http2,
             resources: Resources { pac: parts.pac },
             proxy_protocol_from: parts.proxy_protocol_from,
+            virtual_names: parts.virtual_names,
             instance: format!("exeat-{:08x}", getrandom::u32()?),
             requests: AtomicU64::new(0),
             flows: Arc::new(Flows::new()),

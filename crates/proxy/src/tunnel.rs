@@ -1,5 +1,5 @@
 //! Tunnels: decide, dial, answer, check how the tunnel is opened, relay. A tunnel is asked for by CONNECT (RFC 9110
-//! §9.3.6) or over SOCKS5 (RFC 1928 §4); only the answers differ.
+//! §9.3.6), over SOCKS5 (RFC 1928 §4), or by nobody where the kernel redirects a connection; only the answers differ.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -20,6 +20,7 @@ use crate::{
     linger,
     meter::Meter,
     opening::{self, Opening, Speaks, read_opening, tls_alert},
+    redirected,
     relay::{Early, End, Terms, relay},
     respond::{After, Refusal, SocksStep},
     route::{self, Purpose, Route},
@@ -40,6 +41,8 @@ pub(crate) enum Form {
     Connect { may_retry: bool },
     /// SOCKS5.
     Socks5,
+    /// None: the kernel redirected the connection, and its client knows of no proxy.
+    Redirected,
 }
 
 /// A tunnel that may begin.
@@ -119,7 +122,7 @@ impl Form {
     const fn status(self) -> Option<u16> {
         match self {
             Self::Connect { .. } => Some(200),
-            Self::Socks5 => None,
+            Self::Socks5 | Self::Redirected => None,
         }
     }
 
@@ -131,6 +134,7 @@ impl Form {
                 let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
                 socks5_wire::succeeded(dialled.stream.local_addr().unwrap_or(unknown))
             }
+            Self::Redirected => Vec::new(),
         }
     }
 }
@@ -195,6 +199,10 @@ async fn refuse(
         Form::Connect { may_retry } => may_retry && refusal.status == 407,
         Form::Socks5 => {
             refuse_socks(shared, stream, trail, refusal, SocksStep::Request).await;
+            return Asked::Over;
+        }
+        Form::Redirected => {
+            redirected::refuse(shared, stream, trail, refusal).await;
             return Asked::Over;
         }
     };

@@ -236,7 +236,8 @@ pub(crate) const ENTRY: &[&str] = &[
 ];
 
 /// Keys of a listener written as a table.
-pub(crate) const LISTENER: &[&str] = &["address", "tls", "interface", "demand", "mode", "owner", "group"];
+pub(crate) const LISTENER: &[&str] =
+    &["address", "tls", "interface", "demand", "redirected", "mode", "owner", "group"];
 
 /// Keys of a listener's `tls`.
 pub(crate) const LISTENER_TLS: &[&str] = &["cert", "key", "client_ca", "crl", "client"];

@@ -90,13 +90,21 @@ pub(crate) fn read(value: &Value<'_>, base_dir: &Path, notes: &mut Notes) -> Opt
         let finding = Finding::error(Code::Conflict, "a certificate is demanded, and none is asked for");
         notes.push(span, finding.help("add client_ca = \"ca.pem\" to `tls`, or demand something else"));
     }
+    let is_redirected = fields.boolean("redirected", notes).unwrap_or(false);
+    if is_redirected {
+        let why = "has no meaning for redirected connections, whose clients know of no proxy";
+        refuse(&fields, &["tls"], why, notes);
+        if demand.has(Proof::Password) || demand.has(Proof::Token) {
+            refuse(&fields, &["demand"], "asks for credentials, and redirected clients have none", notes);
+        }
+    }
     match address? {
         Address::Tcp(address) => {
             refuse(&fields, &["mode", "owner", "group"], "is for unix sockets alone", notes);
-            Some(AnyListener::Tcp(Listener { address, tls, interface, demand }))
+            Some(AnyListener::Tcp(Listener { address, tls, interface, demand, is_redirected }))
         }
         Address::Unix(path) => {
-            refuse(&fields, &["tls", "interface"], "is not for unix sockets", notes);
+            refuse(&fields, &["tls", "interface", "redirected"], "is not for unix sockets", notes);
             let id = |key, read: fn(&Value<'_>, What<'_>, &mut Notes) -> Option<u32>, notes: &mut Notes| {
                 fields.get(key).and_then(|value| read(value, What::Key(key), notes))
             };

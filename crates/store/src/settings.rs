@@ -84,13 +84,15 @@ pub struct Listener {
     pub interface: Option<String>,
     /// The proofs that it demands.
     pub demand: Demand,
+    /// Whether it takes connections that the kernel redirects to it, whose clients mean to reach somebody else.
+    pub is_redirected: bool,
 }
 
 impl Listener {
     /// A listener without TLS.
     #[must_use]
     pub fn plain(address: SocketAddr) -> Self {
-        Self { address, tls: None, interface: None, demand: Demand::default() }
+        Self { address, tls: None, interface: None, demand: Demand::default(), is_redirected: false }
     }
 }
 

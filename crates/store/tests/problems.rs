@@ -190,7 +190,7 @@ fn the_proxy_section() {
             "[proxy]\nlisten = [{ adress = \"127.0.0.1:80\" }]",
             &[
                 "e 2:11 a listener needs `address` | write { address = \"0.0.0.0:3129\", tls = { cert = \"proxy.pem\", key = \"proxy.key\" } }",
-                "e 2:13 unknown key `adress` in a listener | did you mean `address`? a listener takes `address`, `tls`, `interface`, `demand`, `mode`, `owner` and `group`",
+                "e 2:13 unknown key `adress` in a listener | did you mean `address`? a listener takes `address`, `tls`, `interface`, `demand`, `redirected`, `mode`, `owner` and `group`",
             ],
         ),
         (

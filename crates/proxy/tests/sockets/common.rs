@@ -120,6 +120,7 @@ impl World {
             ..ResolverConfig::default()
         });
         let proxy = Proxy::new(Parts {
+            virtual_names: None,
             snapshot: snapshot(&setup),
             authenticator: Authenticator::new().unwrap(),
             resolver: resolver.unwrap(),

@@ -209,6 +209,21 @@ fn listeners_that_tell_places() {
             vec!["e 2:38 `interface` is not for unix sockets | remove it"],
         ),
         (
+            "redirected connections",
+            "{ address = \"0.0.0.0:1\", redirected = true, demand = [\"origin\"] }",
+            vec![],
+        ),
+        (
+            "redirected to a socket",
+            "{ address = \"unix:/run/s\", redirected = true }",
+            vec!["e 2:38 `redirected` is not for unix sockets | remove it"],
+        ),
+        (
+            "credentials of redirected clients",
+            "{ address = \"0.0.0.0:1\", redirected = true, demand = [\"password\"] }",
+            vec!["e 2:55 `demand` asks for credentials, and redirected clients have none | remove it"],
+        ),
+        (
             "a device that is none",
             "{ address = \"0.0.0.0:1\", interface = \"a b\" }",
             vec![

@@ -1,0 +1,115 @@
+//! Connections that the kernel redirects here (nftables `redirect` and `tproxy`): the client meant to reach somebody else,
+//! and says nothing to a proxy. Where it wanted to go is the target: the name that its address stands for
+//! ([`VirtualNames`](exeat_dns::VirtualNames)), or else the address itself. From there on [`tunnel`] does what it does for
+//! a CONNECT.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use exeat_audit::Event;
+use exeat_dns::Meaning;
+use exeat_model::{Authority, Host, Port};
+use exeat_policy::Reason;
+use socket2::SockRef;
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::{
+    chunk::{CHUNK_BYTES, read_chunk},
+    client::Client,
+    client_stream::ClientStream,
+    linger,
+    opening::begins_like_http,
+    respond::{After, Refusal},
+    serve::{self, Ask, Credentials},
+    shared::Shared,
+    trail::{Target, Trail},
+    tunnel::{self, Asked, Form, Relaying},
+};
+
+/// How such a request is recorded, which has no method.
+const METHOD: &str = "REDIRECT";
+
+/// How long a refused client may take to show that it speaks HTTP, and can be told why. Those that do send their request
+/// with the handshake; all others learn of the refusal by a reset, which must not keep them waiting.
+const FIRST_WORDS: Duration = Duration::from_millis(20);
+
+/// Returns where a redirected connection was meant to go. Of one that was not translated, as with `tproxy`, that is where
+/// it arrived.
+pub(crate) fn original_destination(stream: &TcpStream) -> std::io::Result<SocketAddr> {
+    let arrived = stream.local_addr()?;
+    let socket = SockRef::from(stream);
+    let original = match arrived {
+        SocketAddr::V4(_) => socket.original_dst_v4(),
+        SocketAddr::V6(_) => socket.original_dst_v6(),
+    };
+    // ENOENT: connection tracking knows of no translation.
+    Ok(original.ok().and_then(|address| address.as_socket()).unwrap_or(arrived))
+}
+
+/// Serves a redirected `client`, whose `local` address is where it meant to go, until its tunnel is open.
+pub(crate) async fn serve(shared: &Arc<Shared>, client: Client, stream: ClientStream) -> Option<Relaying> {
+    let meant = client.local;
+    let mut trail = Trail::new(shared.next_request_id(), &client, METHOD, Target::Bytes(b""));
+    let literal =
+        Port::new(meant.port()).map(|port| Authority { host: Host::Address(meant.ip().into()), port });
+    let Some(literal) = literal else {
+        let refusal = serve::refuse(&mut trail, Reason::RequestMalformed, None);
+        refuse(shared, stream, &trail, &refusal).await;
+        return None;
+    };
+    trail.note_target(Target::Authority(&literal, ""));
+    let target = match named(shared, &mut trail, literal).await {
+        Ok(target) => target,
+        Err(refusal) => {
+            refuse(shared, stream, &trail, &refusal).await;
+            return None;
+        }
+    };
+    trail.note_target(Target::Authority(&target, ""));
+    let ask = Ask { target: &target, credentials: Credentials::Fields(&[]), via: &[] };
+    let mut early = BytesMut::new();
+    match tunnel::serve(shared, stream, &mut early, trail, ask, Form::Redirected).await {
+        Asked::Open(relaying) => Some(relaying),
+        Asked::Again(_) | Asked::Over => None,
+    }
+}
+
+/// Returns what the client asks for: by name, if the address stands for one.
+///
+/// # Errors
+/// The refusal, if nobody may know what it stands for, or if it stands for nothing that this client was told.
+async fn named(shared: &Shared, trail: &mut Trail, literal: Authority) -> Result<Authority, Refusal> {
+    let Some(names) = &shared.virtual_names else { return Ok(literal) };
+    let Host::Address(ip) = &literal.host else { return Ok(literal) };
+    if !names.ranges().contains(ip.get()) {
+        return Ok(literal);
+    }
+    let (_, principal) = serve::authenticate(shared, trail, Credentials::Fields(&[])).await?;
+    match names.meaning(&principal.name, ip.get(), Instant::now()) {
+        Meaning::Name(name) => Ok(Authority { host: Host::Name(name), port: literal.port }),
+        Meaning::Ordinary => Ok(literal),
+        Meaning::Unknown => Err(serve::refuse(trail, Reason::HostNotAllowed, Some(&literal))
+            .with_detail("the address stands for no name that this client was told".to_owned())),
+    }
+}
+
+/// Ends a refused connection: with the answer of a proxy if the client speaks HTTP, else with a reset. Neither is a
+/// challenge: the client does not know that there is a proxy, and has no credentials for it.
+pub(crate) async fn refuse(shared: &Shared, mut stream: ClientStream, trail: &Trail, refusal: &Refusal) {
+    // It stands whether or not it can be recorded.
+    shared.note(trail.record(Event::Decision, None));
+    let first = timeout(FIRST_WORDS, read_chunk(&mut stream, CHUNK_BYTES)).await;
+    let is_http = matches!(&first, Ok(Ok(chunk)) if begins_like_http(chunk.bytes()));
+    if !is_http {
+        stream.reset();
+        return;
+    }
+    let status = if refusal.status == 407 { 403 } else { refusal.status };
+    let refusal = Refusal { status, ..refusal.clone() };
+    let bytes = refusal.to_bytes(shared.signature(trail), After::Close, true);
+    linger::say_and_close(stream, &bytes, &shared.limits).await;
+}
