@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use exeat_identity::{Certificates, Clients, Principal, Workloads};
@@ -74,33 +74,77 @@ impl<'a> Side<'a> {
 /// that is on one side only, the first difference says so. What is not a client's comes last.
 #[must_use]
 pub fn differences(old: Side<'_>, new: Side<'_>) -> Vec<Difference> {
-    let nothing = Bound::default();
-    let (before, after) = (old.principals(), new.principals());
-    let mut everyone: Vec<_> = before.keys().chain(after.keys()).copied().collect();
-    everyone.sort_unstable();
-    everyone.dedup();
     // Many clients share their policies, and then what changed.
     #[expect(clippy::mutable_key_type, reason = "what a token lists is told apart by its address alone")]
     let mut known: HashMap<(&Bound, &Bound), Arc<[Change]>> = HashMap::new();
     let mut found = Vec::new();
-    for who in everyone {
-        let (was, is) = (before.get(&who), after.get(&who));
+    for (who, was, is) in everyone(old, new) {
         let client = title(who);
         match (was, is) {
             (Some(_), Some(_)) => {}
             (None, _) => found.push(Difference::client(&client, "client_added")),
             (Some(_), None) => found.push(Difference::client(&client, "client_removed")),
         }
-        let bounds = (was.map_or(&nothing, |p| &p.bound), is.map_or(&nothing, |p| &p.bound));
-        let compare = || {
-            let old = View { set: old.policy, bound: bounds.0 };
-            diff(old, View { set: new.policy, bound: bounds.1 }).into()
-        };
-        let changes = known.entry(bounds).or_insert_with(compare);
+        let pair = bounds(was, is);
+        let changes = known.entry(pair).or_insert_with(|| changes(old, new, pair).into());
         found.extend(changes.iter().map(|change| Difference::access(&client, change)));
     }
     found.extend(settings(old, new));
     found
+}
+
+/// How many differences there are of what clients may reach.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counts {
+    /// What the later side allows alone.
+    pub gained: u64,
+    /// What the earlier side allows alone.
+    pub lost: u64,
+}
+
+/// Counts the [`differences`] of what clients may reach, without making them: with many clients they are many more than what
+/// changed. `None` if there are more than `pairs_max` kinds of clients: those of one kind share their policies on both
+/// sides, and what changed for them is looked for once.
+#[must_use]
+pub fn count(old: Side<'_>, new: Side<'_>, pairs_max: usize) -> Option<Counts> {
+    #[expect(clippy::mutable_key_type, reason = "as in `differences`")]
+    let mut clients: HashMap<(&Bound, &Bound), u64> = HashMap::new();
+    for (_, was, is) in everyone(old, new) {
+        *clients.entry(bounds(was, is)).or_default() += 1;
+        if clients.len() > pairs_max {
+            return None;
+        }
+    }
+    let mut counts = Counts::default();
+    for (pair, clients) in clients {
+        for change in changes(old, new, pair) {
+            match change.direction {
+                Direction::Gained => counts.gained += clients,
+                Direction::Lost => counts.lost += clients,
+            }
+        }
+    }
+    Some(counts)
+}
+
+/// A client, and who that is on either side.
+type Both<'a> = ((bool, &'a str), Option<&'a Principal>, Option<&'a Principal>);
+
+/// Who there is on either side, in the order of [`Side::principals`].
+fn everyone<'a>(old: Side<'a>, new: Side<'a>) -> impl Iterator<Item = Both<'a>> {
+    let (before, after) = (old.principals(), new.principals());
+    let all: BTreeSet<_> = before.keys().chain(after.keys()).copied().collect();
+    all.into_iter().map(move |who| (who, before.get(&who).copied(), after.get(&who).copied()))
+}
+
+/// What holds for a client on either side; nothing where it is not.
+fn bounds<'a>(was: Option<&'a Principal>, is: Option<&'a Principal>) -> (&'a Bound, &'a Bound) {
+    static NOTHING: LazyLock<Bound> = LazyLock::new(Bound::default);
+    (was.map_or(&*NOTHING, |principal| &principal.bound), is.map_or(&*NOTHING, |principal| &principal.bound))
+}
+
+fn changes(old: Side<'_>, new: Side<'_>, (was, is): (&Bound, &Bound)) -> Vec<Change> {
+    diff(View { set: old.policy, bound: was }, View { set: new.policy, bound: is })
 }
 
 /// What is different that no client's policy speaks of: how next hops are spoken to, and whose PROXY header is believed.
@@ -170,8 +214,6 @@ pub struct AccessDifference {
     /// Whether the later side allows it, or the earlier one did.
     #[schemars(extend("enum" = ["gained", "lost"]))]
     change: &'static str,
-    #[serde(skip)]
-    direction: Direction,
     /// The destinations: a name, `*.` and a name, `@any-public`, a network, or `allowed names`.
     hosts: String,
     /// The ports.
@@ -207,15 +249,6 @@ struct Witness {
 }
 
 impl Difference {
-    /// Which side allows more, of what a client may reach.
-    #[must_use]
-    pub fn direction(&self) -> Option<Direction> {
-        match self {
-            Self::Client(_) | Self::Setting(_) => None,
-            Self::Access(difference) => Some(difference.direction),
-        }
-    }
-
     fn client(client: &str, change: &'static str) -> Self {
         Self::Client(ClientDifference { client: client.to_owned(), change })
     }
@@ -233,7 +266,6 @@ impl Difference {
         Self::Access(Box::new(AccessDifference {
             client: client.to_owned(),
             change: change.direction.word(),
-            direction: change.direction,
             hosts: change.hosts.to_string(),
             ports: change.ports.to_string(),
             transport: change.transport.word(),
@@ -248,5 +280,73 @@ impl Difference {
                 beyond: witness.beyond.as_ref().map(ToString::to_string),
             },
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use exeat_policy::Revision;
+    use exeat_store::{Options, load_text};
+
+    use super::*;
+
+    /// `clients` of one policy, and one with a policy of its own that is bound to it by its label.
+    fn document(clients: std::ops::Range<usize>, shared: &str, own: &str) -> Loaded {
+        let hash = format!("sha256:{}", "0".repeat(64));
+        let mut text = format!(
+            "[policy.shared]\nallow = [{shared}]\n[policy.own]\nallow = [{own}]\nbind = {{ app = \"odd\" }}\n\
+             [client.odd]\npasswords = [\"{hash}\"]\npolicies = [\"shared\"]\nlabels = {{ app = \"odd\" }}\n"
+        );
+        for number in clients {
+            text += &format!("[client.c{number}]\npasswords = [\"{hash}\"]\npolicies = [\"shared\"]\n");
+        }
+        load_text("t.toml", &text, Path::new(""), &Options::new(Revision(1))).expect("a good document")
+    }
+
+    #[test]
+    fn what_is_counted_is_what_is_listed() {
+        let old = document(0..5, "\"a.example.com\", \"b.example.com\"", "\"own.example.com\"");
+        for (name, new, want) in [
+            (
+                "the same",
+                document(0..5, "\"a.example.com\", \"b.example.com\"", "\"own.example.com\""),
+                (0, 0),
+            ),
+            (
+                "one more, one less",
+                document(0..5, "\"a.example.com\", \"c.example.com\"", "\"own.example.com\""),
+                (6, 6),
+            ),
+            (
+                "of one alone",
+                document(0..5, "\"a.example.com\", \"b.example.com\"", "\"new.example.com\""),
+                (1, 1),
+            ),
+            (
+                "clients come and go",
+                document(2..9, "\"a.example.com\", \"b.example.com\"", "\"own.example.com\""),
+                (8, 4),
+            ),
+        ] {
+            let (old, new) = (Side::from(&old), Side::from(&new));
+            let listed = differences(old, new);
+            let of = |word| {
+                let is_it = |difference: &&Difference| matches!(difference, Difference::Access(access) if access.change == word);
+                listed.iter().filter(is_it).count() as u64
+            };
+            let counts = count(old, new, 4).expect("no more than four kinds");
+            assert_eq!((counts.gained, counts.lost), want, "{name}");
+            assert_eq!((of("gained"), of("lost")), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn too_many_kinds_are_not_counted() {
+        let (old, new) = (document(0..5, "\"a.example.com\"", ""), document(0..5, "\"b.example.com\"", ""));
+        let (old, new) = (Side::from(&old), Side::from(&new));
+        assert_eq!(count(old, new, 2), Some(Counts { gained: 6, lost: 6 }));
+        assert_eq!(count(old, new, 1), None);
     }
 }

@@ -32,7 +32,9 @@ mod traffic;
 mod who;
 
 pub use admin::{Admin, Parts, serve as serve_admin};
-pub use differences::{AccessDifference, ClientDifference, Difference, SettingDifference, Side, differences};
+pub use differences::{
+    AccessDifference, ClientDifference, Counts, Difference, SettingDifference, Side, count, differences,
+};
 pub use health::serve as serve_health;
 pub use metrics::{Family, families, render};
 pub use orders::{Do, Done, Order, Put, Refused, Terms};

@@ -126,6 +126,8 @@ mod tests {
             (Action::Rollback, "rollback"),
             (Action::Quarantine, "quarantine"),
             (Action::Release, "release"),
+            (Action::Revoke, "revoke"),
+            (Action::Lift, "lift"),
             (Action::Cut, "cut"),
         ] {
             assert_eq!(to_value(action).unwrap(), want);

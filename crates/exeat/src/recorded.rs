@@ -2,9 +2,9 @@
 
 use std::time::SystemTime;
 
-use exeat_api::{Refused, Side, differences};
+use exeat_api::{Refused, Side, count};
 use exeat_audit::{Action, AuditLog, By, ControlRecord, Effect, Record};
-use exeat_policy::{Direction, Revision};
+use exeat_policy::Revision;
 use exeat_proxy::Snapshot;
 use exeat_store::{Digest, Loaded, Origin, Report, Severity, Written};
 
@@ -13,6 +13,9 @@ use crate::reloader::Cause;
 /// The largest document that is compared with the one before it, in bytes: what takes some 10 ms. What is larger, or names
 /// group files, can be compared by whoever reads the record: both documents are kept.
 const COMPARED_BYTES_MAX: usize = 64 * 1024;
+/// Most kinds of clients for which two documents are compared: each has policies of its own, and costs as much as the
+/// first. The new policy waits for it.
+const COMPARED_PAIRS_MAX: usize = 32;
 
 /// Hands over the record that `loaded` decides from now on, and must be called before it does: what it allows is recorded
 /// after that. `Unchanged` if it is what decides already.
@@ -30,12 +33,9 @@ pub(crate) fn replaced(
     let is_small = |written: &&Written| written.files.is_empty() && written.text.len() <= COMPARED_BYTES_MAX;
     let both = before.filter(is_small).zip(loaded.written.as_ref().filter(is_small));
     if both.is_some_and(|_| is_changed) {
-        let differences = differences(Side::from(old), Side::from(loaded));
-        let count = |direction| {
-            let count = differences.iter().filter(|difference| difference.direction() == Some(direction));
-            u64::try_from(count.count()).ok()
-        };
-        (control.gained, control.lost) = (count(Direction::Gained), count(Direction::Lost));
+        let counts = count(Side::from(old), Side::from(loaded), COMPARED_PAIRS_MAX);
+        (control.gained, control.lost) =
+            (counts.map(|counts| counts.gained), counts.map(|counts| counts.lost));
     }
     audit.note(&Record::control(control, loaded.policy.revision(), SystemTime::now()));
 }
