@@ -42,6 +42,18 @@ impl ClientStream {
 }
 
 impl ClientStream {
+    /// Bytes that were taken from whoever writes and are not the kernel's yet: TLS keeps some for a client that takes
+    /// nothing.
+    pub(crate) fn held(&mut self) -> usize {
+        match self {
+            Self::Tls(stream) => {
+                // Nothing is left to process: each read has done that. What it returns cannot be had otherwise.
+                stream.get_mut().1.process_new_packets().map_or(0, |state| state.tls_bytes_to_write())
+            }
+            Self::Plain(_) | Self::Unix(_) | Self::Http2(_) => 0,
+        }
+    }
+
     /// Sends what the end of the stream is to follow at once, so that both go out in one segment. Returns how many
     /// bytes were taken, which the end must follow: the kernel holds them back for a while otherwise.
     pub(crate) fn send_before_end(&self, bytes: &[u8]) -> usize {

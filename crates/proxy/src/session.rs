@@ -11,13 +11,14 @@ use std::{
     io,
     mem::MaybeUninit,
     pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{Buf, Bytes};
-use http::Request;
+use http::{Request, Version};
 use hyper::{
     body::Incoming,
     rt::{Read, ReadBufCursor, Write},
@@ -62,6 +63,8 @@ struct Between {
     streaming: Streaming,
     handover: Handover,
     passed: Passed,
+    /// The last request is one of HTTP/1.0: its response may end where the connection does (RFC 9112 §6.3).
+    is_http10: AtomicBool,
 }
 
 /// The head that hyper was given last, until its request is answered.
@@ -90,7 +93,8 @@ pub(crate) async fn run(
     let between = Arc::new(Between::default());
     let io = GuardedIo::new(stream, reader, head, bytes, shared.limits.idle_timeout, Arc::clone(&between));
     let service = service_fn(|request: Request<Incoming>| {
-        let Between { streaming, handover, passed } = &*between;
+        let Between { streaming, handover, passed, is_http10 } = &*between;
+        is_http10.store(request.version() == Version::HTTP_10, Ordering::Relaxed);
         let request = request.map(ClientBody::Http1);
         let passed = passed.take();
         async move {
@@ -108,21 +112,23 @@ pub(crate) async fn run(
     let mut draining = shared.flows.draining();
     let mut stop = shared.flows.stop();
     let mut polled = poll_fn(|cx| Pin::new(&mut connection).poll(cx));
-    let drained = tokio::select! {
+    let mut ended = tokio::select! {
         biased;
-        _ = stop.wait_for(Option::is_some) => None,
+        _ = stop.wait_for(Option::is_some) => Some(Ok(())),
         // Before the drain, so that hyper has the head which is already here: asked to end without one, it would.
-        _ = &mut polled => Some(true),
-        _ = draining.wait_for(|is_draining| *is_draining) => Some(false),
+        ended = &mut polled => Some(ended),
+        _ = draining.wait_for(|is_draining| *is_draining) => None,
     };
-    if drained == Some(false) {
+    if ended.is_none() {
         Pin::new(&mut connection).graceful_shutdown();
-        tokio::select! {
+        ended = tokio::select! {
             biased;
-            _ = stop.wait_for(Option::is_some) => {}
-            _ = poll_fn(|cx| Pin::new(&mut connection).poll(cx)) => {}
+            _ = stop.wait_for(Option::is_some) => None,
+            ended = poll_fn(|cx| Pin::new(&mut connection).poll(cx)) => Some(ended),
         }
     }
+    // What else hyper calls an error is the client's: it is gone, or what it sends is no body.
+    let is_broken = ended.is_some_and(|ended| ended.is_err_and(|error| error.is_user()));
     let parts = connection.into_parts();
     let mut io = parts.io;
     let websocket = between.handover.take().map(|agreed| (agreed, std::mem::take(&mut io.last)));
@@ -134,7 +140,7 @@ pub(crate) async fn run(
     }
     Ended {
         has_unread: io.has_unread(),
-        is_cut: between.streaming.is_cut(),
+        is_cut: between.streaming.is_cut() || is_broken && between.is_http10.load(Ordering::Relaxed),
         stream: io.stream,
         reader: io.reader,
         next: io.next,
@@ -205,24 +211,35 @@ impl GuardedIo {
         !is_paused || !self.reader.buffered().is_empty()
     }
 
-    /// Passes what came of a write on. A client that takes nothing would hold a response that has to end.
-    fn watch_write(
+    /// Writes or flushes, and returns how much was taken. A client that takes nothing would hold a response that has to
+    /// end. TLS takes a while longer: there only what leaves it counts.
+    fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
-        polled: Poll<io::Result<usize>>,
+        send: impl FnOnce(Pin<&mut ClientStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        if polled.is_pending() && self.between.streaming.is_cut() {
+        let before = self.stream.held();
+        let polled = send(Pin::new(&mut self.stream), cx);
+        let held = self.stream.held();
+        let taken = match &polled {
+            Poll::Ready(Ok(taken)) => *taken,
+            Poll::Ready(Err(_)) => return polled,
+            Poll::Pending => 0,
+        };
+        if held < before.saturating_add(taken) || polled.is_ready() && held == 0 {
+            self.write_stall.moved();
+        }
+        if polled.is_ready() {
+            return polled;
+        }
+        let streaming = &self.between.streaming;
+        if streaming.is_cut() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        let idle_timeout = match polled {
-            Poll::Pending => self.between.streaming.idle_timeout().unwrap_or(self.idle_timeout),
-            Poll::Ready(_) => self.idle_timeout,
-        };
-        let watched = self.write_stall.watch(cx, idle_timeout, polled);
-        if matches!(&watched, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::TimedOut) {
-            self.between.streaming.stall();
-        }
-        watched
+        let idle_timeout = streaming.idle_timeout().unwrap_or(self.idle_timeout);
+        let error = ready!(self.write_stall.poll_over(cx, idle_timeout));
+        streaming.stall();
+        Poll::Ready(Err(error))
     }
 
     /// Gives hyper at most `limit` bytes of a body, the buffered ones first. Zero is the end of the stream.
@@ -312,8 +329,7 @@ impl Write for GuardedIo {
             this.last.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
-        let polled = Pin::new(&mut this.stream).poll_write(cx, bytes);
-        this.watch_write(cx, polled)
+        this.poll_send(cx, |stream, cx| stream.poll_write(cx, bytes))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -331,12 +347,11 @@ impl Write for GuardedIo {
             this.last.extend(slices.iter().flat_map(|slice| slice.iter()));
             return Poll::Ready(Ok(this.last.len() - before));
         }
-        let polled = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
-        this.watch_write(cx, polled)
+        this.poll_send(cx, |stream, cx| stream.poll_write_vectored(cx, slices))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.poll_send(cx, |stream, cx| stream.poll_flush(cx).map_ok(|()| 0)).map_ok(drop)
     }
 
     /// The connection outlives the session: the outer loop closes it.
@@ -344,3 +359,6 @@ impl Write for GuardedIo {
         self.poll_flush(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

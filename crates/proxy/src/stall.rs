@@ -27,15 +27,25 @@ impl Stall {
         polled: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if polled.is_ready() {
-            self.is_running = false;
+            self.moved();
             return polled;
         }
+        self.poll_over(cx, limit).map(Err)
+    }
+
+    /// Notes that something has moved: the next wait begins anew.
+    pub(crate) const fn moved(&mut self) {
+        self.is_running = false;
+    }
+
+    /// Ready with a timeout when nothing has moved for `limit`.
+    pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<io::Error> {
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
         if !self.is_running {
             self.is_running = true;
             timer.as_mut().reset(Instant::now() + limit);
         }
         ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 }
