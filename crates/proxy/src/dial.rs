@@ -123,7 +123,7 @@ pub(crate) async fn dial(
     race(&attempt_order(permit.addrs()), connect_timeout, keepalive).await
 }
 
-/// [`dial`] for infrastructure, with keepalive from the start.
+/// [`dial`] for infrastructure.
 ///
 /// # Errors
 /// As [`dial`].
@@ -133,8 +133,9 @@ pub(crate) async fn dial(
 pub(crate) async fn dial_infra(
     permit: &InfraPermit,
     connect_timeout: Duration,
+    keepalive: Keepalive,
 ) -> Result<Dialled, DialError> {
-    race(&attempt_order(permit.addrs()), connect_timeout, Keepalive::Now).await
+    race(&attempt_order(permit.addrs()), connect_timeout, keepalive).await
 }
 
 /// The order of attempts: the families take turns, IPv6 first, each in the order given (RFC 8305 §4).

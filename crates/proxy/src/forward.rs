@@ -177,7 +177,7 @@ async fn ask_websocket(
 ) -> Result<Exchanged, Refusal> {
     let mut request = outgoing.request;
     websocket::write_fields(request.headers_mut());
-    let dialled = route::connect(shared, trail, authority, route, Purpose::Tunnel, flow).await?;
+    let dialled = route::connect(shared, trail, authority, route, Purpose::WebSocket, flow).await?;
     let (response, switched) = upstream::switch(shared, dialled.stream, request)
         .await
         .map_err(|failure| failed(trail, failure, authority))?;

@@ -32,9 +32,9 @@ pub struct Head {
     pub framing: Framing,
     /// The client means to use the connection again: HTTP/1.1 without `Connection: close` (RFC 9112 §9.3).
     pub is_persistent: bool,
-    /// The values of every `Proxy-Authorization` field, in order.
+    /// Of a CONNECT the values of every `Proxy-Authorization` field, in order. Of any other request hyper has them.
     pub proxy_authorization: Vec<Vec<u8>>,
-    /// The values of every `Via` field, in order.
+    /// Likewise those of every `Via` field.
     pub via: Vec<Vec<u8>>,
 }
 
@@ -294,10 +294,13 @@ fn checked_in<'a>(bytes: &'a [u8], fields: &mut [httparse::Header<'a>]) -> Resul
         // Bytes after a CONNECT head belong to the tunnel (RFC 9110 §9.3.6); some old clients do send a zero length.
         return Err(HeadError::Framing);
     }
-    // What hyper will parse again must not fail there, where the refusal would not be ours.
-    let uri = match &target {
-        Target::Forward(_) => Some(http::Uri::try_from(line.target).map_err(|_| TargetError::Malformed)?),
-        Target::Tunnel(_) => None,
+    let (uri, [proxy_authorization, via]) = match &target {
+        // What hyper will parse again must not fail there, where the refusal would not be ours.
+        Target::Forward(_) => {
+            let uri = http::Uri::try_from(line.target).map_err(|_| TargetError::Malformed)?;
+            (Some(uri), [Vec::new(), Vec::new()])
+        }
+        Target::Tunnel(_) => (None, ["proxy-authorization", "via"].map(|name| values(request.headers, name))),
     };
     Ok(Head {
         method: line.method.to_owned(),
@@ -305,8 +308,8 @@ fn checked_in<'a>(bytes: &'a [u8], fields: &mut [httparse::Header<'a>]) -> Resul
         uri,
         framing,
         is_persistent: line.is_http11 && !counts.says_close,
-        proxy_authorization: values(request.headers, "proxy-authorization"),
-        via: values(request.headers, "via"),
+        proxy_authorization,
+        via,
     })
 }
 

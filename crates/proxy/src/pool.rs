@@ -20,6 +20,9 @@ use tokio::{
 
 use crate::{hop::HopId, limits::Limits, upstream::Upstream};
 
+/// How long a pool that was full of good connections is taken to be that: looking through all of it takes a while.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
+
 /// What an idle connection may be used for.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Key {
@@ -58,6 +61,8 @@ struct Connections {
     by_key: HashMap<Key, Vec<Idle>>,
     count: usize,
     has_keeper: bool,
+    /// When all of them were looked through for room last.
+    full_since: Option<Instant>,
 }
 
 /// A connection between two requests.
@@ -113,6 +118,8 @@ impl Pool {
 
     /// Takes the most recently used connection for `key` that is still open, if there is one.
     pub(crate) fn take(&self, key: &Key) -> Option<Upstream> {
+        // Closed after the lock is given back: it takes the kernel a while.
+        let mut closed = Vec::new();
         let mut connections = self.connections();
         let Connections { by_key, count, .. } = &mut *connections;
         let list = by_key.get_mut(key)?;
@@ -123,18 +130,29 @@ impl Pool {
                 idle.upstream.unwatch();
                 return Some(idle.upstream);
             }
+            closed.push(idle);
         }
         None
     }
 
-    /// Keeps `upstream` for later, unless there are enough already.
+    /// Keeps `upstream` for later, unless there are enough already that are good for something.
     pub(crate) fn put(self: &Arc<Self>, key: Key, upstream: Upstream) {
         let idle = Idle { upstream, since: Instant::now() };
         if !self.is_usable(&idle) {
             return;
         }
+        // As in `take`.
+        let mut closed = Vec::new();
         let mut connections = self.connections();
-        let Connections { by_key, count, has_keeper } = &mut *connections;
+        let Connections { by_key, count, has_keeper, full_since } = &mut *connections;
+        if *count >= self.total && full_since.is_none_or(|since| since.elapsed() >= FULL_PAUSE) {
+            *full_since = Some(Instant::now());
+            closed.extend(self.useless(by_key.values_mut()));
+        }
+        if let Some(list) = by_key.get_mut(&key).filter(|list| list.len() >= self.per_key) {
+            closed.extend(self.useless([list]));
+        }
+        *count = count.saturating_sub(closed.len());
         if *count >= self.total {
             return;
         }
@@ -161,10 +179,8 @@ impl Pool {
         loop {
             let is_due = timeout_at(next, self.stirred.0.notified()).await.is_err();
             let mut connections = self.connections();
-            let Connections { by_key, count, has_keeper } = &mut *connections;
-            let lists = by_key.values_mut();
-            let closed: Vec<Idle> =
-                lists.flat_map(|list| list.extract_if(.., |idle| !self.is_worth_keeping(idle))).collect();
+            let Connections { by_key, count, has_keeper, .. } = &mut *connections;
+            let closed = self.useless(by_key.values_mut());
             *count = count.saturating_sub(closed.len());
             if is_due {
                 next = Instant::now() + self.idle_timeout;
@@ -178,6 +194,12 @@ impl Pool {
             // It takes the kernel a while, for which nobody has to wait.
             drop(closed);
         }
+    }
+
+    /// Takes out of `lists` what cannot be used any more.
+    fn useless<'a>(&self, lists: impl IntoIterator<Item = &'a mut Vec<Idle>>) -> Vec<Idle> {
+        let lists = lists.into_iter();
+        lists.flat_map(|list| list.extract_if(.., |idle| !self.is_worth_keeping(idle))).collect()
     }
 
     fn is_worth_keeping(&self, idle: &mut Idle) -> bool {

@@ -66,6 +66,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) opened: &'a Opened<'a>,
     /// What bulk goes through.
     pub(crate) pipes: &'a Pipes,
+    /// Whether the kernel watches over upstream's connection already.
+    pub(crate) is_kept_alive: bool,
 }
 
 /// What the sides have already said.
@@ -93,7 +95,7 @@ pub(crate) async fn relay(
     terms: &Terms<'_>,
 ) -> End {
     // Everything here is borrowed: what a future takes by value it holds twice, and ten thousand of this one wait.
-    let traffic = Traffic::start(terms.meter);
+    let traffic = Traffic::start(terms.meter, terms.is_kept_alive);
     let why = {
         let mut lanes = lanes(&traffic, client, upstream, terms);
         tokio::select! {

@@ -56,6 +56,19 @@ pub(crate) enum Purpose {
     Tunnel,
     /// HTTP requests, which an HTTP hop takes in absolute-form.
     Requests,
+    /// A WebSocket, asked for through a tunnel. It may be refused, and then there is a response to wait for.
+    WebSocket,
+}
+
+impl Purpose {
+    /// When to have the kernel watch over the connection.
+    const fn keepalive(self) -> Keepalive {
+        match self {
+            // The relay asks for it.
+            Self::Tunnel => Keepalive::Later,
+            Self::Requests | Self::WebSocket => Keepalive::Now,
+        }
+    }
 }
 
 impl Grant {
@@ -223,11 +236,11 @@ async fn open(
         Route::Straight(permit) => straight(shared, trail, target, permit, purpose).await,
         Route::Via(via) => {
             Box::pin(async {
-                let dialled = to_hop(shared, trail, via).await?;
+                let dialled = to_hop(shared, trail, via, purpose).await?;
                 trail.address = Some(dialled.addr);
                 match (via.hop.protocol, purpose) {
                     (HopProtocol::Http, Purpose::Requests) => Ok(dialled),
-                    (HopProtocol::Http, Purpose::Tunnel) | (HopProtocol::Socks5, _) => {
+                    (HopProtocol::Http, Purpose::Tunnel | Purpose::WebSocket) | (HopProtocol::Socks5, _) => {
                         ask_hop(shared, trail, via, dialled).await
                     }
                 }
@@ -244,12 +257,8 @@ async fn straight(
     permit: &Permit,
     purpose: Purpose,
 ) -> Result<Connected, Refusal> {
-    let keepalive = match purpose {
-        // The relay asks for it.
-        Purpose::Tunnel => Keepalive::Later,
-        Purpose::Requests => Keepalive::Now,
-    };
-    let Dialled { mut stream, addr } = match dial(permit, shared.limits.connect_timeout, keepalive).await {
+    let dialling = dial(permit, shared.limits.connect_timeout, purpose.keepalive());
+    let Dialled { mut stream, addr } = match dialling.await {
         Ok(dialled) => dialled,
         Err(error) => {
             note_undialled(trail, &error);
@@ -284,10 +293,13 @@ enum ReachError {
 }
 
 /// Connects to the hop, tells it of the client and begins TLS, each if it is to be, within `connect_timeout`.
-async fn reach(shared: &Shared, trail: &Trail, via: &Via) -> Result<Connected, ReachError> {
+async fn reach(shared: &Shared, trail: &Trail, via: &Via, purpose: Purpose) -> Result<Connected, ReachError> {
     let (limit, hop) = (shared.limits.connect_timeout, &via.hop);
     let deadline = tokio::time::Instant::now() + limit;
-    let Dialled { mut stream, addr } = dial_infra(&via.infra, limit).await.map_err(ReachError::Dial)?;
+    // The relay knows nothing of the connection below TLS.
+    let keepalive = if hop.tls.is_some() { Keepalive::Now } else { purpose.keepalive() };
+    let dialled = dial_infra(&via.infra, limit, keepalive).await.map_err(ReachError::Dial)?;
+    let Dialled { mut stream, addr } = dialled;
     proxy_protocol::announce(&mut stream, hop.announce, trail).await.map_err(ReachError::Announce)?;
     let stream = match &hop.tls {
         None => stream.into(),
@@ -296,12 +308,17 @@ async fn reach(shared: &Shared, trail: &Trail, via: &Via) -> Result<Connected, R
     Ok(Connected { stream, addr })
 }
 
-async fn to_hop(shared: &Shared, trail: &mut Trail, via: &Via) -> Result<Connected, Refusal> {
+async fn to_hop(
+    shared: &Shared,
+    trail: &mut Trail,
+    via: &Via,
+    purpose: Purpose,
+) -> Result<Connected, Refusal> {
     let Via { hop, permit, .. } = via;
     if !hop.health.admits(Instant::now()) {
         return Err(unavailable(trail, permit, "it did not answer before and is left alone for a while"));
     }
-    let failed = match reach(shared, trail, via).await {
+    let failed = match reach(shared, trail, via, purpose).await {
         Ok(connected) => {
             note_success(hop, permit);
             return Ok(connected);

@@ -301,6 +301,7 @@ impl Tunnel {
                 meter: flow.meter(),
                 opened: &|bytes| flow.note_spoken(opening::spoken(bytes, flow.target(), limits)),
                 pipes: &shared.pipes,
+                is_kept_alive: false,
             };
             let end = relay(stream, upstream, early, &terms).await;
             self.end(&end);

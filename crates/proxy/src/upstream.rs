@@ -64,8 +64,9 @@ impl Upstream {
         !self.sender.is_closed() && self.sender.is_ready()
     }
 
-    /// Moves an idle connection to the runtime that this runs on, which costs two system calls once. Elsewhere each
-    /// response would wake one core so that it wakes another. One with TLS stays where it is.
+    /// Moves an idle connection to the runtime that this runs on, which costs three system calls once. Elsewhere each
+    /// response would wake one core so that it wakes another. One with TLS stays where it is. What has happened on it and
+    /// its own runtime has not heard of yet, this one would not hear of before the request is written: it is looked for.
     async fn brought_here(self, shared: &Shared) -> Result<Self, Failure> {
         if self.home == Handle::current().id() || !self.is_plain || self.driver.is_detached() {
             return Ok(self);

@@ -67,13 +67,24 @@ impl UpstreamStream {
         }
     }
 
-    /// Has the runtime that this runs on hear what happens on the connection. One with TLS stays as it is.
+    /// Has the runtime that this runs on hear what happens on an idle connection. One with TLS stays as it is.
     ///
     /// # Errors
-    /// What the kernel said; the connection is closed then.
+    /// What the kernel said, and [`io::ErrorKind::InvalidData`] if something has come that nobody asked for: it would pass
+    /// for the next response. The connection is closed then.
     pub(crate) fn brought_here(self) -> io::Result<Self> {
         match self {
-            Self::Plain(stream) => TcpStream::from_std(stream.into_std()?).map(Self::Plain),
+            Self::Plain(stream) => {
+                let stream = stream.into_std()?;
+                match stream.peek(&mut [0]) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        TcpStream::from_std(stream).map(Self::Plain)
+                    }
+                    Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(_) => Err(io::ErrorKind::InvalidData.into()),
+                    Err(error) => Err(error),
+                }
+            }
             Self::Tls(_) => Ok(self),
         }
     }

@@ -122,6 +122,7 @@ pub(crate) async fn open(
             // What opens it has been said: the request.
             opened: &|_| {},
             pipes: &shared.pipes,
+            is_kept_alive: true,
         };
         let end = relay(&mut stream, &mut upstream.stream, &mut early, &terms).await;
         if let End::Broken { side, source } = &end {

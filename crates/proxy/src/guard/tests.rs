@@ -8,6 +8,18 @@ fn refusal(head: &[u8]) -> Option<(Reason, u16)> {
 }
 
 #[test]
+fn fields_that_only_a_tunnel_is_asked_for_by() {
+    let fields = "Host: a\r\nVia: 1.1 x\r\nProxy-Authorization: Basic x\r\nvia: 1.1 y\r\n\r\n";
+    for (line, credentials, via) in [
+        ("CONNECT example.com:443", vec![b"Basic x".to_vec()], vec![b"1.1 x".to_vec(), b"1.1 y".to_vec()]),
+        ("GET http://example.com/", vec![], vec![]),
+    ] {
+        let head = check(format!("{line} HTTP/1.1\r\n{fields}").as_bytes(), &Limits::default()).unwrap();
+        assert_eq!((head.proxy_authorization, head.via), (credentials, via), "{line}");
+    }
+}
+
+#[test]
 fn request_lines() {
     let malformed = Some((Reason::RequestMalformed, 400));
     for (line, want) in [

@@ -97,16 +97,26 @@ struct Relaying {
 impl Relaying {
     fn start(
         near: (ClientStream, UpstreamStream),
+        early: Early,
+        limits: &Limits,
+        pipes: &Arc<Pipes>,
+    ) -> Self {
+        Self::begin(near, early, limits, pipes, false)
+    }
+
+    fn begin(
+        near: (ClientStream, UpstreamStream),
         mut early: Early,
         limits: &Limits,
         pipes: &Arc<Pipes>,
+        is_kept_alive: bool,
     ) -> Self {
         let metrics = Arc::<Metrics>::default();
         let meter = Arc::new(Meter::new(limits).counting(&metrics));
         let (counted, pipes) = (Arc::clone(&meter), Arc::clone(pipes));
         let (mut client, mut upstream) = near;
         let relay = tokio::spawn(async move {
-            let terms = Terms { meter: &counted, opened: &|_| {}, pipes: &pipes };
+            let terms = Terms { meter: &counted, opened: &|_| {}, pipes: &pipes, is_kept_alive };
             relay(&mut client, &mut upstream, &mut early, &terms).await
         });
         Self { meter, metrics, relay }

@@ -21,7 +21,9 @@ pub(super) struct Traffic<'a> {
     upstream_broken: AtomicBool,
     /// Whether the end of one direction was passed on.
     is_half_closed: AtomicBool,
-    /// Whether upstream's connection is still to be kept alive.
+    /// Whether upstream's connection was kept alive before the relay began.
+    is_kept_alive: bool,
+    /// Whether it is still to be kept alive.
     to_keep_alive: AtomicBool,
     started: Instant,
     /// When the last byte was delivered, in milliseconds after the start.
@@ -29,12 +31,13 @@ pub(super) struct Traffic<'a> {
 }
 
 impl<'a> Traffic<'a> {
-    pub(super) fn start(meter: &'a Meter) -> Self {
+    pub(super) fn start(meter: &'a Meter, is_kept_alive: bool) -> Self {
         Self {
             meter,
             client_broken: AtomicBool::new(false),
             upstream_broken: AtomicBool::new(false),
             is_half_closed: AtomicBool::new(false),
+            is_kept_alive,
             to_keep_alive: AtomicBool::new(false),
             started: Instant::now(),
             moved_ms: AtomicU64::new(0),
@@ -62,9 +65,9 @@ impl<'a> Traffic<'a> {
         self.is_half_closed.swap(true, Relaxed)
     }
 
-    /// Notes that the relay has come of age: the next read from upstream has it kept alive.
+    /// Notes that the relay has come of age: the next read from upstream has it kept alive, unless it is.
     pub(super) fn note_age(&self) {
-        self.to_keep_alive.store(true, Relaxed);
+        self.to_keep_alive.store(!self.is_kept_alive, Relaxed);
     }
 
     /// Has the kernel watch over `upstream` if that is to be done.

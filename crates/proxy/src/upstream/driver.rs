@@ -102,9 +102,12 @@ impl Driver {
     /// anybody takes the response meanwhile.
     pub(super) fn detach(&mut self) {
         if let Some(connection) = self.connection.take() {
+            let stirring = self.stirring.clone();
             // Ends with the sender, or when the upstream closes. Its error reaches whoever waits for the response.
             tokio::spawn(async move {
                 let _ = connection.await;
+                // Whoever keeps it for later hears of that.
+                stirring.wake();
             });
         }
     }
@@ -188,6 +191,48 @@ impl Driver {
             if Pin::new(connection.as_mut()).poll(&mut cx).is_ready() {
                 self.connection = None;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hyper::client::conn::http1::Builder;
+    use tokio::{sync::Notify, time::timeout};
+
+    use super::*;
+    use crate::testing::pair;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[derive(Default)]
+    struct Told(Notify);
+
+    impl Wake for Told {
+        fn wake(self: Arc<Self>) {
+            self.0.notify_one();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_close_is_told_whoever_drives_the_connection() {
+        for has_task in [false, true] {
+            let (far, near) = pair().await;
+            let connecting = Builder::new().handshake(TokioIo::new(UpstreamStream::from(near)));
+            let (sender, connection) = connecting.await.unwrap();
+            let mut driver = Driver::new(connection);
+            driver.drive();
+            if has_task {
+                driver.detach();
+            }
+            let told = Arc::<Told>::default();
+            driver.watch(&Waker::from(Arc::clone(&told)));
+            drop(far);
+            timeout(LONG, told.0.notified()).await.expect("word of it in time");
+            assert!(driver.look(), "has_task: {has_task}");
+            assert!(sender.is_closed(), "has_task: {has_task}");
         }
     }
 }

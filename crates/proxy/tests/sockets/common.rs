@@ -364,6 +364,29 @@ pub(crate) fn page(text: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()).into_bytes()
 }
 
+/// Whether the kernel watches over a connection of this machine, at the other end of `far`, while nothing is on the way.
+pub(crate) async fn is_kept_alive(far: &TcpStream) -> bool {
+    let [local, remote] = [far.peer_addr(), far.local_addr()].map(|end| {
+        let Ok(SocketAddr::V4(end)) = end else { panic!("not a connection of IPv4: {end:?}") };
+        format!("{:08X}:{:04X}", u32::from_le_bytes(end.ip().octets()), end.port())
+    });
+    timeout(LONG, async {
+        loop {
+            let all = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            let mut rows = all.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let row = rows.find(|columns| columns[1] == local && columns[2] == remote);
+            match &row.expect("the connection")[5][..2] {
+                "00" => return false,
+                "02" => return true,
+                // It waits for an acknowledgement.
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await
+    .expect("an acknowledgement in time")
+}
+
 /// Reads to the empty line; `None` if the stream ends first.
 pub(crate) async fn read_head(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();

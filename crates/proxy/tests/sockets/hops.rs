@@ -7,11 +7,12 @@ use exeat_proxy::{HopCredentials, HopProtocol};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    time::timeout,
 };
 
 use crate::common::{
-    AUTH, LONG, NextHopSetup, Origin, Setup, World, assert_refused, page, read_all, read_head, read_response,
-    snapshot,
+    AUTH, LONG, NextHopSetup, Origin, Setup, World, assert_refused, is_kept_alive, page, read_all, read_head,
+    read_response, snapshot,
 };
 
 pub(crate) fn through(port: u16, protocol: HopProtocol) -> NextHopSetup {
@@ -398,13 +399,13 @@ async fn an_open_tunnel_lives_as_long_as_its_way_out() {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(LONG, decided).await.expect("the sweep in time");
+        timeout(LONG, decided).await.expect("the sweep in time");
         stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         assert!(read_response(&mut stream).await.ends_with("from the hop"));
 
         world.proxy.replace(snapshot(&setup(new_way, 9)));
         let mut rest = Vec::new();
-        let end = tokio::time::timeout(LONG, stream.read_to_end(&mut rest)).await.expect("the end in time");
+        let end = timeout(LONG, stream.read_to_end(&mut rest)).await.expect("the end in time");
         assert_eq!(end.map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionReset));
         assert_eq!(other.accepts(), 0, "no flow moves over");
         let records = world.records();
@@ -437,4 +438,21 @@ async fn a_websocket_leaves_through_a_tunnel_of_the_hop() {
     assert!(heads[1].starts_with("get /chat http/1.1\r\n"), "{heads:?}");
     assert!(!heads[1].contains("proxy-authorization"), "the hop's are for the hop: {heads:?}");
     assert_eq!((world.queries(), hop.accepts()), (0, 1));
+}
+
+/// The relay asks for it once a tunnel is older. A request has no relay.
+#[tokio::test]
+async fn a_young_tunnel_through_a_plain_hop_is_not_watched_over() {
+    let hop = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let world = world(through(hop.local_addr().unwrap().port(), HopProtocol::Http)).await;
+    let get = format!("GET http://example.com/ HTTP/1.1\r\nHost: example.com\r\n{AUTH}\r\n");
+    for (request, want) in [(connect("example.com:443"), false), (get, true)] {
+        let mut client = world.connect().await;
+        client.write_all(request.as_bytes()).await.unwrap();
+        let (mut far, _) = timeout(LONG, hop.accept()).await.unwrap().unwrap();
+        read_head(&mut far).await.unwrap();
+        far.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        assert!(read_head(&mut client).await.unwrap().starts_with("HTTP/1.1 200 "));
+        assert_eq!(is_kept_alive(&far).await, want, "{request}");
+    }
 }

@@ -163,6 +163,50 @@ async fn what_came_before_a_break_is_delivered() {
     assert!(world.records().iter().all(|record| record.contains("\"upstream_reset\"")));
 }
 
+/// How a response ends that has no length and that the connection ends, for a client that knows no other way.
+async fn end_for_http10(world: &World, upstream: &Upstream, answer: &str) -> std::io::Result<String> {
+    let mut client = world.connect().await;
+    let request = upstream.request("GET /", "").replace("HTTP/1.1", "HTTP/1.0");
+    client.write_all(request.as_bytes()).await.unwrap();
+    let (mut kept, _) = upstream.accept().await;
+    kept.write_all(answer.as_bytes()).await.unwrap();
+    kept.shutdown().await.unwrap();
+    let mut all = String::new();
+    timeout(LONG, client.read_to_string(&mut all)).await.expect("the end in time")?;
+    Ok(all)
+}
+
+#[tokio::test]
+async fn a_response_that_broke_off_is_no_whole_one_for_a_client_of_http10() {
+    let limits = Limits { idle_timeout: std::time::Duration::from_millis(100), ..Limits::default() };
+    let world = World::with(Setup { limits, ..Setup::default() }).await;
+    let upstream = Upstream::start().await;
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    for (answer, whole) in [
+        ("HTTP/1.0 200 OK\r\n\r\nhello".to_owned(), true),
+        (format!("{chunked}0\r\n\r\n"), true),
+        (chunked.to_owned(), false),
+        (format!("{chunked}5\r\nhe"), false),
+        (format!("{chunked}no length\r\n"), false),
+    ] {
+        match end_for_http10(&world, &upstream, &answer).await {
+            Ok(all) => assert!(whole && all.ends_with("\r\n\r\nhello"), "{answer:?}: {all}"),
+            Err(error) => {
+                assert_eq!((whole, error.kind()), (false, std::io::ErrorKind::ConnectionReset), "{answer:?}");
+            }
+        }
+    }
+    // Nothing more comes of it, and nothing ends either.
+    let mut client = world.connect().await;
+    let request = upstream.request("GET /", "").replace("HTTP/1.1", "HTTP/1.0");
+    client.write_all(request.as_bytes()).await.unwrap();
+    let (mut kept, _) = upstream.accept().await;
+    kept.write_all(chunked.as_bytes()).await.unwrap();
+    let mut all = Vec::new();
+    let end = timeout(LONG, client.read_to_end(&mut all)).await.expect("the end in time");
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
 #[tokio::test]
 async fn a_kept_connection_serves_another_core_and_outlives_its_own() {
     let (world, upstream) = (World::start().await, Upstream::start().await);
@@ -191,4 +235,87 @@ async fn a_kept_connection_serves_another_core_and_outlives_its_own() {
             tokio::task::spawn_blocking(move || core.shutdown_timeout(LONG)).await.unwrap();
         }
     }
+}
+
+/// What a connection brings while nobody asks and its own core is busy passes for no response on another one.
+#[tokio::test]
+async fn what_comes_unasked_is_no_response_on_another_core() {
+    for unasked in [&b""[..], b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstale"] {
+        let (world, upstream) = (World::start().await, Upstream::start().await);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (other, listener) = (listener.local_addr().unwrap(), listener.into_std().unwrap());
+        let core = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let proxy = world.proxy.clone();
+        core.spawn(async move {
+            proxy.serve(TcpListener::from_std(listener).unwrap(), Door::default()).await;
+        });
+        let mut client = TcpStream::connect(other).await.unwrap();
+        client.write_all(upstream.request("GET /there", "").as_bytes()).await.unwrap();
+        let (mut kept, _) = upstream.accept().await;
+        kept.write_all(&page("x")).await.unwrap();
+        assert!(read_response(&mut client).await.ends_with('x'));
+
+        let (busy, is_busy) = tokio::sync::oneshot::channel();
+        let (done, is_done) = std::sync::mpsc::channel::<()>();
+        core.spawn(async move {
+            busy.send(()).unwrap();
+            let _ = is_done.recv();
+        });
+        is_busy.await.unwrap();
+        kept.write_all(unasked).await.unwrap();
+        kept.shutdown().await.unwrap();
+
+        let mut client = world.connect().await;
+        // Not one that could be sent twice.
+        client.write_all(upstream.request("POST /here", "Content-Length: 0\r\n").as_bytes()).await.unwrap();
+        let answering = async {
+            let (mut fresh, head) = upstream.accept().await;
+            assert!(head.starts_with("POST /here "), "{head}");
+            fresh.write_all(&page("fresh")).await.unwrap();
+            fresh
+        };
+        let (response, _fresh) = tokio::join!(read_response(&mut client), answering);
+        assert!(response.ends_with("fresh"), "{response}");
+        drop(done);
+        tokio::task::spawn_blocking(move || core.shutdown_timeout(LONG)).await.unwrap();
+    }
+}
+
+/// The connection that the proxy keeps to `upstream` for the next request, if it does.
+async fn kept(client: &mut TcpStream, upstream: &Upstream) -> Option<TcpStream> {
+    client.write_all(upstream.request("GET /", "").as_bytes()).await.unwrap();
+    let (mut first, _) = upstream.accept().await;
+    first.write_all(&page("1")).await.unwrap();
+    assert!(read_response(client).await.ends_with('1'));
+    crate::common::settle().await;
+    client.write_all(upstream.request("GET /again", "").as_bytes()).await.unwrap();
+    tokio::select! {
+        head = read_head(&mut first) => head?,
+        _ = upstream.accept() => return None,
+    };
+    first.write_all(&page("2")).await.unwrap();
+    assert!(read_response(client).await.ends_with('2'));
+    Some(first)
+}
+
+#[tokio::test]
+async fn a_connection_that_is_gone_takes_no_place_from_another() {
+    let limits =
+        Limits { pool_idle: 1, pool_idle_timeout: LONG * 100, pool_age: LONG * 100, ..Limits::default() };
+    let world = World::with(Setup { limits, ..Setup::default() }).await;
+    let (gone, other) = (Upstream::start().await, Upstream::start().await);
+    let mut client = world.connect().await;
+    // With a body, a connection has a task of its own.
+    client.write_all((gone.request("POST /", "Content-Length: 1\r\n") + "x").as_bytes()).await.unwrap();
+    let (mut idle, _) = gone.accept().await;
+    assert_eq!(idle.read_u8().await.unwrap(), b'x');
+    idle.write_all(&page("once")).await.unwrap();
+    assert!(read_response(&mut client).await.ends_with("once"));
+    crate::common::settle().await;
+    idle.shutdown().await.unwrap();
+    assert_closed(&mut idle).await;
+    let _in_its_place = kept(&mut client, &other).await.expect("room for it");
+    // As long as that one is there, there is none for a third.
+    let third = Upstream::start().await;
+    assert!(kept(&mut client, &third).await.is_none());
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::common::{
-    AUTH, LONG, Origin, Setup, World, assert_refused, page, read_all, read_head, read_response,
+    AUTH, LONG, Origin, Setup, World, assert_refused, is_kept_alive, page, read_all, read_head, read_response,
 };
 use crate::rules::Rules;
 use exeat_policy::Expect;
@@ -249,4 +249,19 @@ async fn they_count_as_tunnels() {
         tokio::task::yield_now().await;
     }
     panic!("the place was not given back");
+}
+
+/// No relay will ask for it.
+#[tokio::test]
+async fn an_upstream_that_refuses_at_length_is_watched_over() {
+    let world = World::start().await;
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = world.connect().await;
+    let asked = ask("example.com", upstream.local_addr().unwrap().port(), "");
+    client.write_all(asked.as_bytes()).await.unwrap();
+    let (mut far, _) = timeout(LONG, upstream.accept()).await.unwrap().unwrap();
+    read_head(&mut far).await.unwrap();
+    far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhe").await.unwrap();
+    assert!(read_head(&mut client).await.unwrap().starts_with("HTTP/1.1 200 "));
+    assert!(is_kept_alive(&far).await);
 }

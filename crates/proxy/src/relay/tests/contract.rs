@@ -246,23 +246,29 @@ async fn a_relay_that_waits_is_small() {
     let ((_, near_client), (_, near_upstream)) = (pair().await, pair().await);
     let (mut client, mut upstream, mut early) = (near_client.into(), near_upstream.into(), Early::default());
     let (meter, pipes) = (Meter::new(&Limits::default()), Pipes::default());
-    let terms = Terms { meter: &meter, opened: &|_| {}, pipes: &pipes };
+    let terms = Terms { meter: &meter, opened: &|_| {}, pipes: &pipes, is_kept_alive: false };
     let size = size_of_val(&relay(&mut client, &mut upstream, &mut early, &terms));
     assert!(size <= BYTES_MAX, "{size}");
 }
 
-/// Four calls that a short tunnel does without.
+/// Four calls that a short tunnel does without, and one for which they were made before.
 #[tokio::test]
 async fn only_a_connection_that_lasts_is_kept_alive() {
     tokio::time::pause();
+    for is_kept_alive in [false, true] {
+        lasting_is_kept_alive(is_kept_alive).await;
+    }
+}
+
+async fn lasting_is_kept_alive(before: bool) {
     let ((_client, near_client), (_upstream, near_upstream)) = (pair().await, pair().await);
     let [client, upstream] =
         [near_client.as_fd(), near_upstream.as_fd()].map(|fd| fd.try_clone_to_owned().unwrap());
     let are_kept_alive = || [&client, &upstream].map(|socket| SockRef::from(socket).keepalive().unwrap());
     let near = (near_client.into(), near_upstream.into());
-    let Relaying { relay, .. } =
-        Relaying::start(near, Early::default(), &Limits::default(), &Way::Splice.pipes());
-    for (after, want) in [(YOUNG - Duration::from_millis(1), false), (Duration::from_millis(2), true)] {
+    let (limits, pipes) = (Limits::default(), Way::Splice.pipes());
+    let Relaying { relay, .. } = Relaying::begin(near, Early::default(), &limits, &pipes, before);
+    for (after, want) in [(YOUNG - Duration::from_millis(1), false), (Duration::from_millis(2), !before)] {
         // The relay begins before the clock moves, and hears that it did before anybody looks.
         tokio::task::yield_now().await;
         tokio::time::advance(after).await;
