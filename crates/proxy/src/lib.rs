@@ -10,6 +10,7 @@ mod dial;
 mod flows;
 mod forward;
 mod guard;
+mod handshakes;
 mod head;
 mod headers;
 mod hop;

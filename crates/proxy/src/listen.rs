@@ -25,6 +25,7 @@ use crate::{
     client::Client,
     client_stream::ClientStream,
     flows::ConnectionSlot,
+    handshakes,
     head::HeadReader,
     http1, http2, linger, local_user,
     metrics::Metrics,
@@ -424,6 +425,9 @@ async fn handshake(
         Err(error) => {
             shared.metrics.handshakes_failed.add(1);
             tracing::debug!(peer = %client.peer, %error, "TLS handshake failed");
+            if tls.asks_for_certificates() {
+                handshakes::note_refused(shared, client, &error);
+            }
             None
         }
     }

@@ -22,6 +22,7 @@ use exeat_policy::PolicySet;
 
 use crate::{
     flows::{Flows, Over, Source, Swept},
+    handshakes::Handshakes,
     hop::Hops,
     limits::Limits,
     metrics::{Metrics, Told},
@@ -175,6 +176,7 @@ pub(crate) struct Shared {
     pub(crate) flows: Arc<Flows>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) refusals: Refusals,
+    pub(crate) handshakes: Handshakes,
     pub(crate) traffic: Traffic,
     pub(crate) pool: Arc<Pool>,
     /// What bulk is relayed through.
@@ -208,6 +210,7 @@ impl Shared {
             flows: Arc::new(Flows::new()),
             metrics: Arc::default(),
             refusals: Refusals::default(),
+            handshakes: Handshakes::default(),
             traffic: Traffic::default(),
             pool: Arc::new(Pool::new(&parts.limits)),
             pipes: Pipes::default(),

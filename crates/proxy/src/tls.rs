@@ -33,6 +33,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 pub(crate) use client::{HandshakeError, is_alert};
 pub use client::{HopTls, HopTlsError, HopTlsFiles};
+pub(crate) use clients::refusal;
 pub use clients::{CRL_FILES_MAX, ClientFiles};
 
 use clients::Trust;
@@ -279,6 +280,11 @@ impl Tls {
                 tracing::error!(%ca, error, "what client certificates are checked against cannot be used; the old stays");
             }
         }
+    }
+
+    /// Whether clients are asked for a certificate.
+    pub(crate) const fn asks_for_certificates(&self) -> bool {
+        self.trust.is_some()
     }
 
     /// Returns the certificate that the client of a finished handshake has proven to hold.

@@ -155,7 +155,7 @@ pub(crate) fn is_alert(error: &io::Error) -> bool {
 }
 
 /// What TLS has to say of an error of its stream.
-fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+pub(super) fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 

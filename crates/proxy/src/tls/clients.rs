@@ -1,7 +1,7 @@
 //! Whose certificates a listener takes: the authorities that issue them, and the lists of those that are revoked.
 
 use std::{
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -11,6 +11,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use exeat_identity::Presented;
+use exeat_policy::Reason;
 use rustls::{
     RootCertStore,
     crypto::CryptoProvider,
@@ -21,7 +22,9 @@ use rustls::{
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
-use super::{AUTHORITIES_MAX, Mark, PemError, TlsFilesError, pem_error, read_certificates, read_pem};
+use super::{
+    AUTHORITIES_MAX, Mark, PemError, TlsFilesError, client::tls_error, pem_error, read_certificates, read_pem,
+};
 
 /// Most files with revocation lists of one listener.
 pub const CRL_FILES_MAX: usize = 64;
@@ -82,6 +85,22 @@ fn read_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>,
         .collect::<Result<_, pem::Error>>()
         .map_err(|error| pem_error(&error))?;
     if lists.is_empty() { Err(PemError::Missing) } else { Ok(lists) }
+}
+
+/// Why this side refused a handshake that ended with `error`; `None` if it did not: the connection broke, the client took
+/// too long, or it is the client that refused.
+pub(crate) fn refusal(error: &io::Error) -> Option<Reason> {
+    use rustls::Error as E;
+    let error = tls_error(error)?;
+    if matches!(error, E::AlertReceived(_)) {
+        None
+    } else if matches!(error, E::NoCertificatesPresented) {
+        Some(Reason::AuthRequired)
+    } else if matches!(error, E::InvalidCertificate(_) | E::InvalidCertRevocationList(_)) {
+        Some(Reason::AuthInvalid)
+    } else {
+        Some(Reason::RequestMalformed)
+    }
 }
 
 /// What certificates are checked against now, and how often that has changed.

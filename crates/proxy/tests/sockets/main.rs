@@ -4,6 +4,7 @@
 mod announce;
 mod bounds;
 mod budget;
+mod client_certificates;
 mod common;
 mod connect;
 mod forward;
