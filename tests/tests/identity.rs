@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,6 +19,7 @@ use exeat_tests::namespace::PROXY;
 use exeat_tests::raw::{Raw, authorization};
 use exeat_tests::world::{GREETING, World};
 use exeat_tests::{harness, scenarios};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 fn main() -> ExitCode {
@@ -26,6 +27,8 @@ fn main() -> ExitCode {
         every_combination_of_proofs_is_as_the_table_says,
         headers_say_nothing_of_the_place_and_trusted_senders_do,
         a_local_client_is_known_by_its_user,
+        who_has_gone_before_anybody_looked_is_nobody,
+        who_was_not_asked_for_when_it_came_is_nobody_after_a_reload,
         a_container_without_a_network_goes_out_by_its_socket,
         a_unix_socket_is_for_whom_its_file_is,
         a_process_is_known_by_its_control_group,
@@ -266,7 +269,12 @@ fn a_local_client_is_known_by_its_user() -> Result<()> {
     };
     ensure!(from_loopback(LOCAL)? == ok());
     ensure!(from_loopback("[::1]:3130")? == ok());
-    ensure!(get_at(NOWHERE, "")? == denied(407, "auth_required"), "the user is looked up over loopback only");
+    ensure!(get_at(NOWHERE, "")? == denied(407, "auth_required"), "the user is looked up on this host only");
+    ensure!(
+        get_from("10.99.0.1:0", LOCAL.parse()?, "")? == ok(),
+        "who has another address here is known, too"
+    );
+    ensure!(get_at("10.99.0.1:0", "")? == ok(), "and who comes from the one that it goes to");
     let record = record_of(&mut exeat, "a GET", |record| record["status"] == 200)?;
     ensure!(record["user"] == own && record["workload"] == "me", "{record}");
     // Its write side ended before the proxy has answered.
@@ -288,6 +296,77 @@ fn a_local_client_is_known_by_its_user() -> Result<()> {
         reload(&world, &with(OTHER))?;
     }
     ensure!(from_loopback(LOCAL)? == denied(407, "auth_required"), "another user");
+    exeat.stop()
+}
+
+const LOOPBACK: &str = "127.0.0.1:3130";
+
+/// Workloads that are somebody else, of whom nobody is here; and everybody else is let in.
+const OTHERS: &str = "[workload.other]\nuid = 12345\npolicies = [\"web\"]\n\
+                      [workload.group]\ncgroup = \"/nobody.slice\"\npolicies = [\"web\"]\n";
+
+fn let_in(rest: &str) -> String {
+    config(&format!("listen = [\"{PROXY}\", \"{LOOPBACK}\", \"unix:s\"]\nanonymous = \"web\""), rest)
+}
+
+/// What is answered to a request on a new connection to the unix socket at `path`.
+fn ask_unix(path: &Path) -> Result<String> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(request_with("GET http://example.com/", "Connection: close\r\n").as_bytes())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn who_has_gone_before_anybody_looked_is_nobody() -> Result<()> {
+    let world = World::new()?;
+    let mut exeat = Exeat::serve(world.directory(), &let_in(OTHERS), PROXY)?;
+    let (socket, request) = (world.directory().join("s"), request_with("GET http://example.com/", ""));
+    ensure!(Raw::connect(LOOPBACK.parse()?)?.ask(&request)?.status == 200, "who is there is known");
+    ensure!(ask_unix(&socket)?.starts_with("HTTP/1.1 200"), "by the socket, too");
+    // One of them may have been of the other user, and the other in the group.
+    exeat.signal(Signal::SIGSTOP)?;
+    let gone = std::net::TcpStream::connect(LOOPBACK)?;
+    (&gone).write_all(request.as_bytes())?;
+    drop(gone);
+    let script = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); \
+                  s.sendall(sys.argv[2].encode())";
+    let path = socket.display().to_string();
+    let python = Client::new("python3", world.directory()).args(["-c", script, &path, &request]).run()?;
+    ensure!(python.code == 0, "{python:?}");
+    exeat.signal(Signal::SIGCONT)?;
+    let refused = |record: &&Value| record["reason"] == "container_mismatch";
+    let both = |records: &[Value]| records.iter().filter(refused).count() == 2;
+    let records = exeat.audit_until("two that nobody knows", both)?;
+    for record in records.iter().filter(refused) {
+        ensure!(record["principal"].is_null() && record["workload"].is_null(), "{record}");
+    }
+    ensure!(world.accepts() == 1, "{:?}", world.reached());
+    exeat.stop()
+}
+
+fn who_was_not_asked_for_when_it_came_is_nobody_after_a_reload() -> Result<()> {
+    let world = World::new()?;
+    let exeat = Exeat::serve(world.directory(), &let_in(""), PROXY)?;
+    let socket = world.directory().join("s");
+    let (get, connect) =
+        (request_with("GET http://example.com/", ""), request_with("CONNECT www.example.org:25", ""));
+    let mut kept = Raw::connect(LOOPBACK.parse()?)?;
+    ensure!(kept.ask(&get)?.status == 200);
+    let mut local = Raw::connect(LOOPBACK.parse()?)?;
+    ensure!(local.ask(&connect)?.status == 200);
+    ensure!(local.exactly(GREETING.len())? == GREETING.as_bytes());
+    let mut remote = tunnel(NOWHERE, "")?;
+    reload(&world, &let_in(OTHERS))?;
+    is_reset(&mut local).context("it may be of the user that is a workload now")?;
+    echoes(&mut remote).context("it is certain to be of no user here")?;
+    let reply = kept.ask(&get)?;
+    ensure!(reply.head.field("x-deny-reason") == Some("container_mismatch"), "{reply:?}");
+    kept.closed().context("the next connection can be known")?;
+    ensure!(Raw::connect(LOOPBACK.parse()?)?.ask(&get)?.status == 200);
+    ensure!(ask_unix(&socket)?.starts_with("HTTP/1.1 200"));
+    drop(remote);
     exeat.stop()
 }
 
@@ -440,7 +519,8 @@ fn a_container_with_one_cable_is_known_by_the_cable() -> Result<()> {
     let two = Container::with_cable("cable2", &["10.97.2.1/24"], &["10.97.2.2/24"])?;
     let proxy = format!(
         "listen = [\"{PROXY}\", {{ address = \"0.0.0.0:3140\", interface = \"cable1\" }}, \
-         {{ address = \"0.0.0.0:3140\", interface = \"cable2\", demand = [\"origin\"] }}]"
+         {{ address = \"0.0.0.0:3140\", interface = \"cable2\", demand = [\"origin\"] }}]\n\
+         proxy_protocol_from = [\"10.97.1.3\"]"
     );
     let rest = "[workload.one]\ninterface = \"cable1\"\npolicies = [\"web\"]\n\
                 [workload.two]\ninterface = \"cable2\"\naddresses = [\"10.97.2.9\"]\npolicies = [\"web\"]\n";
@@ -461,6 +541,12 @@ fn a_container_with_one_cable_is_known_by_the_cable() -> Result<()> {
     // The kernel lets a connection of this host to the device's own address count as one that came in by it.
     let reply = Raw::connect("10.97.1.1:3140".parse()?)?.ask(request_with("GET http://example.com/", ""))?;
     ensure!(reply.status == 407, "a process of this host is not the container: {reply:?}");
+    let second = ["address", "add", "10.97.1.3/24", "dev", "cable1"];
+    ensure!(Command::new("ip").args(second).status()?.success(), "a second address");
+    let mut sender = Raw::from("10.97.1.3:0".parse()?, "10.97.1.1:3140".parse()?)?;
+    sender.send(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0")?;
+    let reply = sender.ask(request_with("GET http://example.com/", ""))?;
+    ensure!(reply.status == 407, "nor is one that sends PROXY headers and speaks for itself: {reply:?}");
     ensure!(Raw::connect("127.0.0.1:3140".parse()?).is_err(), "nobody is let in by another device");
     ensure!(world.accepts() == 1, "{:?}", world.reached());
     let record = record_of(&mut exeat, "of the container", |record| record["workload"] == "one")?;

@@ -20,7 +20,7 @@ pub use defence::Defence;
 pub use password::{
     PasswordHash, PasswordHashError, SecretError, generate_password, hash_generated, hash_password,
 };
-pub use peer::{Demand, Peer, Place, Shown};
+pub use peer::{Demand, Part, Peer, Place, Shown};
 pub use principal::{Accepted, AuthnError, Principal, Proof, claimed_name};
 pub use token::{
     Claims, ClaimsError, Flags, HeaderError, IssuerSpec, Issuers, KEYS_MAX, KeyError, KeySet, KeySetError,

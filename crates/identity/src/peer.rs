@@ -18,13 +18,35 @@ pub struct Place {
     /// Its address; `None` on a unix socket.
     pub address: Option<IpAddr>,
     /// The network device that it came in by, if its listener takes connections of one only.
-    pub interface: Option<Arc<str>>,
+    pub interface: Part<Arc<str>>,
     /// The unix socket that it came to, as the configuration names it.
     pub socket: Option<Arc<Path>>,
-    /// The user who opened it, of a client on this host; `None` if the system does not tell for certain.
-    pub user: Option<u32>,
-    /// The control group (version 2) of the process that opened it on a unix socket; `None` as for `user`.
-    pub cgroup: Option<Arc<str>>,
+    /// The user who opened it, of a client on this host.
+    pub user: Part<u32>,
+    /// The control group (version 2) of the process that opened it on a unix socket.
+    pub cgroup: Part<Arc<str>>,
+}
+
+/// A part of a place that the system has to be asked for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Part<T> {
+    /// It is this.
+    Known(T),
+    /// It certainly is none that a workload could be known by.
+    #[default]
+    Nothing,
+    /// It may be any: the system was not asked, or does not tell for certain.
+    Unknown,
+}
+
+impl<T> Part<T> {
+    /// Returns what is known.
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known(part) => Some(part),
+            Self::Nothing | Self::Unknown => None,
+        }
+    }
 }
 
 /// The proofs that a listener demands of every request, all of them.
@@ -70,14 +92,28 @@ pub struct Shown {
 /// The other end of a connection, as one snapshot knows it.
 #[derive(Clone, Debug, Default)]
 pub struct Peer<'a> {
-    pub(crate) workload: Option<&'a Workload>,
-    pub(crate) demand: Demand,
+    workload: Option<&'a Workload>,
+    /// Whether it may come from a workload that cannot be told from others, or from nowhere.
+    is_uncertain: bool,
+    demand: Demand,
     certificate: Shows,
 }
 
 impl<'a> Peer<'a> {
     pub(crate) fn new(workload: Option<&'a Workload>, demand: Demand) -> Self {
-        Self { workload, demand, certificate: Shows::Nothing }
+        Self { workload, is_uncertain: false, demand, certificate: Shows::Nothing }
+    }
+
+    /// Returns one that may come from a workload, and nobody can tell from which.
+    pub(crate) fn uncertain(demand: Demand) -> Self {
+        Self { is_uncertain: true, ..Self::new(None, demand) }
+    }
+
+    /// Whether what cannot be found out could make it come from somewhere else than what is known of it says. Nothing
+    /// that comes over it is served.
+    #[must_use]
+    pub fn is_uncertain(&self) -> bool {
+        self.is_uncertain
     }
 
     /// Returns the same with what its certificate proves at `now`, by `certificates` and the `policy` they are bound to.
@@ -115,7 +151,8 @@ impl<'a> Peer<'a> {
     /// Whether a request may do without credentials, where `is_anonymous_let_in` says whether one that shows nothing may.
     #[must_use]
     pub fn may_be_silent(&self, is_anonymous_let_in: bool) -> bool {
-        !self.demand.has_credentials()
+        !self.is_uncertain
+            && !self.demand.has_credentials()
             && match (self.holder(), self.workload) {
                 (Some(_), _) => true,
                 (None, Some(workload)) => workload.is_proof(),
@@ -128,8 +165,12 @@ impl<'a> Peer<'a> {
     ///
     /// # Errors
     /// [`AuthnError::Invalid`] if its certificate is over or revoked. [`AuthnError::ContainerMismatch`] if that is for
-    /// another address, or if the listener demands an origin or a certificate and there is none.
+    /// another address, if the listener demands an origin or a certificate and there is none, or if it is uncertain where
+    /// it comes from.
     pub(crate) fn check_shown(&self) -> Result<(), AuthnError> {
+        if self.is_uncertain {
+            return Err(AuthnError::ContainerMismatch);
+        }
         match &self.certificate {
             Shows::Bad => return Err(AuthnError::Invalid),
             Shows::Elsewhere => return Err(AuthnError::ContainerMismatch),

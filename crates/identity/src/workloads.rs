@@ -6,7 +6,7 @@ use exeat_model::CanonicalIp;
 use ipnet::IpNet;
 
 use crate::{
-    peer::{Peer, Place, Shown},
+    peer::{Part, Peer, Place, Shown},
     principal::Principal,
 };
 
@@ -45,17 +45,52 @@ impl Origin {
         self.cgroup.is_none() && self.user.is_none() && self.socket.is_none() && self.interface.is_none()
     }
 
-    fn holds_for(&self, place: &Place) -> bool {
+    fn holds_for(&self, place: &Place) -> Holds {
         let Self { cgroup, user, socket, interface, network } = self;
-        let is_below = |group: &str| place.cgroup.as_deref().is_some_and(|found| is_in_group(found, group));
         let address = place.address.map(|ip| CanonicalIp::from(ip).get());
         let is_inside = |network: &IpNet| address.is_some_and(|ip| network.contains(&ip));
-        cgroup.as_deref().is_none_or(is_below)
-            && user.is_none_or(|user| place.user == Some(user))
-            && socket.as_deref().is_none_or(|socket| place.socket.as_deref() == Some(socket))
-            && interface.as_deref().is_none_or(|name| place.interface.as_deref() == Some(name))
-            && network.as_ref().is_none_or(is_inside)
+        let has_rest = socket.as_deref().is_none_or(|socket| place.socket.as_deref() == Some(socket))
+            && network.as_ref().is_none_or(is_inside);
+        if !has_rest {
+            return Holds::No;
+        }
+        let below = |group: &str| Holds::of(&place.cgroup, |found| is_in_group(found, group));
+        let parts = [
+            cgroup.as_deref().map(below),
+            user.map(|user| Holds::of(&place.user, |found| *found == user)),
+            interface.as_deref().map(|name| Holds::of(&place.interface, |found| **found == *name)),
+        ];
+        parts.into_iter().flatten().min().unwrap_or(Holds::Yes)
     }
+}
+
+/// Whether an origin is that of a place; of several parts the least counts.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Holds {
+    No,
+    /// It would if a part were this that is not known.
+    Perhaps,
+    Yes,
+}
+
+impl Holds {
+    fn of<T>(part: &Part<T>, is_it: impl FnOnce(&T) -> bool) -> Self {
+        match part {
+            Part::Known(found) if is_it(found) => Self::Yes,
+            Part::Known(_) | Part::Nothing => Self::No,
+            Part::Unknown => Self::Perhaps,
+        }
+    }
+}
+
+/// What a place is.
+#[derive(Clone, Copy, Debug)]
+enum Found<'a> {
+    Workload(&'a Workload),
+    Nowhere,
+    /// The closest description that may hold depends on what is not known. The next one must not count instead: whoever
+    /// makes itself hard to know would choose who it is.
+    Uncertain,
 }
 
 /// Whether the control group `found` is `group` or below it.
@@ -144,7 +179,11 @@ impl Workloads {
     /// Returns the other end of a connection, as this configuration knows it.
     #[must_use]
     pub fn peer(&self, shown: &Shown) -> Peer<'_> {
-        Peer::new(self.find(&shown.place), shown.demand)
+        match self.find(&shown.place) {
+            Found::Workload(workload) => Peer::new(Some(workload), shown.demand),
+            Found::Nowhere => Peer::new(None, shown.demand),
+            Found::Uncertain => Peer::uncertain(shown.demand),
+        }
     }
 
     /// Returns the workload of this name.
@@ -164,12 +203,22 @@ impl Workloads {
         self.described.iter().any(|(origin, _)| origin.user.is_some())
     }
 
-    fn find(&self, place: &Place) -> Option<&Workload> {
-        let described = self.described.iter().find(|(origin, _)| origin.holds_for(place));
-        described
-            .map(|(_, workload)| workload)
-            .or_else(|| self.of_network(place.address?))
-            .map(|found| &**found)
+    /// Whether some workload is known by the control group of a client that came by a unix socket, as above.
+    #[must_use]
+    pub fn know_groups(&self) -> bool {
+        self.described.iter().any(|(origin, _)| origin.cgroup.is_some())
+    }
+
+    fn find(&self, place: &Place) -> Found<'_> {
+        let held = self.described.iter().map(|(origin, workload)| (origin.holds_for(place), workload));
+        match { held }.find(|(holds, _)| *holds != Holds::No) {
+            Some((Holds::Yes, workload)) => Found::Workload(workload),
+            Some((Holds::Perhaps | Holds::No, _)) => Found::Uncertain,
+            None => {
+                let of_network = place.address.and_then(|ip| self.of_network(ip));
+                of_network.map_or(Found::Nowhere, |workload| Found::Workload(workload))
+            }
+        }
     }
 
     fn of_network(&self, ip: IpAddr) -> Option<&Arc<Workload>> {

@@ -73,8 +73,8 @@ impl Client {
 
     /// Who it counts as before anybody knows who asks.
     pub(crate) fn source(&self) -> Source {
-        match (&self.shown.place.socket, self.shown.place.user) {
-            (Some(_), user) => Source::User(user),
+        match (&self.shown.place.socket, self.shown.place.user.known()) {
+            (Some(_), user) => Source::User(user.copied()),
             (None, _) => Source::from(self.peer.ip()),
         }
     }

@@ -73,7 +73,9 @@ pub(crate) async fn answer(
             response
         }
         Err(refusal) => {
-            let after = if is_last || has_body { After::Close } else { After::KeepAlive };
+            // A connection that cannot be told whose it is stays so: the next one may be known.
+            let is_over = is_last || has_body || refusal.reason == Reason::ContainerMismatch;
+            let after = if is_over { After::Close } else { After::KeepAlive };
             report.note_refusal(&refusal);
             let response = refusal.to_response(shared.signature(&report.trail), after);
             response.map(|body| DownBody::Whole(Full::new(body)))

@@ -11,7 +11,7 @@ use std::{
 
 use exeat_audit::{AuditLog, Event};
 use exeat_dns::Resolver;
-use exeat_identity::{Authenticator, Demand, Place, Shown};
+use exeat_identity::{Authenticator, Demand, Part, Place, Shown};
 use exeat_model::IpBlock;
 use exeat_policy::Reason;
 use socket2::SockRef;
@@ -262,7 +262,7 @@ impl Proxy {
                     | ClientStream::Tls(_)
                     | ClientStream::Http2(_)) => {
                         // Now, while the client is most likely to be still there.
-                        let client = with_place(&shared, client);
+                        let client = with_place(&shared, client, &stream);
                         if door.is_redirected {
                             tokio::spawn(serve_redirected(shared, client, stream, slot));
                         } else {
@@ -298,9 +298,14 @@ impl Proxy {
                 return self.turn_away(stream.into(), sender, refusal, tls.is_some());
             }
         };
+        let stream = stream.into();
         match slot.count_source(client.source(), &shared.limits, Instant::now()) {
-            Ok(()) => serve_client(shared, client, stream.into(), tls, slot).await,
-            Err(over) => self.turn_away(stream.into(), client, shared.over(over), tls.is_some()),
+            Ok(()) => {
+                // One that speaks for itself is a client like any other.
+                let client = with_place(&shared, client, &stream);
+                serve_client(shared, client, stream, tls, slot).await;
+            }
+            Err(over) => self.turn_away(stream, client, shared.over(over), tls.is_some()),
         }
     }
 
@@ -440,23 +445,35 @@ async fn grace_of_a_drain(shared: &Shared) {
     sleep(FIRST_BYTE_GRACE).await;
 }
 
-/// Returns `client` with what the kernel has to be asked for of its place: the user who opened its connection, if some
-/// workload is known by that and the client is on this host; and no device, if it is on this host.
-fn with_place(shared: &Shared, client: Client) -> Client {
-    let Some(address) = client.address() else { return client };
-    let is_loopback = address.ip().to_canonical().is_loopback();
-    let client = if is_loopback && shared.current().snapshot.workloads.know_users() {
-        let user = local_user::of(client.peer, client.local);
-        client.at(|place| place.user = user)
-    } else {
-        client
-    };
-    match &client.shown.place.interface {
-        Some(name) if local_user::may_be_local(client.peer, client.local, name) => {
-            client.at(|place| place.interface = None)
+/// Returns `client` with what the kernel has to be asked for of its place: who opened its connection, as far as some
+/// workload is known by that and the client is on this host; and no device, if it is on this host. What is not asked for
+/// stays unknown: a later configuration may want to know it.
+fn with_place(shared: &Shared, client: Client, stream: &ClientStream) -> Client {
+    let place = &client.shown.place;
+    let (has_user, has_group) = (place.user != Part::Unknown, place.cgroup != Part::Unknown);
+    let workloads = &shared.current().snapshot.workloads;
+    let user = match stream {
+        ClientStream::Plain(_) if !has_user && workloads.know_users() => {
+            local_user::of(client.peer, client.local)
         }
-        Some(_) | None => client,
+        ClientStream::Plain(_) | ClientStream::Unix(_) | ClientStream::Tls(_) | ClientStream::Http2(_) => {
+            place.user
+        }
+    };
+    let cgroup = match stream {
+        ClientStream::Unix(stream) if !has_group && workloads.know_groups() => unix_peer::cgroup(stream),
+        ClientStream::Plain(_) | ClientStream::Unix(_) | ClientStream::Tls(_) | ClientStream::Http2(_) => {
+            place.cgroup.clone()
+        }
+    };
+    let interface = match &place.interface {
+        Part::Known(name) => local_user::device(client.peer, client.local, name),
+        Part::Nothing | Part::Unknown => place.interface.clone(),
+    };
+    if (user, &cgroup, &interface) == (place.user, &place.cgroup, &place.interface) {
+        return client;
     }
+    client.at(|place| *place = Place { user, cgroup, interface, ..place.clone() })
 }
 
 /// A listening socket, and what all of its connections have in common.
@@ -534,17 +551,24 @@ fn with_client(
     local: Option<SocketAddr>,
     door: &Door,
 ) -> io::Result<(ClientStream, Client)> {
-    let local = match local {
-        _ if door.is_redirected => redirected::original_destination(&stream)?,
-        Some(local) => local,
-        None => stream.local_addr()?,
+    let arrived = local.map_or_else(|| stream.local_addr(), Ok)?;
+    // Whoever is on this host may also come from another of its addresses.
+    let is_loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
+    let is_of_this_host = is_loopback(peer) || is_loopback(arrived) || peer.ip() == arrived.ip();
+    // As the client's own socket has it.
+    let local = if door.is_redirected { redirected::original_destination(&stream)? } else { arrived };
+    let place = Place {
+        address: Some(peer.ip()),
+        interface: door.interface.clone().map_or(Part::Nothing, Part::Known),
+        user: if is_of_this_host { Part::Unknown } else { Part::Nothing },
+        ..Place::default()
     };
-    let place = Place { address: Some(peer.ip()), interface: door.interface.clone(), ..Place::default() };
     Ok((stream.into(), Client::new(peer, local, Shown { place, demand: door.demand, certificate: None })))
 }
 
 fn with_unix_client(stream: UnixStream, path: &Arc<Path>, door: &Door) -> (ClientStream, Client) {
-    let place = Place { socket: Some(Arc::clone(path)), ..unix_peer::place(&stream) };
+    let (socket, user) = (Some(Arc::clone(path)), unix_peer::user(&stream));
+    let place = Place { socket, user, cgroup: Part::Unknown, ..Place::default() };
     (ClientStream::Unix(stream), Client::of_unix(Shown { place, demand: door.demand, certificate: None }))
 }
 

@@ -1,7 +1,8 @@
 //! Whether a TCP connection was opened on this host, and by which user, asked of the kernel (sock_diag(7)).
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, sync::Arc};
 
+use exeat_identity::Part;
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::{
     AF_INET, AF_INET6, IPPROTO_TCP, SockDiagMessage, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2,
@@ -17,33 +18,36 @@ const ANSWER_BYTES: usize = 8192;
 const ANY_DEVICE: u32 = 0;
 const ANY_COOKIE: [u8; 8] = [0xff; 8];
 
-/// Returns the user who owns the socket at `client` that is connected to `here`, both of this host. `None` if there is
-/// none, or the kernel does not tell for certain.
+/// Returns the user who owns the socket at `client` that is connected to `here`, both of this host; not known if there is
+/// none any more, or the kernel does not tell for certain.
 ///
 /// Our end of the connection is open while this asks, so nobody else can have one from the same address and port. A
 /// client that has gone is not taken for somebody else: its socket has no file any more, and a new one at its address
 /// cannot have connected.
-pub(crate) fn of(client: SocketAddr, here: SocketAddr) -> Option<u32> {
+pub(crate) fn of(client: SocketAddr, here: SocketAddr) -> Part<u32> {
     let (client, here) = (canonical(client), canonical(here));
     match ask(client, here, ANY_DEVICE) {
         Ok(Some(answer)) => owner(&answer, client, here),
-        Ok(None) => None,
+        Ok(None) => Part::Unknown,
         Err(error) => {
             tracing::debug!(%error, "the user of a local client is not known");
-            None
+            Part::Unknown
         }
     }
 }
 
-/// Whether the socket at `client` may be one of this host, in our own network namespace, although its connection came to
-/// a listener for the device `interface` alone: the kernel lets a connection to the address of a device count as one that
-/// came in by it.
-pub(crate) fn may_be_local(client: SocketAddr, here: SocketAddr, interface: &str) -> bool {
+/// Returns the device `interface`, unless the socket at `client` is one of this host, in our own network namespace,
+/// although its connection came to a listener for that device alone: the kernel lets a connection to the address of a
+/// device count as one that came in by it.
+pub(crate) fn device(client: SocketAddr, here: SocketAddr, interface: &Arc<str>) -> Part<Arc<str>> {
     let (client, here) = (canonical(client), canonical(here));
-    let is_absent = |device| matches!(ask(client, here, device), Ok(None));
+    let Ok(index) = nix::net::if_::if_nametoindex(&**interface) else { return Part::Unknown };
     // A socket that is itself bound to the device is found by asking for that.
-    let device = nix::net::if_::if_nametoindex(interface);
-    !device.is_ok_and(|device| is_absent(ANY_DEVICE) && is_absent(device))
+    match (ask(client, here, ANY_DEVICE), ask(client, here, index)) {
+        (Ok(None), Ok(None)) => Part::Known(Arc::clone(interface)),
+        (Ok(Some(_)), _) | (_, Ok(Some(_))) => Part::Nothing,
+        (Err(_), _) | (_, Err(_)) => Part::Unknown,
+    }
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
@@ -92,7 +96,7 @@ fn ask(client: SocketAddr, here: SocketAddr, device: u32) -> io::Result<Option<I
 }
 
 /// Returns the owner that an answer tells, if it is about this socket and the socket is somebody's.
-fn owner(answer: &InetResponseHeader, client: SocketAddr, here: SocketAddr) -> Option<u32> {
+fn owner(answer: &InetResponseHeader, client: SocketAddr, here: SocketAddr) -> Part<u32> {
     let id = &answer.socket_id;
     let ends = (
         SocketAddr::new(id.source_address.to_canonical(), id.source_port),
@@ -102,9 +106,11 @@ fn owner(answer: &InetResponseHeader, client: SocketAddr, here: SocketAddr) -> O
     let is_connected = matches!(answer.state, TCP_ESTABLISHED | TCP_FIN_WAIT1 | TCP_FIN_WAIT2);
     // Without a file it is nobody's, which the kernel may show as the user 0.
     let is_held = answer.inode != 0;
-    (ends == (client, here) && is_connected && is_held)
-        .then_some(answer.uid)
-        .filter(|user| *user != UNMAPPED_USER)
+    match ends == (client, here) && is_connected && is_held {
+        true if answer.uid == UNMAPPED_USER => Part::Nothing,
+        true => Part::Known(answer.uid),
+        false => Part::Unknown,
+    }
 }
 
 #[cfg(test)]
@@ -125,7 +131,7 @@ mod tests {
     #[test]
     fn the_user_of_a_local_client_is_found_while_it_is_there() {
         let (v4, v6) = (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
-        let own = Some(rustix::process::getuid().as_raw());
+        let own = Part::Known(rustix::process::getuid().as_raw());
         for (name, listen, dial) in [
             ("IPv4", SocketAddr::from((v4, 0)), SocketAddr::from((v4, 0))),
             ("IPv6", SocketAddr::from((v6, 0)), SocketAddr::from((v6, 0))),
@@ -138,11 +144,15 @@ mod tests {
             let (far, near, peer) = pair(listen, |port| SocketAddr::new(dial.ip(), port));
             let here = near.local_addr().unwrap();
             assert_eq!(of(peer, here), own, "{name}");
-            assert_eq!(of(SocketAddr::new(peer.ip(), here.port()), here), None, "{name}: another port");
+            assert_eq!(
+                of(SocketAddr::new(peer.ip(), here.port()), here),
+                Part::Unknown,
+                "{name}: another port"
+            );
             far.shutdown(Shutdown::Write).unwrap();
             assert_eq!(of(peer, here), own, "{name}: it reads still");
             drop(far);
-            assert_eq!(of(peer, here), None, "{name}: it has gone");
+            assert_eq!(of(peer, here), Part::Unknown, "{name}: it has gone");
         }
     }
 
@@ -151,11 +161,13 @@ mod tests {
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let (far, near, peer) = pair(loopback, |port| SocketAddr::new(loopback.ip(), port));
         let here = near.local_addr().unwrap();
-        assert!(may_be_local(peer, here, "lo"));
-        assert!(!may_be_local("192.0.2.1:1".parse().unwrap(), here, "lo"));
-        assert!(may_be_local("192.0.2.1:1".parse().unwrap(), here, "no-such-device"), "fails closed");
+        let (lo, none) = (Arc::from("lo"), Arc::from("no-such-device"));
+        assert_eq!(device(peer, here, &lo), Part::Nothing);
+        let elsewhere = "192.0.2.1:1".parse().unwrap();
+        assert_eq!(device(elsewhere, here, &lo), Part::Known(Arc::clone(&lo)));
+        assert_eq!(device(elsewhere, here, &none), Part::Unknown, "fails closed");
         drop(far);
-        assert!(may_be_local(peer, here, "lo"), "its last state is known for a while");
+        assert_eq!(device(peer, here, &lo), Part::Nothing, "its last state is known for a while");
     }
 
     #[test]
@@ -179,18 +191,19 @@ mod tests {
             inode,
         };
         for (name, answer, want) in [
-            ("connected", answer(TCP_ESTABLISHED, 7, 1000), Some(1000)),
-            ("of root", answer(TCP_ESTABLISHED, 7, 0), Some(0)),
-            ("has no file", answer(TCP_ESTABLISHED, 0, 0), None),
-            ("has ended its side", answer(TCP_FIN_WAIT2, 7, 1000), Some(1000)),
-            ("has ended its side and has no file", answer(TCP_FIN_WAIT2, 0, 0), None),
-            ("a new one at its address", answer(TCP_SYN_SENT, 7, 1000), None),
-            ("listens there", answer(TCP_LISTEN, 7, 1000), None),
-            ("has gone", answer(TCP_TIME_WAIT, 0, 0), None),
-            ("of a user without a number here", answer(TCP_ESTABLISHED, 7, UNMAPPED_USER), None),
+            ("connected", answer(TCP_ESTABLISHED, 7, 1000), Part::Known(1000)),
+            ("of root", answer(TCP_ESTABLISHED, 7, 0), Part::Known(0)),
+            ("has no file", answer(TCP_ESTABLISHED, 0, 0), Part::Unknown),
+            ("has ended its side", answer(TCP_FIN_WAIT2, 7, 1000), Part::Known(1000)),
+            ("has ended its side and has no file", answer(TCP_FIN_WAIT2, 0, 0), Part::Unknown),
+            ("a new one at its address", answer(TCP_SYN_SENT, 7, 1000), Part::Unknown),
+            ("listens there", answer(TCP_LISTEN, 7, 1000), Part::Unknown),
+            ("has gone", answer(TCP_TIME_WAIT, 0, 0), Part::Unknown),
+            ("of a user without a number here", answer(TCP_ESTABLISHED, 7, UNMAPPED_USER), Part::Nothing),
         ] {
             assert_eq!(owner(&answer, client, here), want, "{name}");
         }
-        assert_eq!(owner(&answer(TCP_ESTABLISHED, 7, 1000), here, client), None, "the other way round");
+        let turned = owner(&answer(TCP_ESTABLISHED, 7, 1000), here, client);
+        assert_eq!(turned, Part::Unknown, "the other way round");
     }
 }

@@ -81,6 +81,9 @@ impl Session<'_> {
         let current = self.shared.current();
         let snapshot = &current.snapshot;
         let peer = snapshot.peer(&self.trail.client().shown);
+        if peer.is_uncertain() {
+            return Err(self.refuse(SocksStep::Method, Reason::ContainerMismatch));
+        }
         let Some(method) = greeting.choose(peer.may_be_silent(snapshot.anonymous.is_some())) else {
             return Err(self.refuse(SocksStep::Method, Reason::AuthRequired));
         };

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use exeat_identity::Place;
+use exeat_identity::Part;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::UnixStream;
 
@@ -22,17 +22,25 @@ pub const UNMAPPED_USER: u32 = 65534;
 /// each of the hierarchies of version 1 besides that of version 2.
 const CGROUP_FILE_BYTES_MAX: u64 = 64 * 1024;
 
-/// Returns the user and the control group of the process that opened `stream`, each as far as it is certain.
-pub(crate) fn place(stream: &UnixStream) -> Place {
-    let Ok(credentials) = stream.peer_cred() else { return Place::default() };
-    let user = Some(credentials.uid()).filter(|user| *user != UNMAPPED_USER);
-    let cgroup = credentials.pid().and_then(|pid| cgroup(stream, pid));
-    Place { user, cgroup, ..Place::default() }
+/// Returns the user of the process that opened `stream`.
+pub(crate) fn user(stream: &UnixStream) -> Part<u32> {
+    match stream.peer_cred().map(|credentials| credentials.uid()) {
+        Ok(UNMAPPED_USER) => Part::Nothing,
+        Ok(user) => Part::Known(user),
+        Err(_) => Part::Unknown,
+    }
+}
+
+/// Returns the control group of the process that opened `stream`. A process that has ended is not known to have been
+/// in none.
+pub(crate) fn cgroup(stream: &UnixStream) -> Part<Arc<str>> {
+    let pid = stream.peer_cred().ok().and_then(|credentials| credentials.pid());
+    pid.and_then(|pid| cgroup_of(stream, pid)).map_or(Part::Unknown, Part::Known)
 }
 
 /// Reads the control group of the process `pid`, if the one that opened `stream` is still the one of that number
 /// afterwards.
-fn cgroup(stream: &UnixStream, pid: i32) -> Option<Arc<str>> {
+fn cgroup_of(stream: &UnixStream, pid: i32) -> Option<Arc<str>> {
     // Fails for a process that has ended, and before Linux 6.5.
     let process: OwnedFd = nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerPidfd).ok()?;
     let mut text = String::new();
@@ -74,9 +82,8 @@ mod tests {
     #[tokio::test]
     async fn the_peer_of_a_socket_is_the_process_that_opened_it() {
         let (near, _far) = UnixStream::pair().unwrap();
-        let place = place(&near);
-        assert_eq!(place.user, Some(rustix::process::getuid().as_raw()));
+        assert_eq!(user(&near), Part::Known(rustix::process::getuid().as_raw()));
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
-        assert_eq!(place.cgroup.as_deref(), of_version_2(&own));
+        assert_eq!(cgroup(&near).known().map(|group| &**group), of_version_2(&own));
     }
 }

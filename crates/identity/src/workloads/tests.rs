@@ -51,11 +51,11 @@ fn known() -> Workloads {
 fn the_closest_description_that_holds_in_every_part_counts() {
     let unix = |path: &str, user| Place {
         socket: Some(Path::new(path).into()),
-        user: Some(user),
+        user: Part::Known(user),
         ..Place::default()
     };
-    let group = |group: &str| Place { cgroup: Some(group.into()), ..unix("/run/s", 1) };
-    let device = |name: &str, address: &str| Place { interface: Some(name.into()), ..at(address) };
+    let group = |group: &str| Place { cgroup: Part::Known(group.into()), ..unix("/run/s", 1) };
+    let device = |name: &str, address: &str| Place { interface: Part::Known(name.into()), ..at(address) };
     let known = known();
     for (case, place, want) in [
         ("nowhere", Place::default(), None),
@@ -68,9 +68,9 @@ fn the_closest_description_that_holds_in_every_part_counts() {
         ("of the other family", at("2001:db8::7"), Some("host")),
         ("beside that one", at("2001:db8::8"), Some("wide")),
         ("outside of both", at("2001:db9::7"), None),
-        ("a user", Place { user: Some(1000), ..at("127.0.0.1") }, Some("user")),
-        ("another user", Place { user: Some(1001), ..at("127.0.0.1") }, None),
-        ("a user before its network", Place { user: Some(1000), ..at("10.1.2.3") }, Some("user")),
+        ("a user", Place { user: Part::Known(1000), ..at("127.0.0.1") }, Some("user")),
+        ("another user", Place { user: Part::Known(1001), ..at("127.0.0.1") }, None),
+        ("a user before its network", Place { user: Part::Known(1000), ..at("10.1.2.3") }, Some("user")),
         ("a control group", group("/system.slice"), Some("slice")),
         ("below it", group("/system.slice/other.service"), Some("slice")),
         ("a closer one", group("/system.slice/job.service"), Some("job")),
@@ -87,8 +87,84 @@ fn the_closest_description_that_holds_in_every_part_counts() {
         ("the network by another device", device("veth2", "192.0.2.9"), None),
         ("the network by no known device", at("192.0.2.9"), None),
     ] {
-        let found = known.find(&place).map(|workload| &*workload.principal().name);
-        assert_eq!(found, want, "{case}");
+        assert_eq!(found(&known, &place), want, "{case}");
+    }
+}
+
+/// The name of the workload at `place`, which is certain to be there or nowhere.
+fn found<'a>(known: &'a Workloads, place: &Place) -> Option<&'a str> {
+    match known.find(place) {
+        Found::Workload(workload) => Some(&workload.principal().name),
+        Found::Nowhere => None,
+        Found::Uncertain => Some("?"),
+    }
+}
+
+#[test]
+fn what_is_not_known_never_makes_a_broader_description_count() {
+    let unix = |path: &str| Place { socket: Some(Path::new(path).into()), ..Place::default() };
+    let user = |user, place| Place { user, ..place };
+    let group = |group, place| Place { cgroup: group, ..place };
+    let device = |interface, place| Place { interface, ..place };
+    let (unknown, slice) = (Part::Unknown, Part::Known(Arc::from("/system.slice")));
+    let known = known();
+    let mut of_users = Workloads::new();
+    let in_net = Origin { user: Some(7), ..network("127.0.0.0/16") };
+    of_users.insert(workload("net-user", true), [in_net]);
+    of_users.insert(workload("net", true), [network("127.0.0.0/8")]);
+    for (case, workloads, place, want) in [
+        ("any user, from loopback", &known, user(unknown, at("127.0.0.1")), Some("?")),
+        ("any user, from a known network", &known, user(unknown, at("10.1.2.3")), Some("?")),
+        ("certainly no user", &known, user(Part::Nothing, at("10.1.2.3")), Some("wide")),
+        ("any user, on a known socket", &known, user(unknown, unix("/run/box.sock")), Some("?")),
+        (
+            "any group, of a user",
+            &known,
+            group(Part::Unknown, user(Part::Known(1000), unix("/x"))),
+            Some("?"),
+        ),
+        ("any group, of nobody", &known, group(Part::Unknown, user(Part::Nothing, unix("/x"))), Some("?")),
+        (
+            "certainly in no group",
+            &known,
+            group(Part::Nothing, user(Part::Known(1000), unix("/x"))),
+            Some("user"),
+        ),
+        (
+            "any user, of a group, which is closer",
+            &known,
+            group(slice, user(unknown, unix("/x"))),
+            Some("slice"),
+        ),
+        ("any device", &known, device(Part::Unknown, at("192.0.2.9")), Some("?")),
+        ("any device, from elsewhere", &known, device(Part::Unknown, at("10.1.2.3")), Some("?")),
+        ("any user, in the network", &of_users, user(unknown, at("127.0.0.1")), Some("?")),
+        ("any user, beside the network", &of_users, user(unknown, at("127.1.0.1")), Some("net")),
+        ("any user, nowhere near", &of_users, user(unknown, at("10.0.0.1")), None),
+    ] {
+        assert_eq!(found(workloads, &place), want, "{case}");
+    }
+}
+
+#[test]
+fn nothing_is_served_that_comes_from_nobody_knows_where() {
+    let mut known = Workloads::new();
+    known.insert(workload("batch", true), [Origin { user: Some(7), ..Origin::default() }]);
+    known.insert(workload("wide", true), [network("127.0.0.0/8")]);
+    let anonymous = principal("anonymous", Proof::Anonymous);
+    for (case, user, want) in [
+        ("known", Part::Known(7), Ok("batch")),
+        ("another", Part::Known(8), Ok("wide")),
+        ("unknown", Part::Unknown, Err(AuthnError::ContainerMismatch)),
+    ] {
+        let shown = Shown { place: Place { user, ..at("127.0.0.1") }, ..Shown::default() };
+        let peer = known.peer(&shown);
+        let alone = peer.check_shown().and_then(|()| peer.alone(Some(&anonymous)));
+        assert_eq!(alone.as_ref().map(|p| &*p.name).map_err(|error| *error), want, "{case}");
+        assert_eq!(peer.may_be_silent(true), want.is_ok(), "{case}");
+        assert_eq!(peer.agree(Proof::Password, None).is_ok(), want.is_ok(), "{case}: with a password");
+        let before = principal("wide", Proof::Origin);
+        assert_eq!(peer.again(&before, Some(&anonymous)).is_some(), want == Ok("wide"), "{case}: again");
     }
 }
 
@@ -98,8 +174,7 @@ fn the_order_of_insertion_means_nothing() {
     backwards.insert(workload("narrow", true), [network("10.99.0.0/16")]);
     backwards.insert(workload("wide", true), [network("10.0.0.0/8")]);
     for (address, want) in [("10.1.2.3", Some("wide")), ("10.99.0.7", Some("narrow")), ("11.0.0.1", None)] {
-        let found = backwards.find(&at(address)).map(|workload| &*workload.principal().name);
-        assert_eq!(found, want, "{address}");
+        assert_eq!(found(&backwards, &at(address)), want, "{address}");
     }
 }
 

@@ -187,7 +187,7 @@ impl Flow {
             proof: principal.proof,
             labels: principal.labels.clone(),
             source: self.client.address(),
-            user: self.client.shown.place.user,
+            user: self.client.shown.place.user.known().copied(),
             workload: workload.map(|workload| Arc::clone(&workload.principal().name)),
             address: standing.dialled,
             via: match &standing.grant {
