@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -37,6 +38,8 @@ fn main() -> ExitCode {
         a_workload_in_quarantine_reaches_nothing_with_any_password,
         explain_tells_whether_a_password_counts,
         who_guesses_waits_and_nobody_else,
+        who_guesses_many_at_once_gains_nothing,
+        who_guesses_by_one_socket_does_not_make_another_wait,
     ])
 }
 
@@ -311,9 +314,14 @@ fn let_in(rest: &str) -> String {
 
 /// What is answered to a request on a new connection to the unix socket at `path`.
 fn ask_unix(path: &Path) -> Result<String> {
+    ask_unix_with(path, "")
+}
+
+fn ask_unix_with(path: &Path, fields: &str) -> Result<String> {
     let mut stream = UnixStream::connect(path)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(request_with("GET http://example.com/", "Connection: close\r\n").as_bytes())?;
+    let fields = format!("{fields}Connection: close\r\n");
+    stream.write_all(request_with("GET http://example.com/", &fields).as_bytes())?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     Ok(text)
@@ -689,6 +697,55 @@ fn explain_tells_whether_a_password_counts() -> Result<()> {
         ensure!(is_told && (outcome.code == code || code == 2 && outcome.code != 0), "{name}: {outcome:?}");
     }
     Ok(())
+}
+
+/// The hash of a password as the product makes it: one that takes time.
+fn argon2id(password: &str) -> Result<String> {
+    let mut command = Command::new(binary()?);
+    let mut child = command.args(["client", "hash"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    child.stdin.take().context("its input")?.write_all(password.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
+}
+
+fn who_guesses_many_at_once_gains_nothing() -> Result<()> {
+    const AT_ONCE: usize = 24;
+    let world = World::new()?;
+    let rest = format!("[client.slow]\npasswords = [\"{}\"]\npolicies = [\"web\"]\n", argon2id(PASSWORD)?);
+    let exeat = Exeat::serve(world.directory(), &config(&listen(), &rest), PROXY)?;
+    let at_once = |source: &str, password: fn(usize) -> String| -> Result<Vec<Answer>> {
+        let ask = |number| get_at(source, &authorization("slow", &password(number)));
+        thread::scope(|scope| {
+            let asked: Vec<_> = (0..AT_ONCE).map(|number| scope.spawn(move || ask(number))).collect();
+            asked.into_iter().map(|thread| thread.join().ok().context("a thread")?).collect()
+        })
+    };
+    let answers = at_once(BATCH, |number| format!("guess {number}"))?;
+    let told = |want: Answer| answers.iter().filter(|answer| **answer == want).count();
+    let (invalid, delayed) = (told(denied(407, "auth_invalid")), told(denied(429, "rate_limited")));
+    ensure!((invalid, delayed) == (6, AT_ONCE - 6), "{answers:?}");
+    let answers = at_once(FACTOR, |_| PASSWORD.to_owned())?;
+    ensure!(
+        answers.iter().all(|answer| *answer == ok()),
+        "who is right at once waits for itself: {answers:?}"
+    );
+    exeat.stop()
+}
+
+fn who_guesses_by_one_socket_does_not_make_another_wait() -> Result<()> {
+    let world = World::new()?;
+    let proxy = format!("listen = [\"{PROXY}\", \"unix:s\", \"unix:t\"]");
+    let exeat = Exeat::serve(world.directory(), &config(&proxy, ""), PROXY)?;
+    let ask = |socket: &str, password: &str| {
+        ask_unix_with(&world.directory().join(socket), &authorization("app", password))
+    };
+    for attempt in 0..6 {
+        ensure!(ask("s", "wrong")?.starts_with("HTTP/1.1 407"), "{attempt}");
+    }
+    ensure!(ask("s", PASSWORD)?.starts_with("HTTP/1.1 429"), "it waits");
+    ensure!(ask("t", PASSWORD)?.starts_with("HTTP/1.1 200"), "and not the container of the other one");
+    exeat.stop()
 }
 
 fn who_guesses_waits_and_nobody_else() -> Result<()> {

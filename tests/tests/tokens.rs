@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         a_key_that_is_taken_away_ends_its_tunnels,
         an_issuer_that_binds_its_tokens_ends_those_from_elsewhere,
         a_revocation_ends_tunnels_and_outlives_a_restart,
+        nobody_locks_out_who_has_a_token,
         the_command_line_makes_tokens_that_count,
     ])
 }
@@ -432,8 +433,8 @@ fn a_revocation_ends_tunnels_and_outlives_a_restart() -> Result<()> {
     let world = World::new()?;
     let issuer = TokenIssuer::new(Es256, "k1")?;
     TokenIssuer::publish(&[&issuer], world.directory())?;
-    let more = "[api]\nsocket = \"api.sock\"\n[state]\ndirectory = \".\"\n";
-    let config = configuration(CEILING, &(TokenIssuer::section("app", "") + more));
+    let more = format!("[api]\nsocket = \"api.sock\"\nlisten = \"{API}\"\n[state]\ndirectory = \".\"\n");
+    let config = configuration(CEILING, &(TokenIssuer::section("app", "") + &more));
     let mut exeat = Exeat::serve(world.directory(), &config, PROXY)?;
     let token = |jti: &str, container: &str, organization: &str| {
         issuer.token(json!({"allowed_hosts": ["example.com:25,80"], "jti": jti, "container_id": container,
@@ -469,6 +470,11 @@ fn a_revocation_ends_tunnels_and_outlives_a_restart() -> Result<()> {
     for (name, token, _) in &tokens {
         check(name, line, &bearer(token), revoked)?;
     }
+    let attempts = metrics()?;
+    for (result, want) in [("accepted", 0), ("revoked", tokens.len())] {
+        let line = format!("exeat_auth_attempts_total{{result=\"{result}\"}} {want}\n");
+        ensure!(attempts.contains(&line), "a revoked token is not accepted: {attempts}");
+    }
     check("another one", line, &bearer(&other), (200, ""))?;
     let listed = command(&world, &["revocations"])?;
     ensure!(tokens.iter().all(|(name, ..)| listed.contains(name)) && listed.lines().count() == 3, "{listed}");
@@ -476,6 +482,44 @@ fn a_revocation_ends_tunnels_and_outlives_a_restart() -> Result<()> {
     check("lifted", line, &bearer(&tokens[0].1), (200, ""))?;
     command(&world, &["revoke", "key=k1"])?;
     check("its key", line, &bearer(&other), revoked)?;
+    exeat.stop()
+}
+
+const API: &str = "127.0.0.1:9190";
+
+fn metrics() -> Result<String> {
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {API}\r\nConnection: close\r\n\r\n");
+    Ok(String::from_utf8(Raw::connect(API.parse()?)?.ask(request)?.body)?)
+}
+
+fn nobody_locks_out_who_has_a_token() -> Result<()> {
+    const ELSEWHERE: &str = "93.184.216.101:0";
+    let world = World::new()?;
+    let issuer = TokenIssuer::new(Es256, "k1")?;
+    let exeat = serve(&world, &issuer, CEILING, "")?;
+    let token = |jti: &str| issuer.token(json!({"jti": jti}));
+    let (used, elsewhere, fresh) = (token("used")?, token("elsewhere")?, token("fresh")?);
+    let (line, ok, invalid) = ("GET http://example.com/", (200, ""), (407, "auth_invalid"));
+    check("before", line, &bearer(&used), ok)?;
+    let mut other = Raw::from(ELSEWHERE.parse()?, PROXY.parse()?)?;
+    ensure!(other.ask(request_with(line, &bearer(&elsewhere)))?.status == 200);
+    for attempt in 0..6 {
+        check(&format!("guess {attempt}"), line, &basic(CONTAINER, "x.y.z"), invalid)?;
+    }
+    check("the name has been guessed at", line, &basic(CONTAINER, &fresh), ok)?;
+    for attempt in 6..31 {
+        check(&format!("guess {attempt}"), line, &bearer(&format!("x.y.{attempt}")), invalid)?;
+    }
+    let never_seen = token("never seen")?;
+    for (name, fields, want) in [
+        ("a guess", bearer("x.y.z"), (429, "rate_limited")),
+        ("a right one that nobody has seen", bearer(&never_seen), (429, "rate_limited")),
+        ("one that was right here", bearer(&used), ok),
+        ("the same as a password", basic(CONTAINER, &used), ok),
+        ("one that was right elsewhere", bearer(&elsewhere), ok),
+    ] {
+        check(name, line, &fields, want)?;
+    }
     exeat.stop()
 }
 

@@ -198,8 +198,8 @@ const FAMILIES: &[Family] = &[
     Family {
         name: "auth_attempts",
         kind: Kind::Counter,
-        labels: "`result`: `accepted`, `origin`, `certificate`, `anonymous`, `required`, `invalid`, `expired`, `mismatch`, `delayed`, `rate_limited`",
-        help: "Checks of who asks. `expired` is a token whose time is over, `mismatch` are credentials that are right and do not count from where they come or on this node. A SOCKS login is checked again with its request",
+        labels: "`result`: `accepted`, `origin`, `certificate`, `anonymous`, `required`, `invalid`, `expired`, `revoked`, `mismatch`, `delayed`, `rate_limited`",
+        help: "Checks of who asks. `expired` is a token whose time is over, `revoked` one that was revoked, `mismatch` are credentials that are right and do not count from where they come or on this node. A SOCKS login is checked again with its request",
         read: |view| Numbers::Counts(by_key("result", &view.metrics.auth)),
     },
     Family {

@@ -4,6 +4,7 @@ mod authenticator;
 mod basic;
 mod certificate;
 mod certificates;
+mod claimed;
 mod clients;
 mod defence;
 mod password;
@@ -15,13 +16,14 @@ mod workloads;
 pub use authenticator::Authenticator;
 pub use certificate::{Certificate, CertificateError, Instance};
 pub use certificates::{Certificates, Holder, Match, Presented, StillGood};
+pub use claimed::Claimed;
 pub use clients::Clients;
-pub use defence::Defence;
+pub use defence::{Defence, Turn};
 pub use password::{
     PasswordHash, PasswordHashError, SecretError, generate_password, hash_generated, hash_password,
 };
 pub use peer::{Demand, Part, Peer, Place, Shown};
-pub use principal::{Accepted, AuthnError, Principal, Proof, claimed_name};
+pub use principal::{Accepted, AuthnError, Principal, Proof};
 pub use token::{
     Claims, ClaimsError, Flags, HeaderError, IssuerSpec, Issuers, KEYS_MAX, KeyError, KeySet, KeySetError,
     LEEWAY_MAX, Lifetime, Order, SignatureAlgorithm, SigningKey, SigningKeyError, TOKEN_BYTES_MAX,

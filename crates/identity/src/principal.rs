@@ -71,6 +71,9 @@ pub enum AuthnError {
     /// The token is right, and its time is over.
     #[error("token expired")]
     TokenExpired,
+    /// The token is right, and was revoked.
+    #[error("token revoked")]
+    TokenRevoked,
     /// The proofs do not fit together: the credentials are right and do not count where they come from, or the
     /// connection does not come from where it must.
     #[error("credentials of another container or place")]
@@ -93,19 +96,11 @@ impl AuthnError {
             Self::Required => Reason::AuthRequired,
             Self::Invalid => Reason::AuthInvalid,
             Self::TokenExpired => Reason::TokenExpired,
+            Self::TokenRevoked => Reason::TokenRevoked,
             Self::ContainerMismatch => Reason::ContainerMismatch,
             Self::NotCentral => Reason::CentralizedEgressRequired,
             Self::Delayed | Self::RateLimited => Reason::RateLimited,
         }
-    }
-}
-
-/// Returns the name that the credentials of a request claim, if they are well-formed and have one.
-#[must_use]
-pub fn claimed_name(proxy_authorization: &[&[u8]]) -> Option<String> {
-    match proxy_authorization {
-        [value] => Credentials::decode(value).ok().map(|credentials| credentials.user().to_owned()),
-        [] | [_, _, ..] => None,
     }
 }
 
@@ -193,10 +188,8 @@ impl Authenticator {
         peer: &Peer<'_>,
         credentials: &Credentials,
     ) -> Result<Arc<Principal>, AuthnError> {
-        let (user, issuers) = (credentials.user(), accepted.issuers);
-        if let Some(password) =
-            Some(credentials.password_text()).filter(|text| issuers.are_carried(user, text))
-        {
+        let (user, password, issuers) = (credentials.user(), credentials.password_text(), accepted.issuers);
+        if issuers.carried(user, password).is_some() {
             let principal = issuers.of_password(accepted.policy, user, password, SystemTime::now())?;
             return counting_here(principal, accepted, peer);
         }

@@ -74,8 +74,9 @@ impl Client {
     /// Who it counts as before anybody knows who asks.
     pub(crate) fn source(&self) -> Source {
         match (&self.shown.place.socket, self.shown.place.user.known()) {
-            (Some(_), user) => Source::User(user.copied()),
-            (None, _) => Source::from(self.peer.ip()),
+            (Some(path), user) => Source::by_socket(path, user.copied()),
+            (None, Some(user)) => Source::User(*user),
+            (None, None) => Source::from(self.peer.ip()),
         }
     }
 }

@@ -252,6 +252,7 @@ impl Metrics {
             Err(AuthnError::Required) => AuthResult::Required,
             Err(AuthnError::Invalid) => AuthResult::Invalid,
             Err(AuthnError::TokenExpired) => AuthResult::Expired,
+            Err(AuthnError::TokenRevoked) => AuthResult::Revoked,
             Err(AuthnError::ContainerMismatch | AuthnError::NotCentral) => AuthResult::Mismatch,
             Err(AuthnError::Delayed) => AuthResult::Delayed,
             Err(AuthnError::RateLimited) => AuthResult::RateLimited,

@@ -11,7 +11,7 @@ use std::{
 };
 
 use exeat_dns::ResolveError;
-use exeat_identity::{AuthnError, Principal, claimed_name};
+use exeat_identity::{Accepted, AuthnError, Principal};
 use exeat_model::{Authority, Host, Transport};
 use exeat_policy::{
     Allowed, Denial, EgressRequest, Reason, Resolve, RuleId, Verdict, decide, permit, permit_via,
@@ -127,75 +127,85 @@ pub(crate) async fn authenticate(
     let (authenticator, accepted) = (&shared.authenticator, snapshot.accepted());
     let peer = snapshot.peer(&trail.client().shown);
     trail.note_workload(&peer);
+    let mut whose = None;
     let found = {
         let checking = pin!(async {
-            match credentials {
+            let found = match credentials {
                 Credentials::Fields(values) => authenticator.authenticate(&accepted, &peer, values).await,
                 Credentials::Password { user, password } => {
                     authenticator.authenticate_password(&accepted, &peer, user, password).await
                 }
+            };
+            let principal = whose.insert(found?);
+            match current.is_revoked(principal) {
+                true => Err(AuthnError::TokenRevoked),
+                false => Ok(Arc::clone(principal)),
             }
         });
-        defended(shared, trail.client().source(), credentials, checking).await
+        defended(shared, trail.client().source(), &accepted, credentials, checking).await
     };
     shared.metrics.note_auth(&found);
-    let principal = found.map_err(|error| refuse(trail, error.reason(), None))?;
-    trail.note_principal(&principal, &snapshot.policy);
-    if current.is_revoked(&principal) {
-        return Err(refuse(trail, Reason::TokenRevoked, None));
+    if let Some(principal) = &whose {
+        trail.note_principal(principal, &snapshot.policy);
     }
+    let principal = found.map_err(|error| refuse(trail, error.reason(), None))?;
     Ok((current, principal))
 }
 
-/// Returns the outcome of `checking`, unless credentials from the same source were wrong too often to look at these now.
+/// Returns the outcome of `checking`, unless credentials from the same source were wrong too often to look at these now. A
+/// token that is remembered as right is looked at all the same: nobody finds one by guessing.
 async fn defended(
     shared: &Shared,
     source: Source,
+    accepted: &Accepted<'_>,
     credentials: Credentials<'_>,
-    checking: Pin<&mut impl Future<Output = Result<Arc<Principal>, AuthnError>>>,
+    mut checking: Pin<&mut impl Future<Output = Result<Arc<Principal>, AuthnError>>>,
 ) -> Result<Arc<Principal>, AuthnError> {
-    let claimed;
-    let name = match credentials {
+    let claimed = match credentials {
         // There is nothing to guess.
-        Credentials::Fields([]) => return in_its_place(shared, source, checking).await,
-        Credentials::Fields(values) => {
-            claimed = claimed_name(values);
-            claimed.as_deref().map(str::as_bytes)
-        }
-        Credentials::Password { user, .. } => Some(user),
+        Credentials::Fields([]) => return checking.await,
+        Credentials::Fields(values) => accepted.claimed(values),
+        Credentials::Password { user, password } => accepted.claimed_apart(user, password),
     };
-    if !shared.defence.may_try(source, name, Instant::now()) {
+    let defence = &shared.defence;
+    if !defence.may_try(source, &claimed, Instant::now()) && !accepted.remembers(&claimed) {
         return Err(AuthnError::Delayed);
     }
-    let found = in_its_place(shared, source, checking).await;
+    let (found, turn) = match poll_fn(|cx| Poll::Ready(checking.as_mut().poll(cx))).await {
+        // Most outcomes are there at once.
+        Poll::Ready(found) => (found, None),
+        Poll::Pending => {
+            let _place = shared.flows.check(source).ok_or(AuthnError::RateLimited)?;
+            let mut turn = pin!(defence.turn(source, &claimed));
+            // The check goes on meanwhile: it may be what others of its source wait behind. Its outcome is nobody's
+            // before its turn has come.
+            let (found, turn) = tokio::select! {
+                biased;
+                turn = &mut turn => {
+                    let turn = turn.ok_or(AuthnError::Delayed)?;
+                    (checking.await, turn)
+                }
+                found = checking.as_mut() => (found, turn.await.ok_or(AuthnError::Delayed)?),
+            };
+            (found, Some(turn))
+        }
+    };
     match &found {
-        Ok(_) => shared.defence.note_right(source, name),
-        Err(AuthnError::Invalid) => shared.defence.note_wrong(source, name, Instant::now()),
+        Ok(_) => defence.note_right(source, &claimed),
+        Err(AuthnError::Invalid) => defence.note_wrong(source, &claimed, Instant::now()),
         Err(
             AuthnError::Required
             | AuthnError::TokenExpired
+            | AuthnError::TokenRevoked
             | AuthnError::ContainerMismatch
             | AuthnError::NotCentral
             | AuthnError::Delayed
             | AuthnError::RateLimited,
         ) => {}
     }
+    // Only now: whoever waits for it looks at what was noted.
+    drop(turn);
     found
-}
-
-/// Waits for the outcome of `checking`. Most are there at once: one that has to wait takes a place of its source.
-async fn in_its_place(
-    shared: &Shared,
-    source: Source,
-    mut checking: Pin<&mut impl Future<Output = Result<Arc<Principal>, AuthnError>>>,
-) -> Result<Arc<Principal>, AuthnError> {
-    match poll_fn(|cx| Poll::Ready(checking.as_mut().poll(cx))).await {
-        Poll::Ready(found) => found,
-        Poll::Pending => {
-            let _place = shared.flows.check(source).ok_or(AuthnError::RateLimited)?;
-            checking.await
-        }
-    }
 }
 
 impl Admitted {

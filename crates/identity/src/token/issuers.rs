@@ -5,12 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use exeat_policy::{Class, Label, Labels, PolicySet, TokenTerms};
 use moka::Expiry;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
-use sha2::{Digest, Sha256};
 
 use super::claims::{Claims, ClaimsError, Lifetime, OutOfTime};
 use super::jws::{HeaderError, TokenText};
 use super::keys::{Key, KeySet, Thumbprint};
+use crate::claimed;
 use crate::peer::Peer;
 use crate::principal::{AuthnError, Principal, Proof};
 
@@ -23,6 +24,12 @@ const SEEN_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// What a remembered token takes beside its list of hosts, in bytes, estimated.
 const SEEN_BYTES: usize = 2048;
+
+/// How many tokens are remembered that have ended, at about 150 bytes each.
+const OVER_MAX: u64 = 10_000;
+
+/// For how long one is known to have ended. A clock that was wrong is believed again after that.
+const OVER_REMEMBERED: Duration = Duration::from_secs(60);
 
 /// An issuer, as read from configuration.
 #[derive(Debug)]
@@ -56,6 +63,8 @@ pub struct Issuers {
     list: Vec<IssuerSpec>,
     /// Verified tokens by their hash, until they end.
     seen: Cache<[u8; 32], Seen>,
+    /// Signed tokens that have ended, by their hash: whoever goes on sending one costs no signature each time.
+    over: Cache<[u8; 32], ()>,
 }
 
 /// A verified token, and for how long it counts.
@@ -182,7 +191,12 @@ impl Issuers {
             .weigher(weigh)
             .expire_after(UntilItsEnd)
             .build();
-        Self { list, seen }
+        let over = Cache::builder()
+            .max_capacity(if list.is_empty() { 0 } else { OVER_MAX })
+            .time_to_live(OVER_REMEMBERED)
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        Self { list, seen, over }
     }
 
     /// Returns whether no token is accepted.
@@ -198,9 +212,14 @@ impl Issuers {
         self.list.iter().map(of).max().unwrap_or(2 * LEEWAY_MAX)
     }
 
-    /// Returns whether a user and a password are a container's name and a token, and not a client's.
-    pub(crate) fn are_carried(&self, user: &str, password: &str) -> bool {
-        self.list.iter().any(|issuer| issuer.token_in(user, password).is_some())
+    /// Returns the token, if a user and a password are a container's name and one, and not a client's.
+    pub(crate) fn carried<'t>(&self, user: &str, password: &'t str) -> Option<&'t str> {
+        self.list.iter().find_map(|issuer| issuer.token_in(user, password))
+    }
+
+    /// Whether the token of this hash was verified, and has not ended.
+    pub(crate) fn remembers(&self, hash: &[u8; 32]) -> bool {
+        self.seen.contains_key(hash)
     }
 
     /// Returns whom a token is for that came as a user and a password.
@@ -214,7 +233,7 @@ impl Issuers {
         password: &str,
         now: SystemTime,
     ) -> Result<Arc<Principal>, AuthnError> {
-        let token = self.list.iter().find_map(|issuer| issuer.token_in(user, password));
+        let token = self.carried(user, password);
         let principal = self.verify(policy, token.ok_or(AuthnError::Invalid)?, now)?;
         let facts = principal.token.as_ref().ok_or(AuthnError::Invalid)?;
         let issuer = self.named(&facts.issuer).ok_or(AuthnError::Invalid)?;
@@ -238,7 +257,7 @@ impl Issuers {
         token: &str,
         now: SystemTime,
     ) -> Result<Arc<Principal>, TokenError> {
-        let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        let hash = claimed::hash(token);
         if let Some(Seen { principal, .. }) = self.seen.get(&hash) {
             // It was taken out of memory at its end by another clock.
             return match principal.token.as_ref().is_some_and(|facts| facts.ends > now) {
@@ -246,12 +265,19 @@ impl Issuers {
                 false => Err(TokenError::Expired),
             };
         }
+        if self.over.contains_key(&hash) {
+            return Err(TokenError::Expired);
+        }
         let text = TokenText::parse(token)?;
         let claims = Claims::parse(&text.payload)?;
         let issuer = self.list.iter().find(|issuer| issuer.issuer == claims.issuer);
         let issuer = issuer.ok_or(TokenError::Issuer)?;
         let key = issuer.check_signature(&text)?;
-        issuer.check(&claims, now)?;
+        let checked = issuer.check(&claims, now);
+        if matches!(checked, Err(TokenError::Expired)) {
+            self.over.insert(hash, ());
+        }
+        checked?;
         let principal = issuer.principal(policy, claims, key)?;
         let facts = principal.token.as_ref();
         let left = facts.and_then(|facts| facts.ends.duration_since(now).ok()).unwrap_or_default();

@@ -1,7 +1,9 @@
 //! Who is counted as one: where connections come from, and whom requests and tunnels are for.
 
 use std::{
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
     sync::Arc,
 };
 
@@ -13,8 +15,19 @@ use exeat_identity::{Principal, Proof};
 pub(crate) enum Source {
     V4(Ipv4Addr),
     V6Network(u64),
-    /// A user of this host who came by a unix socket; `None` is everyone who has no number here.
-    User(Option<u32>),
+    /// A user of this host who came by loopback.
+    User(u32),
+    /// A user who came by a unix socket, which is known by the hash of its path; `None` is everyone who has no number here.
+    /// Containers that have sockets of their own may all run as one user.
+    UserBy(u64, Option<u32>),
+}
+
+impl Source {
+    /// The user who came by the unix socket at `path`.
+    pub(crate) fn by_socket(path: &Path, user: Option<u32>) -> Self {
+        // The operator chooses paths: nobody makes two have one hash.
+        Self::UserBy(BuildHasherDefault::<DefaultHasher>::default().hash_one(path), user)
+    }
 }
 
 impl From<IpAddr> for Source {
@@ -54,6 +67,20 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_are_told_apart_by_how_they_came() {
+        let by = |path: &str, user| Source::by_socket(Path::new(path), user);
+        assert_eq!(by("/run/a", Some(0)), by("/run/a", Some(0)));
+        for (case, other) in [
+            ("another user", by("/run/a", Some(1))),
+            ("one without a number", by("/run/a", None)),
+            ("by another socket", by("/run/b", Some(0))),
+            ("by loopback", Source::User(0)),
+        ] {
+            assert_ne!(by("/run/a", Some(0)), other, "{case}");
+        }
+    }
 
     #[test]
     fn addresses_of_one_host_are_one_source() {

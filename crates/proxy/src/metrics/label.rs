@@ -78,6 +78,8 @@ label! {
         Invalid "invalid",
         /// The token has expired.
         Expired "expired",
+        /// The token was revoked.
+        Revoked "revoked",
         /// The credentials do not count where they come from or on this node, or nothing does.
         Mismatch "mismatch",
         /// Credentials from there were wrong too often; these were not looked at.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::authenticator::Authenticator;
+use crate::claimed::Claimed;
 use crate::clients::Clients;
 use crate::peer::Demand;
 use crate::principal::Accepted;
@@ -522,4 +523,54 @@ fn another_snapshot_knows_a_token_by_its_issuer_and_key() {
         |bound| decide(&policy, &EgressRequest { bound, target: &target, transport: Transport::Tcp });
     assert!(matches!(verdict(&principal.bound), Verdict::Allow(_)));
     assert!(matches!(verdict(&now.bound), Verdict::Deny(denial) if denial.reason == Reason::HostNotAllowed));
+}
+
+#[test]
+fn a_token_that_has_ended_costs_one_signature_and_a_forged_one_is_not_remembered() {
+    let (policy, made) = (policy(), key(SignatureAlgorithm::Es256, "k1"));
+    let issuers = Issuers::new(vec![spec(&[&made])]);
+    let (token, other) = (made.sign(&claims()).unwrap(), made.sign(&with("jti", json!("j2"))).unwrap());
+    let (body, _) = token.rsplit_once('.').unwrap();
+    let (_, signature) = other.rsplit_once('.').unwrap();
+    let forged = format!("{body}.{signature}");
+    let later = at(NOW + 5 * 3600);
+    for _ in ["first", "again"] {
+        assert_eq!(reason(issuers.verify(&policy, &token, later)), Err("the token has expired".to_owned()));
+        assert!(matches!(issuers.verify(&policy, &forged, later), Err(TokenError::Signature)));
+    }
+    issuers.over.run_pending_tasks();
+    assert_eq!(issuers.over.entry_count(), 1);
+    assert!(issuers.over.contains_key(&claimed::hash(&token)));
+    assert!(!issuers.remembers(&claimed::hash(&token)), "nor is it right");
+    let now = Issuers::new(vec![spec(&[&made])]);
+    assert!(now.verify(&policy, &token, at(NOW)).is_ok() && now.remembers(&claimed::hash(&token)));
+}
+
+#[test]
+fn what_credentials_claim_is_a_name_or_a_token() {
+    let (policy, made) = (policy(), key(SignatureAlgorithm::Es256, "k1"));
+    let (clients, issuers) = (Clients::new(), Issuers::new(vec![spec(&[&made])]));
+    let accepted = Accepted {
+        policy: &policy,
+        clients: &clients,
+        issuers: &issuers,
+        anonymous: None,
+        is_central: false,
+    };
+    let basic = |text: &str| format!("Basic {}", STANDARD.encode(text));
+    let (name, token) = (|name: &str| Claimed::Name(name.to_owned()), Claimed::Token(claimed::hash("a.b.c")));
+    for (value, want) in [
+        (basic("app:secret"), name("app")),
+        (basic("container_c:secret"), name("container_c")),
+        (basic("container_c:jwt_a.b.c"), token.clone()),
+        (basic("app:jwt_a.b.c"), name("app")),
+        ("Bearer a.b.c".to_owned(), token.clone()),
+        ("Bearer ".to_owned(), Claimed::Nobody),
+        ("Basic app".to_owned(), Claimed::Nobody),
+    ] {
+        assert_eq!(accepted.claimed(&[value.as_bytes()]), want, "{value}");
+    }
+    assert_eq!(accepted.claimed(&[b"Bearer a.b.c", b"Bearer a.b.c"]), Claimed::Nobody, "twice");
+    assert_eq!(accepted.claimed_apart(b"container_c", b"jwt_a.b.c"), token);
+    assert_eq!(accepted.claimed_apart(b"app", b"\xff"), Claimed::Nobody);
 }
