@@ -23,6 +23,9 @@ use crate::syntax;
 /// The folder of the configuration in a container. Nothing in it can be written.
 pub const CONTAINER_DIRECTORY: &str = "/etc/exeat";
 
+/// What the address of a unix socket begins with.
+const SOCKET_PREFIX: &str = "unix:";
+
 /// The user and group that the image runs as.
 pub const CONTAINER_USER: u32 = 65532;
 
@@ -57,6 +60,8 @@ pub struct Surroundings {
     pub port: u16,
     /// Whether they speak TLS to it.
     pub tls: bool,
+    /// Whether they have to show a certificate for that: then no probe can ask over it how the proxy is.
+    pub needs_certificate: bool,
     /// The configuration, and then the files that it names, each once.
     pub files: Vec<Mount>,
     /// Whether any of the files holds a password, its hash, or a key.
@@ -82,25 +87,34 @@ pub struct Mount {
     pub target: PathBuf,
 }
 
-/// No listener has the port that was asked for.
+/// There is no listener that workloads could be led to.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("no listener has the port {port}; `listen` has {}", listed(known))]
-pub struct NoListener {
-    /// The port.
-    pub port: u16,
-    /// Those that there are.
-    pub known: Vec<SocketAddr>,
+pub enum NoListener {
+    /// None has the port that was asked for.
+    #[error("no listener has the port {port}; `listen` has {}", listed(known))]
+    Port {
+        /// The port.
+        port: u16,
+        /// Those that there are.
+        known: Vec<SocketAddr>,
+    },
+    /// None has an address.
+    #[error("`listen` has unix sockets only, and workloads are led to an address: add one, such as \"0.0.0.0:{}\"", LISTEN_DEFAULT.port())]
+    Address,
 }
 
 fn listed(addresses: &[SocketAddr]) -> String {
-    addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
+    match addresses {
+        [] => "unix sockets only".to_owned(),
+        addresses => addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", "),
+    }
 }
 
 /// Finds what the configuration at `path` needs, and warns of what it says that cannot work in a container. `port`
 /// chooses among its listeners; without, it is the first that others can reach.
 ///
 /// # Errors
-/// If no listener has that port.
+/// If no listener has that port, or an address at all.
 pub fn surroundings(
     path: &Path,
     loaded: &Loaded,
@@ -132,6 +146,12 @@ pub fn surroundings(
     Ok(Surroundings {
         port: listener.1.address.port(),
         tls: listener.1.tls.is_some(),
+        needs_certificate: listener
+            .1
+            .tls
+            .as_ref()
+            .and_then(|tls| tls.clients.as_ref())
+            .is_some_and(|clients| clients.is_required),
         files,
         has_secrets,
         folders,
@@ -157,9 +177,9 @@ fn choose(loaded: &Loaded, port: Option<u16>) -> Result<(usize, &crate::Listener
         let ip = listener.address.ip();
         (!ip.is_unspecified(), ip.is_loopback())
     });
-    candidates.into_iter().next().ok_or_else(|| NoListener {
-        port: port.unwrap_or_default(),
-        known: all().map(|(_, listener)| listener.address).collect(),
+    candidates.into_iter().next().ok_or_else(|| match port {
+        Some(port) => NoListener::Port { port, known: all().map(|(_, listener)| listener.address).collect() },
+        None => NoListener::Address,
     })
 }
 
@@ -201,9 +221,12 @@ impl<'v> Reading<'v, '_> {
 
     fn check_listener(&mut self, index: usize, address: SocketAddr) {
         let listen = self.root.get("proxy").and_then(|proxy| proxy.get_ref().get("listen"));
-        let span = listen
-            .and_then(|listen| listen.get_ref().get(index))
-            .map(|element| element.get_ref().get("address").map_or_else(|| element.span(), Spanned::span));
+        let elements = listen.and_then(|listen| listen.get_ref().as_array()).into_iter().flatten();
+        let addresses = elements.map(|element| element.get_ref().get("address").unwrap_or(element));
+        let is_socket = |address: &&Spanned<DeValue<'_>>| {
+            address.get_ref().as_str().is_some_and(|text| text.starts_with(SOCKET_PREFIX))
+        };
+        let span = addresses.filter(|address| !is_socket(address)).nth(index).map(Spanned::span);
         let (ip, port) = (address.ip(), address.port());
         if port == 0 {
             let help = format!("write a port, such as {}", LISTEN_DEFAULT.port());
@@ -271,6 +294,33 @@ impl<'v> Reading<'v, '_> {
         }
     }
 
+    /// Adds the folders of the unix sockets that workloads come to, and warns of each: nobody else is in them.
+    fn find_sockets(&mut self, folders: &mut Vec<PathBuf>) {
+        let mut listen = self.strings(&["proxy", "listen", "*"]);
+        listen.extend(self.strings(&["proxy", "listen", "*", "address"]));
+        for (address, span) in listen {
+            let Some(path) = address.strip_prefix(SOCKET_PREFIX) else { continue };
+            let target = in_container(Path::new(path));
+            let path = shown(&target.to_string_lossy()).to_string();
+            let Some(folder) = writable_folder(target.parent()) else {
+                let help = "write \"unix:/run/exeat/workload.sock\"".to_owned();
+                self.warn(Some(span), format!("`{path}` cannot be written in the container"), help);
+                continue;
+            };
+            let help = format!(
+                "let a volume that user {CONTAINER_USER} may write and that is in the workload's container, too, take the place \
+                 of the generated `{}`",
+                shown(&folder.to_string_lossy())
+            );
+            self.warn(
+                Some(span),
+                format!("`{path}` is reached from within the proxy's own container only"),
+                help,
+            );
+            add(folders, folder);
+        }
+    }
+
     /// The folders that are written to and can be.
     fn find_folders(&mut self) -> Vec<PathBuf> {
         const SOCKET: &str = "write socket = \"/run/exeat/api.sock\"";
@@ -286,9 +336,7 @@ impl<'v> Reading<'v, '_> {
             for (value, span) in self.strings(path) {
                 let target = in_container(Path::new(value));
                 let parent = if is_folder { Some(target.as_path()) } else { target.parent() };
-                let writable = parent
-                    .filter(|folder| folder.parent().is_some() && !folder.starts_with(CONTAINER_DIRECTORY));
-                let Some(folder) = writable else {
+                let Some(folder) = writable_folder(parent) else {
                     let message =
                         format!("`{}` cannot be written in the container", shown(&target.to_string_lossy()));
                     self.warn(Some(span), message, help.to_owned());
@@ -304,12 +352,22 @@ impl<'v> Reading<'v, '_> {
                     );
                     self.warn(Some(span), message, help);
                 }
-                if !folders.iter().any(|other| other == folder) {
-                    folders.push(folder.to_owned());
-                }
+                add(&mut folders, folder);
             }
         }
+        self.find_sockets(&mut folders);
         folders
+    }
+}
+
+/// The folder, if a volume can take its place.
+fn writable_folder(folder: Option<&Path>) -> Option<&Path> {
+    folder.filter(|folder| folder.parent().is_some() && !folder.starts_with(CONTAINER_DIRECTORY))
+}
+
+fn add(folders: &mut Vec<PathBuf>, folder: &Path) {
+    if !folders.iter().any(|other| other == folder) {
+        folders.push(folder.to_owned());
     }
 }
 

@@ -199,6 +199,17 @@ fn references_do_not_multiply() {
     assert_eq!(text.unwrap().matches("example.com").count(), 1);
 }
 
+/// Each name is looked for among the others: this takes minutes if they are gone through.
+#[test]
+fn a_file_with_many_names_is_read() {
+    let names: String = (0..100_000).map(|number| format!("n{number}: []\n")).collect();
+    let mut notes = Notes::default();
+    let lists = yaml::read(&format!("{names}n7: []\n"), &mut notes).unwrap();
+    assert_eq!(lists.len(), 100_000);
+    let twice: Vec<&str> = lists.iter().filter(|list| !list.is_whole).map(|list| &*list.name.text).collect();
+    assert_eq!(twice, ["n7"]);
+}
+
 #[test]
 fn thousands_of_slips_come_to_an_end() {
     let slips: String = (0..5000).map(|_| "- '*.com'\n").collect();

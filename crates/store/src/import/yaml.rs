@@ -1,5 +1,6 @@
 //! A mapping of names to lists of strings, from YAML events: no tree is built, and no alias is ever followed.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use granit_parser::{Event, Parser, ScanError, Span, StrInput};
@@ -99,6 +100,8 @@ impl<'t> Reader<'t, '_> {
 
     fn mapping(&mut self) -> Result<Vec<HostList>, Stopped> {
         let mut lists: Vec<HostList> = Vec::new();
+        // A file may have a list for each line.
+        let mut places: HashMap<String, usize> = HashMap::new();
         while let Some((event, span)) = self.next()? {
             if matches!(event, Event::MappingEnd) {
                 break;
@@ -114,14 +117,14 @@ impl<'t> Reader<'t, '_> {
                 Node::Text(_) => self.refuse(value_span, "a group is a list of hosts", LIST_HELP),
                 Node::Other => {}
             }
-            match lists.iter_mut().find(|other| other.name.text == list.name.text) {
-                None => lists.push(list),
-                Some(other) => {
-                    let message = format!("`{}` is there twice", shown(&list.name.text));
-                    let finding = Finding::error(Code::Duplicate, message).help("put both lists together");
-                    self.notes.push(span, finding);
-                    other.is_whole = false;
-                }
+            if let Some(other) = places.get(&list.name.text).and_then(|place| lists.get_mut(*place)) {
+                let message = format!("`{}` is there twice", shown(&list.name.text));
+                let finding = Finding::error(Code::Duplicate, message).help("put both lists together");
+                self.notes.push(span, finding);
+                other.is_whole = false;
+            } else {
+                places.insert(list.name.text.clone(), lists.len());
+                lists.push(list);
             }
         }
         Ok(lists)

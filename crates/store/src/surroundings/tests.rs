@@ -45,7 +45,7 @@ fn what_cannot_work_is_told_with_its_place_and_the_correction() {
     let health =
         "without the admin API there is no health check | write socket = \"/run/exeat/api.sock\" in [api]";
     let fine = "[proxy]\nlisten = [\"0.0.0.0:3128\"]\n[api]\nsocket = \"/run/exeat/api.sock\"\n";
-    let cases: [(&str, Platform, &str, &[&str]); 13] = [
+    let cases: [(&str, Platform, &str, &[&str]); 16] = [
         ("fine", Docker, fine, &[]),
         (
             "fine in both families",
@@ -83,6 +83,31 @@ fn what_cannot_work_is_told_with_its_place_and_the_correction() {
             Kubernetes,
             "[proxy]\nlisten = [\"0.0.0.0:0\"]\n",
             &["2:11 port 0 is another one at each start | write a port, such as 3128"],
+        ),
+        (
+            "a loopback address behind a unix socket",
+            Kubernetes,
+            "[proxy]\nlisten = [\"unix:/run/x/s\", \"127.0.0.1:1\"]\n",
+            &[
+                "2:11 `/run/x/s` is reached from within the proxy's own container only | let a volume that user 65532 may write and that is in the workload's container, too, take the place of the generated `/run/x`",
+                "2:28 `127.0.0.1:1` is reached from within the proxy's own container only | write \"0.0.0.0:1\"",
+            ],
+        ),
+        (
+            "a unix socket in a table",
+            Kubernetes,
+            "[proxy]\nlisten = [{ address = \"unix:/run/x/s\" }, \"0.0.0.0:1\"]\n",
+            &[
+                "2:23 `/run/x/s` is reached from within the proxy's own container only | let a volume that user 65532 may write and that is in the workload's container, too, take the place of the generated `/run/x`",
+            ],
+        ),
+        (
+            "a unix socket beside the configuration",
+            Kubernetes,
+            "[proxy]\nlisten = [\"unix:s\", \"0.0.0.0:1\"]\n",
+            &[
+                "2:11 `/etc/exeat/s` cannot be written in the container | write \"unix:/run/exeat/workload.sock\"",
+            ],
         ),
         (
             "resolver on loopback",
@@ -138,7 +163,7 @@ fn a_file_that_the_container_cannot_read_is_told_where_files_are_shared() {
 fn files_and_folders_have_their_place_in_the_container() {
     let text = r#"
 [proxy]
-listen = ["0.0.0.0:3128"]
+listen = ["0.0.0.0:3128", "unix:/run/boxes/a", { address = "unix:/run/exeat/b" }]
 [audit]
 file = "/var/log/exeat/audit.jsonl"
 [api]
@@ -163,7 +188,7 @@ allow = ["@a", "@b", "@c"]
         ("sub/../sub/more.txt", "/etc/exeat/sub/more.txt"),
     ];
     assert_eq!(files, want);
-    assert_eq!(got.folders, [Path::new("/run/exeat"), Path::new("/var/log/exeat")]);
+    assert_eq!(got.folders, ["/run/exeat", "/var/log/exeat", "/run/boxes"].map(Path::new));
     assert_eq!(got.socket.as_deref(), Some(Path::new("/run/exeat/api.sock")));
 }
 
@@ -207,7 +232,14 @@ fn a_listener_with_tls_brings_its_files() {
     assert!(got.tls && got.has_secrets);
     let names: Vec<_> = got.files.iter().map(|file| file.target.to_str().unwrap()).collect();
     assert_eq!(names, ["/etc/exeat/exeat.toml", "/etc/exeat/cert.pem", "/etc/exeat/key.pem"]);
+    assert!(!got.needs_certificate);
     assert!(!needs("[proxy]\nlisten = [\"0.0.0.0:1\"]\n", Platform::Kubernetes, None).unwrap().tls);
+    for (client, want) in [("", true), (", client = \"required\"", true), (", client = \"optional\"", false)]
+    {
+        let text = text.replace("\"key.pem\"", &format!("\"key.pem\", client_ca = \"cert.pem\"{client}"));
+        let got = needs(&text, Platform::Kubernetes, None).unwrap();
+        assert_eq!(got.needs_certificate, want, "{client}");
+    }
 }
 
 #[test]
@@ -218,6 +250,19 @@ fn a_listener_is_the_one_that_others_reach_or_that_was_asked_for() {
         ("the open one", three.clone(), None, Ok(3)),
         ("by its port", three.clone(), Some(1), Ok(1)),
         ("one address rather than loopback", list("\"[::1]:1\", \"192.0.2.1:2\""), None, Ok(2)),
+        (
+            "unix sockets only",
+            list("\"unix:/run/x/s\""),
+            None,
+            Err("`listen` has unix sockets only, and workloads are led to an address: add one, such as \"0.0.0.0:3128\""
+                .to_owned()),
+        ),
+        (
+            "a port of unix sockets only",
+            list("\"unix:/run/x/s\""),
+            Some(4),
+            Err("no listener has the port 4; `listen` has unix sockets only".to_owned()),
+        ),
         (
             "none",
             three,

@@ -17,6 +17,7 @@ fn needs() -> Surroundings {
     Surroundings {
         port: 3128,
         tls: false,
+        needs_certificate: false,
         files: vec![
             mount("/srv/exeat/batch.toml", "/etc/exeat/exeat.toml"),
             mount("/srv/exeat/hosts.txt", "/etc/exeat/hosts.txt"),
@@ -215,6 +216,11 @@ fn what_the_proxy_gets_follows_the_configuration() {
     assert_eq!(other["containers"][0]["livenessProbe"]["httpGet"]["scheme"], "HTTPS");
     assert_eq!(other["containers"][0]["readinessProbe"]["httpGet"]["path"], "/healthz");
     assert_eq!(other["securityContext"]["sysctls"][0]["value"], "443");
+    let closed = container(&Surroundings { tls: true, needs_certificate: true, socket: None, ..needs() });
+    for probe in ["livenessProbe", "readinessProbe"] {
+        let want = serde_json::json!({ "tcpSocket": { "port": "proxy" } });
+        assert_eq!(closed["containers"][0][probe], want, "the kubelet has no certificate: {probe}");
+    }
 }
 
 #[test]

@@ -83,13 +83,12 @@ fn container(
     files: &[ConfigFile],
     folders: &[String],
 ) -> anyhow::Result<Value> {
-    let alive = json!({
-        "httpGet": {
-            "path": "/healthz",
-            "port": "proxy",
-            "scheme": if needs.tls { "HTTPS" } else { "HTTP" },
-        },
-    });
+    let scheme = if needs.tls { "HTTPS" } else { "HTTP" };
+    let alive = match needs.needs_certificate {
+        false => json!({ "httpGet": { "path": "/healthz", "port": "proxy", "scheme": scheme } }),
+        // The kubelet has no certificate to show.
+        true => json!({ "tcpSocket": { "port": "proxy" } }),
+    };
     // What `/readyz` says, which listens on loopback only.
     let ready = match health(needs)? {
         Some(command) => json!({ "exec": { "command": command }, "timeoutSeconds": 5 }),
