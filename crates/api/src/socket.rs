@@ -2,15 +2,18 @@
 //! its owner.
 
 use std::{
-    fs::{self, Permissions},
-    io,
+    fs, io,
     os::unix::{
-        fs::{FileTypeExt, MetadataExt, PermissionsExt, chown},
+        fs::{FileTypeExt, MetadataExt, lchown},
         net::UnixStream,
     },
     path::{Path, PathBuf},
 };
 
+use nix::{
+    fcntl::AT_FDCWD,
+    sys::stat::{FchmodatFlags, Mode, fchmodat},
+};
 use tokio::net::{UnixListener, UnixSocket};
 
 /// Only the owner may read and write, which is what connecting takes (unix(7)).
@@ -60,6 +63,16 @@ pub struct Access {
 impl Access {
     /// That of the admin API.
     const ADMIN: Self = Self { mode: MODE, owner: None, group: None, backlog: BACKLOG };
+
+    /// Gives it to the file at `path`, and to nothing that somebody who may write to the folder has had it refer to since.
+    fn give(&self, path: &Path) -> io::Result<()> {
+        let mode = Mode::from_bits_truncate(self.mode);
+        fchmodat(AT_FDCWD, path, mode, FchmodatFlags::NoFollowSymlink)?;
+        match (self.owner, self.group) {
+            (None, None) => Ok(()),
+            (owner, group) => lchown(path, owner, group),
+        }
+    }
 }
 
 /// A socket that listens.
@@ -105,10 +118,7 @@ impl Socket {
         let socket = UnixSocket::new_stream().map_err(system)?;
         socket.bind(path).map_err(system)?;
         // Before `listen`: until then every attempt to connect is refused.
-        fs::set_permissions(path, Permissions::from_mode(access.mode)).map_err(system)?;
-        if access.owner.is_some() || access.group.is_some() {
-            chown(path, access.owner, access.group).map_err(system)?;
-        }
+        access.give(path).map_err(system)?;
         let identity = identity(path).map_err(system)?;
         let listener = socket.listen(access.backlog).map_err(system)?;
         Ok(Self { listener, file: SocketFile { path: path.to_owned(), identity } })
@@ -143,6 +153,8 @@ impl Drop for SocketFile {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[tokio::test]
@@ -154,6 +166,22 @@ mod tests {
         assert!(UnixStream::connect(&path).is_ok());
         drop(socket);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn access_is_given_to_the_file_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, precious) = (directory.path().join("s"), directory.path().join("precious"));
+        fs::write(&precious, "").unwrap();
+        fs::set_permissions(&precious, fs::Permissions::from_mode(0o400)).unwrap();
+        let access = Access { mode: 0o666, ..Access::ADMIN };
+        std::os::unix::fs::symlink(&precious, &path).unwrap();
+        assert!(access.give(&path).is_err(), "somebody has put a link there");
+        assert_eq!(fs::symlink_metadata(&precious).unwrap().mode() & 0o777, 0o400);
+        fs::remove_file(&path).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        access.give(&path).unwrap();
+        assert_eq!(fs::symlink_metadata(&path).unwrap().mode() & 0o777, 0o666);
     }
 
     #[tokio::test]

@@ -11,7 +11,10 @@ use std::{
     io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -47,6 +50,9 @@ pub const AUTHORITIES_MAX: usize = 1000;
 /// How often the files are looked at. What has changed is read once it has stayed the same from one look to the next,
 /// so that a certificate and a key that are replaced one after the other are read as the pair that they are.
 const WATCH_PERIOD: Duration = Duration::from_secs(1);
+/// After how many looks files are read again that could not be used: whatever was short then may be there, and an operator
+/// who reads the log sees that it lasts.
+const LOOKS_UNTIL_RETRY: u32 = 30;
 /// The protocols that are offered (RFC 7301).
 const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
@@ -191,6 +197,8 @@ pub struct Tls {
     first: Marks,
     current: Arc<Current>,
     trust: Option<Arc<Trust>>,
+    /// Whether something in the files could not be used when they were last read.
+    is_stale: Arc<AtomicBool>,
     is_http2: bool,
     provider: Arc<CryptoProvider>,
 }
@@ -232,36 +240,45 @@ impl Tls {
             first,
             current,
             trust: verifier.map(|verifier| Arc::new(Trust::new(verifier))),
+            is_stale: Arc::default(),
             is_http2: http2,
             provider,
         })
     }
 
     /// Reads the files again. Handshakes from now on use what is in them; connections go on as they are. If they
-    /// cannot be used the pair in use stays, and the log says so.
+    /// cannot be used the pair in use stays, the log says so, and [`Self::watch`] reads them again after a while.
     pub fn reload(&self) {
+        let is_used = self.reload_pair() & self.reload_trust();
+        self.is_stale.store(!is_used, Ordering::Relaxed);
+    }
+
+    /// Returns whether what is in the files is in use.
+    fn reload_pair(&self) -> bool {
         let cert = self.files.cert.display();
         let read = self.files.read(&self.provider);
         if let Ok(pair) = &read {
             expiry::remark(pair, &self.files.cert, SystemTime::now());
         }
         match read {
-            Ok(pair) if self.is_in_use(&pair) => {}
+            Ok(pair) if self.is_in_use(&pair) => true,
             Ok(pair) => {
                 self.current.0.store(Arc::new(pair));
                 tracing::info!(%cert, "certificate replaced");
+                true
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(%cert, error, "the new certificate cannot be used; the old one stays");
+                false
             }
         }
-        self.reload_trust();
     }
 
-    /// Reads again whose certificates are taken. Those of connected clients are held against it, too.
-    fn reload_trust(&self) {
-        let (Some(clients), Some(trust)) = (&self.files.clients, &self.trust) else { return };
+    /// Reads again whose certificates are taken. Those of connected clients are held against it, too. Returns whether what is
+    /// in the files is in use.
+    fn reload_trust(&self) -> bool {
+        let (Some(clients), Some(trust)) = (&self.files.clients, &self.trust) else { return true };
         let ca = clients.ca.display();
         let read = clients.read(&self.provider).and_then(|verifier| {
             let verifier_for_new = Arc::clone(&verifier);
@@ -274,10 +291,12 @@ impl Tls {
                 self.acceptor.store(Arc::new(new));
                 trust.replace(verifier);
                 tracing::info!(%ca, "client authorities and revocation lists read again");
+                true
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(%ca, error, "what client certificates are checked against cannot be used; the old stays");
+                false
             }
         }
     }
@@ -302,26 +321,32 @@ impl Tls {
         self.current.0.load().cert == pair.cert
     }
 
-    /// Reloads whenever the files are replaced, and calls `look` as often as it looks at them if client certificates are
-    /// asked for. Never returns.
-    pub async fn watch(self, look: impl Fn()) {
-        self.watch_every(WATCH_PERIOD, look).await;
+    /// Reloads whenever the files are replaced, and calls `look` on a thread for such as often as it looks at them if client
+    /// certificates are asked for. Never returns.
+    pub async fn watch(self, look: impl Fn() + Send + Sync + 'static) {
+        self.watch_every(WATCH_PERIOD, Arc::new(look)).await;
     }
 
-    async fn watch_every(&self, period: Duration, look: impl Fn()) {
+    async fn watch_every(&self, period: Duration, look: Arc<impl Fn() + Send + Sync + 'static>) {
         let mut known = self.first.clone();
         let mut before = known.clone();
+        let mut looks = 0_u32;
         loop {
             sleep(period).await;
             let now = self.marks().await;
-            if now != known && now == before {
+            let is_replaced = now != known && now == before;
+            looks = looks.saturating_add(1);
+            if is_replaced || self.is_stale.load(Ordering::Relaxed) && looks >= LOOKS_UNTIL_RETRY {
                 known.clone_from(&now);
+                looks = 0;
                 let this = self.clone();
                 // Its log line is all that comes of it.
                 let _ = spawn_blocking(move || this.reload()).await;
             }
             if self.trust.is_some() {
-                look();
+                // It checks chains of certificates: not for a thread that others wait for.
+                let look = Arc::clone(&look);
+                let _ = spawn_blocking(move || look()).await;
             }
             before = now;
         }

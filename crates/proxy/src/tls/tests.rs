@@ -68,9 +68,35 @@ async fn files_are_watched() {
         seen(put(&folder, "three.example.com")).await;
     };
     tokio::select! {
-        () = tls.watch_every(period, || ()) => {}
+        () = tls.watch_every(period, Arc::new(|| ())) => {}
         () = replaced => {}
     }
+}
+
+#[tokio::test]
+async fn what_could_not_be_used_is_read_again_although_nothing_was_replaced() {
+    let folder = TempDir::new().unwrap();
+    let first = put(&folder, "one.example.com");
+    let tls = Tls::new(files(&folder), true).unwrap();
+    let second = put(&folder, "two.example.com");
+    // As after a reading that was short of descriptors: the marks of the files are those that are known.
+    let tls = Tls { first: tls.files.marks(), ..tls };
+    tls.is_stale.store(true, Ordering::Relaxed);
+    assert_eq!(shown(&tls).await, first);
+    let period = Duration::from_millis(1);
+    let replaced = async {
+        while shown(&tls).await != second {
+            sleep(period).await;
+        }
+    };
+    tokio::select! {
+        () = tls.watch_every(period, Arc::new(|| ())) => {}
+        () = replaced => {}
+    }
+    assert!(!tls.is_stale.load(Ordering::Relaxed), "once it could be used, that is all");
+    fs::write(folder.path().join("cert.pem"), "nothing").unwrap();
+    tls.reload();
+    assert!(tls.is_stale.load(Ordering::Relaxed));
 }
 
 #[tokio::test]
