@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use exeat_identity::SignatureAlgorithm::{EdDsa, Es256};
+use exeat_identity::SigningKey;
 use exeat_tests::client::Client;
 use exeat_tests::exeat::Exeat;
 use exeat_tests::fixture::{configuration, password_entry, request_with};
@@ -482,6 +483,11 @@ fn a_revocation_ends_tunnels_and_outlives_a_restart() -> Result<()> {
     check("lifted", line, &bearer(&tokens[0].1), (200, ""))?;
     command(&world, &["revoke", "key=k1"])?;
     check("its key", line, &bearer(&other), revoked)?;
+    command(&world, &["revoke", "key=k1", "--lift"])?;
+    check("the key is lifted", line, &bearer(&other), (200, ""))?;
+    let thumbprint = SigningKey::parse(issuer.key.to_pem().as_bytes(), None)?.kid().to_owned();
+    command(&world, &["revoke", &format!("key={thumbprint}")])?;
+    check("its key, by its thumbprint", line, &bearer(&other), revoked)?;
     exeat.stop()
 }
 

@@ -42,7 +42,8 @@ pub enum Revoked {
     Container(Arc<str>),
     /// Those of an organization.
     Organization(Arc<str>),
-    /// Those that this key signed, whenever that was: who has it can sign more.
+    /// Those that this key signed, whenever that was: who has it can sign more. It is meant by its name or by its
+    /// thumbprint (RFC 7638), which an issuer cannot change.
     Key(Arc<str>),
 }
 
@@ -139,6 +140,7 @@ impl Revocations {
             token.container.clone().map(Revoked::Container),
             token.organization.clone().map(Revoked::Organization),
             token.key.clone().map(Revoked::Key),
+            Some(Revoked::Key(token.key_thumbprint().into())),
         ];
         names.into_iter().flatten().any(|name| self.0.get(&name).is_some_and(|until| holds(*until, now)))
     }

@@ -157,13 +157,19 @@ fn read_file(fields: &Fields<'_, '_>, cx: &mut Cx<'_, '_>) -> Option<KeySet> {
     match read_bytes(&path) {
         Ok(bytes) => {
             cx.files.note(&path.to_string_lossy(), &bytes);
-            KeySet::parse(&bytes)
+            let parsed = KeySet::parse(&bytes)
                 .map_err(|error| {
                     let finding = finding(&error);
                     let message = format!("`{}`: {}", shown(text), finding.message);
-                    cx.notes.push(span, Finding { message, ..finding });
+                    cx.notes.push(span.clone(), Finding { message, ..finding });
                 })
-                .ok()
+                .ok();
+            for (position, why) in parsed.iter().flat_map(KeySet::skipped) {
+                let message = format!("`{}`: key {position} is left out: {why}", shown(text));
+                let help = "tokens that it signed do not count here";
+                cx.notes.push(span.clone(), Finding::warning(Code::Suspicious, message).help(help));
+            }
+            parsed
         }
         Err(finding) => {
             cx.notes.push(span, finding);
@@ -198,7 +204,15 @@ fn read_inline(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<KeySet> {
         keys.push(members(reader::table(value, What::Element("a key"), help, notes)?));
     }
     let set = json!({ "keys": keys }).to_string();
-    match KeySet::parse(set.as_bytes()) {
+    // Who writes a key by hand means it to be used.
+    let parsed = KeySet::parse(set.as_bytes()).and_then(|keys| {
+        let skipped = keys.skipped().next();
+        match skipped.map(|(position, source)| (position, source.clone())) {
+            Some((position, source)) => Err(KeySetError::Key { position, source }),
+            None => Ok(keys),
+        }
+    });
+    match parsed {
         Ok(keys) => Some(keys),
         Err(error) => {
             let at = match &error {

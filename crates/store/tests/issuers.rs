@@ -41,6 +41,9 @@ fn what_an_issuer_may_say() {
     let json = format!("{{\"kty\":\"EC\",\"crv\":\"P-256\",\"x\":\"{X}\",\"y\":\"{Y}\"}}");
     let write = |name: &str, text: String| fs::write(directory.path().join(name), text).unwrap();
     write("jwks.json", format!("{{\"keys\":[{json}]}}"));
+    let named = json.replace('}', ",\"kid\":\"a\"}");
+    write("mixed.json", format!("{{\"keys\":[{{\"kty\":\"EC2\"}},{named}]}}"));
+    write("other.json", "{\"keys\":[{\"kty\":\"EC2\"}]}".to_owned());
     write("twice.json", "{\"keys\":[],\"keys\":[]}".to_owned());
     write("large.json", " ".repeat(300 * 1024));
     let right = inline(&key(""));
@@ -49,6 +52,21 @@ fn what_an_issuer_may_say() {
         ("keys in place", right.clone(), &[]),
         ("two keys", inline(&format!("{}, {}", key(", kid = \"a\""), key(", kid = \"b\""))), &[]),
         ("a file", "jwks = { file = \"jwks.json\" }".to_owned(), &[]),
+        (
+            "a file with a key for others",
+            "jwks = { file = \"mixed.json\" }".to_owned(),
+            &["7:17 `mixed.json`: key 1 is left out: a key is EC with P-256, OKP with Ed25519, or RSA"],
+        ),
+        (
+            "a file with keys for others alone",
+            "jwks = { file = \"other.json\" }".to_owned(),
+            &["7:17 `other.json`: key 1 cannot be used: a key is EC with P-256, OKP with Ed25519, or RSA"],
+        ),
+        (
+            "a key in place for others",
+            inline(&format!("{}, {}", key(", kid = \"a\""), key(", kid = \"b\", use = \"enc\""))),
+            &["7:162 key 2 cannot be used: `use` or `key_ops` says that it is not for checking signatures"],
+        ),
         (
             "everything",
             with(

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use exeat_policy::{Class, Label, Labels, PolicySet, TokenTerms};
 use moka::Expiry;
 use moka::policy::EvictionPolicy;
@@ -370,6 +371,12 @@ impl IssuerSpec {
 }
 
 impl TokenFacts {
+    /// What tells its key from every other one, whatever it is called: the thumbprint (RFC 7638), in base64url.
+    #[must_use]
+    pub fn key_thumbprint(&self) -> String {
+        URL_SAFE_NO_PAD.encode(self.thumbprint)
+    }
+
     /// Checks where a request with the token comes from: `origin` is the container that the connection itself is known
     /// to come from. Where that is not known, a token that counts from its container alone does not count.
     ///

@@ -64,6 +64,7 @@ pub(crate) type Thumbprint = [u8; 32];
 #[derive(Debug, Default)]
 pub struct KeySet {
     keys: Vec<Key>,
+    skipped: Vec<(usize, KeyError)>,
 }
 
 /// Why a text is not a usable set of keys.
@@ -121,10 +122,11 @@ pub enum KeyError {
 }
 
 impl KeySet {
-    /// Reads a set. Every key of it must be usable.
+    /// Reads a set. Keys of a kind, an algorithm or a use that is not known here are skipped (RFC 7517 §5): an issuer may
+    /// publish some for others.
     ///
     /// # Errors
-    /// What is wrong with the first key that is not, or with the set.
+    /// What is wrong with the set, with the first key that is none or a secret, or with the first one if all are skipped.
     pub fn parse(text: &[u8]) -> Result<Self, KeySetError> {
         let set = json::object(text).map_err(|_| KeySetError::Form)?;
         let list = set.get("keys").and_then(Value::as_array).ok_or(KeySetError::Form)?;
@@ -132,16 +134,37 @@ impl KeySet {
             return Err(KeySetError::TooMany);
         }
         let mut keys: Vec<Key> = Vec::with_capacity(list.len());
+        let mut skipped = Vec::new();
         for (position, value) in (1..).zip(list) {
             let key = value.as_object().ok_or(KeySetError::Form)?;
-            let key = read(key).map_err(|source| KeySetError::Key { position, source })?;
+            let key = match read(key) {
+                Ok(key) => key,
+                Err(error @ (KeyError::Kind | KeyError::Algorithm(_) | KeyError::Use)) => {
+                    skipped.push((position, error));
+                    continue;
+                }
+                Err(source @ (KeyError::Private | KeyError::Member(_) | KeyError::Size)) => {
+                    return Err(KeySetError::Key { position, source });
+                }
+            };
             let is_taken = keys.iter().any(|other| other.kid == key.kid);
             if list.len() > 1 && (key.kid.is_none() || is_taken) {
                 return Err(KeySetError::Kid { position });
             }
             keys.push(key);
         }
-        if keys.is_empty() { Err(KeySetError::Empty) } else { Ok(Self { keys }) }
+        match (keys.is_empty(), skipped.first()) {
+            (false, _) => Ok(Self { keys, skipped }),
+            (true, Some((position, source))) => {
+                Err(KeySetError::Key { position: *position, source: source.clone() })
+            }
+            (true, None) => Err(KeySetError::Empty),
+        }
+    }
+
+    /// Returns the keys that cannot be used here, by their position from 1, and why.
+    pub fn skipped(&self) -> impl Iterator<Item = (usize, &KeyError)> {
+        self.skipped.iter().map(|(position, error)| (*position, error))
     }
 
     /// Returns the key that `kid` names; without a name, the only one.

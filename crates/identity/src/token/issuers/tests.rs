@@ -278,6 +278,12 @@ fn keys_are_public_and_for_one_algorithm() {
             json!([es, change("kid", Value::Null)]),
             Err(KeySetError::Kid { position: 2 }),
         ),
+        ("one that is usable among others", json!([change("use", "enc".into()), es, {"kty": "EC2"}]), Ok(())),
+        (
+            "one of an unknown kind beside a secret",
+            json!([es, {"kty": "oct", "k": "AAAA"}]),
+            Err(KeySetError::Key { position: 2, source: KeyError::Private }),
+        ),
         ("none", json!([]), Err(KeySetError::Empty)),
         ("no list", json!({}), Err(KeySetError::Form)),
         ("too many", json!(vec![es.clone(); 17]), Err(KeySetError::TooMany)),
@@ -286,6 +292,11 @@ fn keys_are_public_and_for_one_algorithm() {
         let set = json!({ "keys": keys }).to_string();
         assert_eq!(KeySet::parse(set.as_bytes()).map(drop), want, "{name}");
     }
+    let set = json!({ "keys": [change("use", "enc".into()), es, {"kty": "EC2"}] }).to_string();
+    let set = KeySet::parse(set.as_bytes()).unwrap();
+    let skipped: Vec<_> = set.skipped().collect();
+    assert_eq!(skipped, [(1, &KeyError::Use), (3, &KeyError::Kind)]);
+    assert!(set.get(None).is_some(), "of the rest, it is the only one");
 }
 
 /// Who comes from the place of this container.
