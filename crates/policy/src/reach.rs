@@ -43,18 +43,23 @@ pub fn may_resolve(
     name: &DnsName,
 ) -> Result<(Option<RuleId>, Option<Denial>), Denial> {
     let mut refusal = None;
+    let mut reported = None;
     for (transport, ports) in questions(set, bound, name) {
         let target = Authority { host: Host::Name(name.clone()), port: ports.first() };
         match decide(set, &EgressRequest { bound, target: &target, transport }) {
             Verdict::Allow(allowed) if allowed.way().is_none() => {
                 let rule = allowed.rules().first().copied().or(allowed.report);
-                return Ok((rule, allowed.would_deny));
+                match allowed.would_deny {
+                    None => return Ok((rule, None)),
+                    // A name that is allowed on one port is allowed, whatever report mode lets through on others.
+                    would_deny @ Some(_) => reported = reported.or(Some((rule, would_deny))),
+                }
             }
             Verdict::Allow(_) => note(&mut refusal, Denial::of(Reason::EgressGatewayUnavailable)),
             Verdict::Deny(denial) => note(&mut refusal, denial),
         }
     }
-    Err(refusal.unwrap_or(Denial::of(Reason::HostNotAllowed)))
+    reported.ok_or(refusal.unwrap_or(Denial::of(Reason::HostNotAllowed)))
 }
 
 /// Returns everything that `bound` may reach of `name`, which was resolved to `addrs`: for every port and transport what

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use exeat_model::{Authority, DnsName, Host, Port, Transport};
 use exeat_policy::{
-    Answers, Caps, Entry, Floor, Reach, Reason, Resolve, Transports, allows_below, may_resolve, reach,
+    Answers, Caps, Entry, Floor, Mode, Reach, Reason, Resolve, Transports, allows_below, may_resolve, reach,
 };
 use proptest::prelude::*;
 
@@ -129,6 +129,18 @@ fn what_leaves_through_a_next_hop_is_not_resolved() {
     let world = crate::support::world(&[], &[by_hop], &[]);
     let refused = may_resolve(&world.set, &world.bound, &name("example.com")).map_err(|d| d.reason);
     assert_eq!(refused.err(), Some(Reason::EgressGatewayUnavailable));
+}
+
+#[test]
+fn report_mode_is_told_of_names_that_no_port_is_allowed_of() {
+    let world = world(&[], &[Rules { mode: Mode::Report, ..rules("p", &["example.com:8443"], &[]) }], &[]);
+    let would_deny = |host| {
+        let (rule, denial) = may_resolve(&world.set, &world.bound, &name(host)).unwrap();
+        assert!(rule.is_some());
+        denial.map(|denial| denial.reason)
+    };
+    assert_eq!(would_deny("example.com"), None);
+    assert_eq!(would_deny("example.org"), Some(Reason::HostNotAllowed));
 }
 
 #[test]
