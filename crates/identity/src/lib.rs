@@ -10,6 +10,8 @@ mod defence;
 mod password;
 mod peer;
 mod principal;
+mod rate;
+mod source;
 mod token;
 mod workloads;
 
@@ -24,6 +26,8 @@ pub use password::{
 };
 pub use peer::{Demand, Part, Peer, Place, Shown};
 pub use principal::{Accepted, AuthnError, Principal, Proof};
+pub use rate::{Accounts, Rate};
+pub use source::Source;
 pub use token::{
     Claims, ClaimsError, Flags, HeaderError, IssuerSpec, Issuers, KEYS_MAX, KeyError, KeySet, KeySetError,
     LEEWAY_MAX, Lifetime, Order, SignatureAlgorithm, SigningKey, SigningKeyError, TOKEN_BYTES_MAX,

@@ -27,7 +27,7 @@ pub(crate) use {
 };
 
 use account::Account;
-pub(crate) use account::Source;
+pub(crate) use exeat_identity::Source;
 
 use crate::{limits::Limits, meter::Meter, route::Grant, shared::Current, traffic::OpenFlow};
 

@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use exeat_audit::Event;
+use exeat_identity::{Accounts, Rate};
 
 use crate::{
     client::Client,
     flows::Source,
-    rate::{Accounts, Rate},
     shared::Shared,
     tls,
     trail::{Ending, Target, Trail},

@@ -31,7 +31,6 @@ mod pool;
 mod proxy_protocol;
 pub mod proxy_protocol_wire;
 mod quarantine;
-mod rate;
 mod redirected;
 mod refused;
 mod relay;

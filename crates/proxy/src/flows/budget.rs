@@ -6,15 +6,12 @@ use std::{
     time::Instant,
 };
 
+use exeat_identity::{Accounts, Rate, Source};
 use exeat_policy::Reason;
 use tokio::sync::watch;
 
-use super::account::{Account, Source};
-use crate::{
-    limits::Limits,
-    metrics::LimitHit,
-    rate::{Accounts, Rate},
-};
+use super::account::Account;
+use crate::{limits::Limits, metrics::LimitHit};
 
 /// Passwords that are checked or wait for it at a time for one source: half of the places that there are for all
 /// (`exeat_identity`), so that whoever guesses passwords leaves others a place.

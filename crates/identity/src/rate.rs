@@ -20,7 +20,7 @@ const ACCOUNTS_KEPT: usize = ACCOUNTS_MAX / 2;
 
 /// Events a second, and how many of them may come at once.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Rate {
+pub struct Rate {
     /// Between two events at the even rate.
     interval: Duration,
     /// How far ahead of the even rate an account may be before an event.
@@ -30,7 +30,8 @@ pub(crate) struct Rate {
 impl Rate {
     /// Returns the rate of so many events `per_second`, of which those of `burst` may come at once, but one at least.
     /// `None` if there is no bound: for 0.
-    pub(crate) fn new(per_second: usize, burst: Duration) -> Option<Self> {
+    #[must_use]
+    pub fn new(per_second: usize, burst: Duration) -> Option<Self> {
         let per_second = u32::try_from(per_second).unwrap_or(u32::MAX);
         let interval = Duration::from_secs(1).checked_div(per_second)?;
         Some(Self { interval, tolerance: burst.saturating_sub(interval) })
@@ -48,7 +49,7 @@ impl Rate {
 /// The accounts of many, of bounded size. When a shard is full, those are forgotten who owe the least: first nothing,
 /// then up to half of what anybody can. Who is over the rate is remembered longest.
 #[derive(Debug)]
-pub(crate) struct Accounts<K> {
+pub struct Accounts<K> {
     shards: [Mutex<HashMap<K, Instant>>; SHARDS],
     hasher: RandomState,
 }
@@ -61,7 +62,7 @@ impl<K> Default for Accounts<K> {
 
 impl<K: Eq + Hash> Accounts<K> {
     /// Takes an event of `key` at `now`, unless it is too early. Returns whether it did.
-    pub(crate) fn take(&self, key: K, rate: Rate, now: Instant) -> bool {
+    pub fn take(&self, key: K, rate: Rate, now: Instant) -> bool {
         let index = self.hasher.hash_one(&key) % SHARDS as u64;
         let Some(shard) = usize::try_from(index).ok().and_then(|index| self.shards.get(index)) else {
             return true;
