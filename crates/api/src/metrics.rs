@@ -231,6 +231,48 @@ const FAMILIES: &[Family] = &[
         read: |view| gauge(float(view.proxy.resolver().cached())),
     },
     Family {
+        name: "dns_queries",
+        kind: Kind::Counter,
+        labels: "`verdict`: `allow`, `deny`; `reason`: `none` or a [reason](reasons.md)",
+        help: "Questions to the policy server for names. An allow with a reason came to nothing; if the way could not be opened, it counts as an allow without one first",
+        read: |view| Numbers::Counts(queries(view.metrics)),
+    },
+    Family {
+        name: "dns_would_deny",
+        kind: Kind::Counter,
+        labels: "`reason`",
+        help: "Questions that only report mode let through",
+        read: |view| Numbers::Counts(by_key("reason", &view.metrics.lookups.would_deny)),
+    },
+    Family {
+        name: "dns_malformed",
+        kind: Kind::Counter,
+        labels: "",
+        help: "Messages to the policy server that ask nothing that it could answer",
+        read: |view| counter(view.metrics.lookups.malformed.get()),
+    },
+    Family {
+        name: "dns_truncated",
+        kind: Kind::Counter,
+        labels: "",
+        help: "Answers that were too long for UDP, so that the client asks again by TCP",
+        read: |view| counter(view.metrics.lookups.truncated.get()),
+    },
+    Family {
+        name: "dns_not_opened",
+        kind: Kind::Counter,
+        labels: "",
+        help: "Answers that were held back since the firewall could not be opened for them",
+        read: |view| counter(view.metrics.lookups.not_opened.get()),
+    },
+    Family {
+        name: "dns_limit_hits",
+        kind: Kind::Counter,
+        labels: "`limit`: a key of [`[dns]`](configuration.md#dns), or `waiting`: questions that wait for an answer",
+        help: "Questions and connections that the policy server refused because of a limit",
+        read: |view| Numbers::Counts(by_key("limit", &view.metrics.lookups.limits)),
+    },
+    Family {
         name: "limit_hits",
         kind: Kind::Counter,
         labels: "`limit`: a key of [`[limits]`](configuration.md#limits); `flow_bytes` is either direction, and bounds of rules and clients count as those of all flows",
@@ -349,6 +391,20 @@ const FAMILIES: &[Family] = &[
         read: |view| Numbers::Histogram(view.metrics.resolve_time.distribution()),
     },
     Family {
+        name: "dns_query_duration_seconds",
+        kind: Kind::Histogram,
+        labels: "",
+        help: "From a question to the policy server to its answer",
+        read: |view| Numbers::Histogram(view.metrics.lookups.answer_time.distribution()),
+    },
+    Family {
+        name: "dns_opening_duration_seconds",
+        kind: Kind::Histogram,
+        labels: "",
+        help: "Until the firewall was open for an answer; next to nothing without one",
+        read: |view| Numbers::Histogram(view.metrics.lookups.opening_time.distribution()),
+    },
+    Family {
         name: "connect_duration_seconds",
         kind: Kind::Histogram,
         labels: "",
@@ -365,12 +421,20 @@ const FAMILIES: &[Family] = &[
 ];
 
 fn decisions(metrics: &Metrics) -> Vec<(Labels, u64)> {
+    verdicts(metrics.allowed.get(), &metrics.failed, &metrics.denied)
+}
+
+fn queries(metrics: &Metrics) -> Vec<(Labels, u64)> {
+    verdicts(metrics.lookups.allowed.get(), &metrics.lookups.failed, &metrics.lookups.denied)
+}
+
+fn verdicts(allowed: u64, failed: &Counters<Reason>, denied: &Counters<Reason>) -> Vec<(Labels, u64)> {
     let labels = |verdict, reason| vec![("verdict", verdict), ("reason", reason)];
-    let mut counts = vec![(labels("allow", "none"), metrics.allowed.get())];
+    let mut counts = vec![(labels("allow", "none"), allowed)];
     // An allowed request can fail for a few reasons only; a series for each of the others would stay 0 for ever.
-    let failed = metrics.failed.iter().filter(|(reason, count)| *count > 0 || is_failure(*reason));
+    let failed = failed.iter().filter(|(reason, count)| *count > 0 || is_failure(*reason));
     counts.extend(failed.map(|(reason, count)| (labels("allow", reason.label()), count)));
-    counts.extend(metrics.denied.iter().map(|(reason, count)| (labels("deny", reason.label()), count)));
+    counts.extend(denied.iter().map(|(reason, count)| (labels("deny", reason.label()), count)));
     counts
 }
 

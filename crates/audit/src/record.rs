@@ -1,7 +1,7 @@
 //! The audit record: one struct, one schema version, one line of JSON.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -82,6 +82,12 @@ pub struct Record {
     /// The HTTP status that the client was sent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// The response code that a question was answered with, by its name (RFC 2929 §2.3); of [`Event::Dns`] alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rcode: Option<&'static str>,
+    /// The addresses that the client was told; of [`Event::Dns`] alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Arc<[IpAddr]>>,
     /// Bytes from the client to the upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_up: Option<u64>,
@@ -122,6 +128,8 @@ pub enum Event {
     End,
     /// A single request and its response ended, or the request was denied.
     Request,
+    /// A question to the policy server for names was answered or refused.
+    Dns,
     /// Somebody who steers the proxy changed what decides or what is open, or could not.
     Control,
     /// Records were lost here; written by the log itself.
@@ -204,6 +212,8 @@ impl Record {
             mode: None,
             would_deny: None,
             status: None,
+            rcode: None,
+            answers: None,
             bytes_up: None,
             bytes_down: None,
             duration: None,
@@ -325,6 +335,8 @@ mod tests {
             mode: Some(Mode::Report),
             would_deny: Some(Reason::HostNotAllowed),
             status: Some(200),
+            rcode: Some("NOERROR"),
+            answers: Some(["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()].into()),
             bytes_up: Some(517),
             bytes_down: Some(u64::MAX),
             duration: Some(Duration::from_micros(1_234_567)),
@@ -349,7 +361,8 @@ mod tests {
                     "name": "api.stripe.example", "port": 443, "address": "192.0.2.1:443", "verdict": "allow",
                     "reason": "idle_timeout",
                     "rule": { "policy": "payments", "place": "exeat.toml:12:10", "text": "*.stripe.example" },
-                    "mode": "report", "would_deny": "host_not_allowed", "status": 200, "bytes_up": 517,
+                    "mode": "report", "would_deny": "host_not_allowed", "status": 200,
+                    "rcode": "NOERROR", "answers": ["192.0.2.1", "2001:db8::1"], "bytes_up": 517,
                     "bytes_down": u64::MAX, "duration_ms": 1234, "end": "client_closed",
                 }),
             ),
@@ -390,6 +403,7 @@ mod tests {
             (Event::Decision, "decision"),
             (Event::End, "end"),
             (Event::Request, "request"),
+            (Event::Dns, "dns"),
             (Event::Control, "control"),
             (Event::Lost, "lost"),
         ] {

@@ -29,13 +29,15 @@ impl Family {
         }
     }
 
-    fn address(self, record: &Record) -> Option<IpAddr> {
-        let address = record.data.ip_addr()?;
-        let fits = match self {
+    pub(crate) fn address(self, record: &Record) -> Option<IpAddr> {
+        record.data.ip_addr().filter(|address| self.has(*address))
+    }
+
+    pub(crate) const fn has(self, address: IpAddr) -> bool {
+        match self {
             Self::V4 => address.is_ipv4(),
             Self::V6 => address.is_ipv6(),
-        };
-        fits.then_some(address)
+        }
     }
 }
 
@@ -53,9 +55,9 @@ pub(crate) struct Walk {
 
 /// What one answer told about the name that a [`Walk`] was at.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) enum Found {
-    /// Addresses of the name, or of what it is an alias of; at least one.
-    Addresses(Vec<IpAddr>),
+pub(crate) enum Found<T> {
+    /// What was looked for, of the name or of what it is an alias of; at least one.
+    Records(Vec<T>),
     /// The name is an alias, and the answer says nothing of the name that it leads to.
     Alias,
     /// Nothing.
@@ -82,17 +84,21 @@ impl Walk {
         self.ttl
     }
 
-    /// Follows the aliases in `answers`, in whatever order they stand there, up to addresses or the end.
-    pub(crate) fn read(&mut self, answers: &[Record], family: Family) -> Result<Found, ResolveError> {
+    /// Follows the aliases in `answers`, in whatever order they stand there, up to what `pick` takes or the end.
+    pub(crate) fn read<T>(
+        &mut self,
+        answers: &[Record],
+        pick: impl Fn(&Record) -> Option<T>,
+    ) -> Result<Found<T>, ResolveError> {
         let mut found = Found::Nothing;
         while let Some(current) = self.current() {
             let of_current = |record: &&Record| record.dns_class == DNSClass::IN && record.name == *current;
             let here = answers.iter().filter(of_current).collect::<Vec<_>>();
-            let addresses = here.iter().filter_map(|record| Some((family.address(record)?, record.ttl)));
-            let (addresses, ttls): (Vec<_>, Vec<_>) = addresses.unzip();
-            if !addresses.is_empty() {
+            let records = here.iter().filter_map(|record| Some((pick(record)?, record.ttl)));
+            let (records, ttls): (Vec<_>, Vec<_>) = records.unzip();
+            if !records.is_empty() {
                 self.shorten(ttls);
-                return Ok(Found::Addresses(addresses));
+                return Ok(Found::Records(records));
             }
             let alias = here.iter().find_map(|record| {
                 let RData::CNAME(target) = &record.data else { return None };
@@ -144,16 +150,18 @@ mod tests {
         Record::from_rdata(name(owner), ttl, address.parse::<IpAddr>().unwrap().into())
     }
 
-    fn addresses(addresses: &[&str]) -> Found {
-        Found::Addresses(addresses.iter().map(|address| address.parse().unwrap()).collect())
+    fn addresses(addresses: &[&str]) -> Found<IpAddr> {
+        Found::Records(addresses.iter().map(|address| address.parse().unwrap()).collect())
     }
 
     #[test]
     fn only_records_on_the_way_count() {
+        /// The records, what they tell, and the aliases and the time to live on the way there.
+        type Case = (&'static str, Vec<Record>, Found<IpAddr>, usize, u32);
         let v4 = |owner, ttl| address(owner, ttl, "192.0.2.1");
         let mut chaos = v4("a.test.", 5);
         chaos.dns_class = DNSClass::CH;
-        let cases: &[(&str, Vec<Record>, Found, usize, u32)] = &[
+        let cases: &[Case] = &[
             ("empty", vec![], Found::Nothing, 0, u32::MAX),
             ("address", vec![v4("a.test.", 60)], addresses(&["192.0.2.1"]), 0, 60),
             ("name in another case", vec![v4("A.TeSt.", 60)], addresses(&["192.0.2.1"]), 0, 60),
@@ -215,7 +223,7 @@ mod tests {
         ];
         for (case, answers, want, aliases, ttl) in cases {
             let mut walk = Walk::new(name("a.test."));
-            assert_eq!(walk.read(answers, Family::V4).unwrap(), *want, "{case}");
+            assert_eq!(walk.read(answers, |record| Family::V4.address(record)).unwrap(), *want, "{case}");
             assert_eq!((walk.aliases(), walk.ttl()), (*aliases, *ttl), "{case}");
         }
     }
@@ -241,7 +249,8 @@ mod tests {
         ];
         for (case, answers) in cases {
             let mut walk = Walk::new(name("a.test."));
-            let last = answers.iter().map(|answer| walk.read(answer, Family::V6)).last().unwrap();
+            let read = |answer: &Vec<Record>| walk.read(answer, |record| Family::V6.address(record));
+            let last = answers.iter().map(read).last().unwrap();
             assert!(matches!(last, Err(ResolveError::ChainLoop)), "{case}: {last:?}");
         }
     }

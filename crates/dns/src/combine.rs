@@ -77,10 +77,12 @@ fn joined(addrs: Vec<IpAddr>, ttl: Duration, chain: usize) -> Result<Answer, (Re
 fn breaks_limit(error: &ResolveError) -> bool {
     match error {
         ResolveError::TooManyAddresses { .. }
+        | ResolveError::TooManyRecords
         | ResolveError::ChainTooLong { .. }
         | ResolveError::ChainLoop => true,
         ResolveError::NoSuchName
         | ResolveError::NoAddress
+        | ResolveError::NoRecord
         | ResolveError::Timeout
         | ResolveError::Server { .. }
         | ResolveError::Failed(_) => false,

@@ -3,12 +3,19 @@
 mod cache;
 mod chain;
 mod combine;
+mod gate;
+mod records;
 mod resolve;
+mod server;
+mod surroundings;
 mod upstream;
 mod virtual_names;
 
 pub use chain::{ADDRESSES_MAX, CHAIN_MAX};
+pub use gate::{Gate, GateError, LIFETIME_MIN, NoGate, Opened, Opening};
 pub use resolve::{Answer, ResolveError, Resolver};
+pub use server::{DeniedAnswer, Extra, Server, ServerConfig, UdpListener};
+pub use surroundings::{Deciding, Happening, Recorded, Surroundings};
 pub use upstream::{ResolverConfig, ResolverConfigError, Upstream};
 pub use virtual_names::{
     ASSIGNED_MAX, Addresses, Exhausted, HOLD, Meaning, Ranges, RangesError, VirtualNames,

@@ -13,7 +13,7 @@ use std::{
 use exeat_model::DnsName;
 use hickory_proto::{
     op::{Query, ResponseCode},
-    rr::Name,
+    rr::{Name, Record, RecordType},
 };
 use hickory_resolver::{Hosts, net::NetError};
 use moka::future::Cache;
@@ -23,6 +23,7 @@ use crate::{
     cache::{Outcome, POSITIVE_TTL_MAX, cache},
     chain::{Family, Found, Walk},
     combine::{Half, combine},
+    records::{self, Kept},
     upstream::{ResolverConfig, ResolverConfigError, Servers},
 };
 
@@ -34,15 +35,16 @@ const QUERIES_MAX: usize = 1024;
 /// Resolves names; shares answers between those who ask for the same name at the same time or soon after.
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Resolver(Arc<Inner>);
+pub struct Resolver(pub(crate) Arc<Inner>);
 
-struct Inner {
-    servers: Servers,
+pub(crate) struct Inner {
+    pub(crate) servers: Servers,
     hosts: Hosts,
     queries: Semaphore,
     cache: Cache<DnsName, Outcome>,
+    pub(crate) records: Cache<(DnsName, RecordType), Kept>,
     /// Names that the cache had no answer for.
-    misses: AtomicU64,
+    pub(crate) misses: AtomicU64,
 }
 
 /// The addresses of one name.
@@ -73,6 +75,12 @@ pub enum ResolveError {
         /// How many.
         count: usize,
     },
+    /// The name exists and has no record of the type that was asked for, which is not one of addresses.
+    #[error("the name has no record of this type")]
+    NoRecord,
+    /// The name has more records of one type than are passed on.
+    #[error("the name has too many records of this type, or too long ones")]
+    TooManyRecords,
     /// The name leads through more aliases than are followed.
     #[error("the name leads through more than {max} aliases")]
     ChainTooLong {
@@ -114,6 +122,7 @@ impl Resolver {
             hosts,
             queries: Semaphore::new(QUERIES_MAX),
             cache: cache(config.cache_entries),
+            records: records::cache(config.cache_entries),
             misses: AtomicU64::new(0),
         })))
     }
@@ -175,32 +184,46 @@ impl Inner {
         }
     }
 
-    /// Asks for the name, and again for every alias that an answer leaves open, as a server does that knows only
-    /// its own zones. Ends, because every further query is one alias further.
     async fn follow(&self, name: &DnsName, family: Family) -> Result<Half, ResolveError> {
         let asked = absolute(name)?;
         if let Some(half) = self.in_hosts_file(&asked, family) {
             return Ok(half);
         }
+        let end = self.walk(asked, family.record_type(), |record| family.address(record)).await?;
+        Ok(match end {
+            End::Found { records, ttl, aliases } => Half::Addresses { addrs: records, ttl, chain: aliases },
+            End::Nothing { ttl } => Half::NoAddress { ttl },
+            End::NoSuchName { ttl } => Half::NoSuchName { ttl },
+        })
+    }
+
+    /// Asks for the name, and again for every alias that an answer leaves open, as a server does that knows only
+    /// its own zones. Ends, because every further query is one alias further.
+    pub(crate) async fn walk<T>(
+        &self,
+        asked: Name,
+        kind: RecordType,
+        pick: impl Fn(&Record) -> Option<T>,
+    ) -> Result<End<T>, ResolveError> {
         // Never closed, and if it were, nothing could be asked.
         let _place = self.queries.acquire().await.map_err(|_| ResolveError::Timeout)?;
         let mut walk = Walk::new(asked);
         while let Some(current) = walk.current() {
-            let reply = self.servers.ask(current, family.record_type()).await?;
-            let found = walk.read(&reply.answers, family)?;
+            let reply = self.servers.ask(current, kind).await?;
+            let found = walk.read(&reply.answers, &pick)?;
             if !reply.exists {
-                return Ok(Half::NoSuchName { ttl: reply.negative_ttl });
+                return Ok(End::NoSuchName { ttl: reply.negative_ttl });
             }
             match found {
-                Found::Addresses(addrs) => {
-                    return Ok(Half::Addresses { addrs, ttl: walk.ttl(), chain: walk.aliases() });
+                Found::Records(records) => {
+                    return Ok(End::Found { records, ttl: walk.ttl(), aliases: walk.aliases() });
                 }
                 // With an SOA record the server says that there is nothing at the end of the chain (RFC 2308 §2.2).
                 Found::Alias if reply.negative_ttl.is_none() => {}
-                Found::Alias | Found::Nothing => return Ok(Half::NoAddress { ttl: reply.negative_ttl }),
+                Found::Alias | Found::Nothing => return Ok(End::Nothing { ttl: reply.negative_ttl }),
             }
         }
-        Ok(Half::NoAddress { ttl: None })
+        Ok(End::Nothing { ttl: None })
     }
 
     fn in_hosts_file(&self, name: &Name, family: Family) -> Option<Half> {
@@ -218,6 +241,16 @@ impl Inner {
     }
 }
 
+/// Where the way from a name ended. Times are in seconds.
+pub(crate) enum End<T> {
+    /// At least one record of what was looked for.
+    Found { records: Vec<T>, ttl: u32, aliases: usize },
+    /// The name exists and has nothing of the kind.
+    Nothing { ttl: Option<u32> },
+    /// The name does not exist.
+    NoSuchName { ttl: Option<u32> },
+}
+
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Resolver").field("cached", &self.0.cache.entry_count()).finish_non_exhaustive()
@@ -226,7 +259,7 @@ impl fmt::Debug for Resolver {
 
 /// Answers for the names that no server may be asked for: `localhost` is this machine (RFC 6761 §6.3),
 /// `invalid` never exists (§6.4), and `onion` is not in the DNS (RFC 7686 §2).
-fn reserved(name: &DnsName) -> Option<Result<Answer, ResolveError>> {
+pub(crate) fn reserved(name: &DnsName) -> Option<Result<Answer, ResolveError>> {
     match name.as_str().rsplit('.').next()? {
         "localhost" => Some(Ok(Answer {
             addrs: Arc::new([IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)]),
@@ -239,7 +272,7 @@ fn reserved(name: &DnsName) -> Option<Result<Answer, ResolveError>> {
 }
 
 /// Returns the name with its final dot, so that nothing is ever appended to it.
-fn absolute(name: &DnsName) -> Result<Name, ResolveError> {
+pub(crate) fn absolute(name: &DnsName) -> Result<Name, ResolveError> {
     let mut absolute =
         Name::from_ascii(name.as_str()).map_err(|error| ResolveError::Failed(NetError::Proto(error)))?;
     absolute.set_fqdn(true);

@@ -189,7 +189,7 @@ impl<'a> Peer<'a> {
     ///
     /// # Errors
     /// [`AuthnError::Required`] if that is nobody, or not all that is demanded.
-    pub(crate) fn alone(&self, anonymous: Option<&Arc<Principal>>) -> Result<Arc<Principal>, AuthnError> {
+    pub fn alone(&self, anonymous: Option<&Arc<Principal>>) -> Result<Arc<Principal>, AuthnError> {
         if !self.may_be_silent(anonymous.is_some()) {
             return Err(AuthnError::Required);
         }

@@ -23,6 +23,7 @@ mod limits;
 mod linger;
 mod listen;
 mod local_user;
+mod lookups;
 mod meter;
 pub mod metrics;
 mod opening;

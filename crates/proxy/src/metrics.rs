@@ -15,9 +15,11 @@ use crate::guard::HeadError;
 
 mod count;
 mod label;
+mod lookups;
 
 pub use count::{Activity, Counter, Counters, Distribution, Histogram};
-pub use label::{AuthResult, DnsResult, FlowEnd, Key, LimitHit, RelayPath, WayTaken};
+pub use label::{AuthResult, DnsLimit, DnsResult, FlowEnd, Key, LimitHit, RelayPath, WayTaken};
+pub use lookups::Lookups;
 
 /// How flows of one kind ended.
 #[derive(Debug, Default)]
@@ -89,6 +91,8 @@ pub struct Metrics {
     pub auth: Counters<AuthResult>,
     /// Names resolved, from the cache or not.
     pub dns: Counters<DnsResult>,
+    /// Questions to the policy server for names.
+    pub lookups: Lookups,
     /// Limits that were hit.
     pub limits: Counters<LimitHit>,
     /// From a request to the verdict on its target: authentication and decision.
@@ -121,6 +125,7 @@ impl Default for Metrics {
             request_ends: Ends::default(),
             auth: Counters::default(),
             dns: Counters::default(),
+            lookups: Lookups::default(),
             limits: Counters::default(),
             decision_time: Histogram::new(DECISION_SECONDS),
             resolve_time: Histogram::new(NETWORK_SECONDS),
@@ -158,14 +163,16 @@ impl Told {
     /// Why a request was denied, or an allowed one came to nothing, if that is what the record tells.
     pub(crate) fn refused(&self) -> Option<Reason> {
         match (self.event, self.verdict) {
-            (Event::Decision | Event::Request, _) | (Event::End, Some(Outcome::Deny)) => self.reason,
+            (Event::Decision | Event::Request | Event::Dns, _) | (Event::End, Some(Outcome::Deny)) => {
+                self.reason
+            }
             (Event::End, Some(Outcome::Allow) | None) | (Event::Control | Event::Lost, _) => None,
         }
     }
 
-    /// Whether the record announces a tunnel: one that cannot be recorded does not begin.
+    /// Whether the record announces a tunnel or an answer: one that cannot be recorded does not begin, or is not given.
     pub(crate) fn is_promise(&self) -> bool {
-        self.event == Event::Decision && self.verdict == Some(Outcome::Allow)
+        matches!(self.event, Event::Decision | Event::Dns) && self.verdict == Some(Outcome::Allow)
     }
 }
 
@@ -206,6 +213,7 @@ impl Metrics {
                 }
                 self.note_end(&self.tunnel_ends, told);
             }
+            Event::Dns => self.lookups.note(told),
             Event::Control | Event::Lost => {}
         }
     }
@@ -264,11 +272,12 @@ impl Metrics {
         self.dns.count(match result {
             Ok(_) => DnsResult::Answered,
             Err(ResolveError::NoSuchName) => DnsResult::NoSuchName,
-            Err(ResolveError::NoAddress) => DnsResult::NoAddress,
+            Err(ResolveError::NoAddress | ResolveError::NoRecord) => DnsResult::NoAddress,
             Err(ResolveError::Timeout) => DnsResult::Timeout,
             Err(ResolveError::Server { .. } | ResolveError::Failed(_)) => DnsResult::Failed,
             Err(
                 ResolveError::TooManyAddresses { .. }
+                | ResolveError::TooManyRecords
                 | ResolveError::ChainTooLong { .. }
                 | ResolveError::ChainLoop,
             ) => DnsResult::Unusable,

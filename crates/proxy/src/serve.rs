@@ -290,7 +290,9 @@ impl Admitted {
             ResolveError::Timeout => Refusal { status: 504, error: "dns_timeout", ..refusal },
             ResolveError::NoSuchName
             | ResolveError::NoAddress
+            | ResolveError::NoRecord
             | ResolveError::TooManyAddresses { .. }
+            | ResolveError::TooManyRecords
             | ResolveError::ChainTooLong { .. }
             | ResolveError::ChainLoop
             | ResolveError::Server { .. }

@@ -308,8 +308,14 @@ fn the_hosts_file_answers_for_its_names_alone() {
         .read_hosts_conf("192.0.2.7 four.test\n192.0.2.8 two.test\n2001:db8::8 two.test\n".as_bytes())
         .unwrap();
     let servers = Servers::new(&config(&["127.0.0.1:53".parse().unwrap()])).unwrap();
-    let inner =
-        Inner { servers, hosts, queries: Semaphore::new(0), cache: cache(1), misses: AtomicU64::new(0) };
+    let inner = Inner {
+        servers,
+        hosts,
+        queries: Semaphore::new(0),
+        cache: cache(1),
+        records: records::cache(1),
+        misses: AtomicU64::new(0),
+    };
     let shown = |name: &str, family| match inner.in_hosts_file(&server::name(name), family) {
         Some(Half::Addresses { addrs, .. }) => format!("{addrs:?}"),
         Some(Half::NoAddress { .. }) => "none".to_owned(),

@@ -108,6 +108,20 @@ label! {
 }
 
 label! {
+    /// A limit of the policy server for names, by its key in the configuration if it has one.
+    DnsLimit {
+        /// Questions of one source.
+        QueriesPerSecond "queries_per_second",
+        /// Names that one source asks for by one rule.
+        NamesPerMinute "names_per_minute",
+        /// Questions that wait for an answer.
+        Waiting "waiting",
+        /// TCP connections.
+        Connections "connections",
+    }
+}
+
+label! {
     /// A limit that something ran into, by its key in the configuration.
     LimitHit {
         /// Connections in all.
@@ -184,6 +198,7 @@ mod tests {
         check::<AuthResult>();
         check::<DnsResult>();
         check::<LimitHit>();
+        check::<DnsLimit>();
         check::<RelayPath>();
         check::<FlowEnd>();
     }

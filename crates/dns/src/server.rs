@@ -1,0 +1,161 @@
+//! The policy server: answers clients' questions for names that the policy allows them, and opens the way to what it tells.
+//!
+//! A question is decided on by who asks and the name that was asked for, before anything of it leaves this host.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use exeat_identity::{Place, Source};
+use hickory_proto::op::ResponseCode;
+
+use crate::{
+    gate::Gate,
+    resolve::Resolver,
+    surroundings::{Happening, Surroundings},
+};
+
+mod arpa;
+mod budget;
+mod config;
+mod lookup;
+mod question;
+mod reply;
+mod service;
+mod tcp;
+mod told;
+mod trail;
+mod udp;
+
+pub use config::{DeniedAnswer, Extra, ServerConfig};
+pub use udp::UdpListener;
+
+use budget::{Budget, Places};
+use question::Question;
+use reply::Reply;
+use told::Told;
+
+/// Questions that wait for servers or the kernel, in all: as many as may be asked of servers at a time, four times over.
+/// Each holds about 4 KB.
+const WAITING_MAX: usize = 4096;
+
+/// The same of one source: a sixteenth, so that a few that ask for what nobody answers leave the others room.
+const WAITING_PER_SOURCE: usize = 256;
+
+/// Connections of one source: a stub resolver has one or two, and a host with many containers behind one address tens.
+const CONNECTIONS_PER_SOURCE: usize = 64;
+
+/// Answers questions. Cheap to clone; all clones are one server.
+#[derive(Clone)]
+pub struct Server(Arc<Inner>);
+
+struct Inner {
+    around: Arc<dyn Surroundings>,
+    gate: Arc<dyn Gate>,
+    resolver: Resolver,
+    config: ServerConfig,
+    budget: Budget,
+    told: Told,
+    waiting: Arc<Places<Source>>,
+    connections: Arc<Places<Source>>,
+}
+
+/// Who sent a message, as the system tells.
+#[derive(Clone, Debug)]
+struct Client {
+    /// As the socket has it: answers go there.
+    from: SocketAddr,
+    place: Place,
+}
+
+impl Client {
+    fn new(from: SocketAddr, interface: Option<&Arc<str>>) -> Self {
+        let address = Some(from.ip().to_canonical());
+        let place = Place { address, interface: interface.cloned(), ..Place::default() };
+        Self { from, place }
+    }
+
+    fn source(&self) -> Source {
+        Source::from(self.from.ip())
+    }
+
+    fn shown(&self) -> SocketAddr {
+        SocketAddr::new(self.from.ip().to_canonical(), self.from.port())
+    }
+}
+
+/// How a question came.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Carrier {
+    Udp,
+    Tcp,
+}
+
+impl Carrier {
+    /// How many octets the answer may have.
+    fn room(self, question: &Question) -> usize {
+        match self {
+            Self::Udp => question.room(),
+            Self::Tcp => u16::MAX.into(),
+        }
+    }
+}
+
+impl Server {
+    /// Returns a server that asks `resolver` for names that the policy allows, and tells what it learned once `gate` has
+    /// opened the way there.
+    #[must_use]
+    pub fn new(
+        config: ServerConfig,
+        resolver: Resolver,
+        around: Arc<dyn Surroundings>,
+        gate: Arc<dyn Gate>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            around,
+            gate,
+            resolver,
+            budget: Budget::new(config.queries_per_second, config.names_per_minute),
+            told: Told::default(),
+            waiting: Places::new(WAITING_MAX, WAITING_PER_SOURCE),
+            connections: Places::new(config.connections, CONNECTIONS_PER_SOURCE),
+            config,
+        }))
+    }
+
+    /// Returns the answer to one message; `None` if it gets none.
+    async fn handle(&self, message: &[u8], client: &Client, carrier: Carrier) -> Option<Vec<u8>> {
+        let inner = &self.0;
+        let question = match Question::read(message) {
+            Ok(question) => question,
+            Err(unasked) => {
+                inner.around.count(Happening::Malformed);
+                return reply::write_unasked(unasked);
+            }
+        };
+        let started = Instant::now();
+        let reply = inner.answer(&question, client).await;
+        let written = reply.write(&question, carrier.room(&question));
+        inner.around.count(Happening::Answered(started.elapsed()));
+        match written {
+            Ok(written) => {
+                if written.is_cut {
+                    inner.around.count(Happening::Truncated);
+                }
+                Some(written.bytes)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "an answer could not be written");
+                let failed = Reply::code(ResponseCode::ServFail);
+                failed.write(&question, carrier.room(&question)).ok().map(|written| written.bytes)
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("config", &self.0.config).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! What is known of one question so far, and the audit record made of it.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use exeat_audit::{Event, Outcome, PrincipalRecord, Record, RuleRecord, Text};
+use exeat_identity::Principal;
+use exeat_model::DnsName;
+use exeat_policy::{Denial, Mode, PolicySet, Reason, Revision, RuleId};
+use hickory_proto::op::ResponseCode;
+
+use super::{Client, question::Question};
+
+/// The facts of one question.
+pub(crate) struct Trail<'a> {
+    question: &'a Question,
+    client: &'a Client,
+    pub(crate) started: Instant,
+    pub(crate) name: Option<DnsName>,
+    pub(crate) workload: Option<Arc<str>>,
+    principal: Option<Arc<Principal>>,
+    revision: Option<Revision>,
+    mode: Option<Mode>,
+    verdict: Outcome,
+    reason: Option<Reason>,
+    rule: Option<Arc<RuleRecord>>,
+    would_deny: Option<Reason>,
+    /// The addresses that the client is told.
+    pub(crate) answers: Option<Arc<[IpAddr]>>,
+}
+
+impl<'a> Trail<'a> {
+    pub(crate) fn new(question: &'a Question, client: &'a Client) -> Self {
+        Self {
+            question,
+            client,
+            started: Instant::now(),
+            name: None,
+            workload: None,
+            principal: None,
+            revision: None,
+            mode: None,
+            verdict: Outcome::Deny,
+            reason: None,
+            rule: None,
+            would_deny: None,
+            answers: None,
+        }
+    }
+
+    /// Notes who asks and which snapshot decides.
+    pub(crate) fn note_principal(&mut self, principal: &Arc<Principal>, policy: &PolicySet) {
+        self.revision = Some(policy.revision());
+        self.mode = Some(if policy.reports(&principal.bound) { Mode::Report } else { Mode::Enforce });
+        self.principal = Some(Arc::clone(principal));
+    }
+
+    /// Notes an allow, the rule it rests on, and what would have been said in its place if a report-mode policy were
+    /// enforced.
+    pub(crate) fn note_allow(
+        &mut self,
+        policy: &PolicySet,
+        rule: Option<RuleId>,
+        would_deny: Option<Denial>,
+    ) {
+        (self.verdict, self.reason) = (Outcome::Allow, None);
+        self.would_deny = would_deny.map(|denial| denial.reason);
+        self.note_rule(policy, rule);
+    }
+
+    /// Notes a refusal by policy, and the rule that says so if one does.
+    pub(crate) fn note_deny(&mut self, policy: &PolicySet, denial: Denial) {
+        self.note_refusal(denial.reason);
+        self.note_rule(policy, denial.rule);
+    }
+
+    /// Notes a refusal that no policy was asked about, or that takes back what the policy has allowed.
+    pub(crate) fn note_refusal(&mut self, reason: Reason) {
+        (self.verdict, self.reason) = (Outcome::Deny, Some(reason));
+    }
+
+    /// Notes that what is allowed came to nothing.
+    pub(crate) fn note_failure(&mut self, reason: Reason) {
+        self.reason = Some(reason);
+    }
+
+    fn note_rule(&mut self, policy: &PolicySet, rule: Option<RuleId>) {
+        let view = rule.and_then(|rule| policy.rule(rule));
+        self.rule =
+            view.map(|view| Arc::new(RuleRecord { policy: view.policy, place: view.place, text: view.text }));
+    }
+
+    /// Returns the record of this question, answered with `code`.
+    pub(crate) fn record(&self, request_id: Arc<str>, code: ResponseCode) -> Record {
+        let mut record = Record::new(Event::Dns, SystemTime::now());
+        record.request_id = Some(request_id);
+        record.source = Some(self.client.shown());
+        record.workload = self.workload.clone();
+        record.method = Some(Text::from(self.question.kind.to_string().as_str()));
+        record.target = Some(Text::from(self.question.name.to_ascii().as_str()));
+        record.name = self.name.clone();
+        // None of the proofs that count here is a token.
+        record.principal = self.principal.as_ref().map(|principal| PrincipalRecord {
+            name: Arc::clone(&principal.name),
+            proof: principal.proof.name(),
+            labels: principal.labels.clone(),
+            token: None,
+        });
+        record.revision = self.revision;
+        record.mode = self.mode;
+        record.verdict = Some(self.verdict);
+        record.reason = self.reason;
+        record.rule = self.rule.clone();
+        record.would_deny = self.would_deny;
+        record.rcode = Some(name_of(code));
+        record.answers = self.answers.clone();
+        record.duration = Some(self.started.elapsed());
+        record
+    }
+}
+
+/// Returns the name of a response code that this server gives (RFC 2929 §2.3).
+fn name_of(code: ResponseCode) -> &'static str {
+    if code == ResponseCode::NoError {
+        "NOERROR"
+    } else if code == ResponseCode::NXDomain {
+        "NXDOMAIN"
+    } else if code == ResponseCode::Refused {
+        "REFUSED"
+    } else if code == ResponseCode::FormErr {
+        "FORMERR"
+    } else {
+        "SERVFAIL"
+    }
+}
