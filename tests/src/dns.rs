@@ -22,6 +22,8 @@ const CHAIN: usize = 70;
 #[derive(Clone, Default)]
 pub struct Entry {
     addresses: Vec<IpAddr>,
+    records: Vec<RData>,
+    ttl: Option<u32>,
     alias: Option<String>,
     extra: Vec<(String, IpAddr)>,
     failure: Option<ResponseCode>,
@@ -45,6 +47,19 @@ impl Entry {
     #[must_use]
     pub fn alias(of: &str) -> Self {
         Self { alias: Some(of.to_owned()), ..Self::default() }
+    }
+
+    /// A name with these records, of any type.
+    #[must_use]
+    pub fn records(records: Vec<RData>) -> Self {
+        Self { records, ..Self::default() }
+    }
+
+    /// The same with another time to live, in seconds.
+    #[must_use]
+    pub fn kept_for(mut self, ttl: u32) -> Self {
+        self.ttl = Some(ttl);
+        self
     }
 
     /// A name for which the server fails: SERVFAIL, REFUSED and so on.
@@ -248,7 +263,13 @@ fn fill(reply: &mut Message, table: &HashMap<String, Entry>, name: &str, kind: R
         }
         let Some(alias) = &entry.alias else {
             for address in entry.addresses.iter().filter(|a| family(a) == kind) {
-                reply.add_answer(address_record(&owner, *address)?);
+                let mut record = address_record(&owner, *address)?;
+                record.ttl = entry.ttl.unwrap_or(TTL);
+                reply.add_answer(record);
+            }
+            for data in entry.records.iter().filter(|data| data.record_type() == kind) {
+                let owner = Name::from_str(&format!("{owner}.")).ok()?;
+                reply.add_answer(Record::from_rdata(owner, entry.ttl.unwrap_or(TTL), data.clone()));
             }
             return Some(true);
         };

@@ -2,6 +2,7 @@
 //! that count, real clients, and the real binary.
 
 pub mod api;
+pub mod asker;
 pub mod client;
 pub mod container;
 pub mod content;

@@ -9,7 +9,7 @@ use anyhow::Context;
 use exeat_api::{Access, Admin, Order, Socket, SocketFile, Status};
 use exeat_audit::{AuditLog, AuditWriter, Sink};
 use exeat_cli::Source;
-use exeat_dns::Resolver;
+use exeat_dns::{NoGate, Resolver, Server};
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
 use exeat_proxy::{Door, Parts, Proxy, Tls};
@@ -17,10 +17,10 @@ use exeat_store::{History, Loaded, Options, Settings, SocketListener};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use crate::cores::{self, Cores, UnixDoor};
+use crate::cores::{self, Cores, DnsDoor, UnixDoor};
 use crate::descriptors;
 use crate::inherited::Inherited;
-use crate::listening::{Listening, listen};
+use crate::listening::{DnsListening, Listening, listen, listen_dns};
 use crate::log::Log;
 use crate::notify;
 use crate::reloader::{Reloader, snapshot, warn_unkept};
@@ -79,25 +79,32 @@ async fn serve(
             listen(listener.address, listener.interface.as_deref(), cores::count(), &mut inherited)
         })
         .collect::<Result<_, _>>()?;
+    let dns_asked: Vec<SocketAddr> =
+        loaded.settings.dns.listen.iter().map(|listener| listener.address).collect();
+    let dns: Vec<DnsListening> = (loaded.settings.dns.listen.iter())
+        .map(|listener| listen_dns(listener.address, listener.interface.as_deref(), cores::count()))
+        .collect::<Result<_, _>>()?;
+    let dns_bound: Vec<SocketAddr> = dns.iter().map(|listening| listening.address).collect();
     let (unix, _files) = unix_doors(&loaded.settings)?;
     inherited.check_all_taken(asked.iter().chain(&loaded.settings.api.listen))?;
     let bound: Vec<SocketAddr> = listening.iter().map(|listening| listening.address).collect();
     let health_bound = health.as_ref().map(|health| health.address);
-    let ours: Vec<SocketAddr> = bound.iter().copied().chain(health_bound).collect();
-    if bound != asked || health_bound != loaded.settings.api.listen {
+    let ours: Vec<SocketAddr> = bound.iter().chain(&dns_bound).copied().chain(health_bound).collect();
+    if bound != asked || dns_bound != dns_asked || health_bound != loaded.settings.api.listen {
         // A configured port 0 has got its number only now, and the floor must know it.
         let options = Options { revision: Revision(1), listeners: ours.clone() };
         loaded = source.load(&options).context("the configuration changed while starting")?;
     }
-    exeat_cli::announce(&source, &loaded, &bound, health_bound);
+    exeat_cli::announce(&source, &loaded, &bound, &dns_bound, health_bound);
     let history = Arc::new(History::default());
     number(&history, &mut loaded);
     let revision = loaded.policy.revision();
 
     let settings = loaded.settings.clone();
+    let resolver = Resolver::new(settings.resolver.clone()).context("cannot set up the resolver")?;
     let proxy = Proxy::new(Parts {
         authenticator: Authenticator::new()?,
-        resolver: Resolver::new(settings.resolver.clone()).context("cannot set up the resolver")?,
+        resolver: resolver.clone(),
         audit: audit.clone(),
         limits: descriptors::raise_limit()
             .map_or(settings.limits, |most| descriptors::fit(settings.limits, most)),
@@ -124,7 +131,12 @@ async fn serve(
         is_redirected: listener.is_redirected,
     });
     let listeners = listening.into_iter().map(|listening| listening.sockets).zip(doors);
-    let cores = Cores::start(&proxy, listeners.collect(), unix)?;
+    let server = Server::new(settings.dns.server.clone(), resolver, proxy.surroundings(), Arc::new(NoGate));
+    let dns = dns.into_iter().zip(&settings.dns.listen).map(|(listening, listener)| {
+        let interface = listener.interface.as_deref().map(Arc::from);
+        (listening.sockets, DnsDoor { interface, server: server.clone() })
+    });
+    let cores = Cores::start(&proxy, listeners.collect(), unix, dns.collect())?;
     let shown = certificates.iter().flatten().cloned().collect();
     let status = Arc::new(Status::new(source.describe(), shown).with_lost_lines(stderr.lost()));
     let (ordered, mut orders) = mpsc::channel(ORDERS_WAITING);

@@ -2,14 +2,16 @@
 //! stays on the core that accepted it, so that nothing on its path waits for another thread or wakes one.
 
 use std::io;
-use std::net::TcpListener as Socket;
+use std::net::{TcpListener as Socket, UdpSocket};
 use std::num::NonZero;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::Context;
+use exeat_dns::{Server, UdpListener};
 use exeat_identity::Demand;
 use exeat_proxy::{Door, Proxy};
 use tokio::net::TcpListener;
@@ -28,8 +30,8 @@ pub(crate) fn count() -> usize {
 }
 
 impl Cores {
-    /// Serves each of `listeners`, as its door says, on as many threads as it has sockets, and each of `sockets` on all of
-    /// those.
+    /// Serves each of `listeners`, as its door says, on as many threads as it has sockets, each of `unix` on all of those,
+    /// and the questions at each of `dns` on as many as that has sockets.
     ///
     /// # Errors
     /// If a runtime or a thread cannot be had.
@@ -37,15 +39,17 @@ impl Cores {
         proxy: &Proxy,
         listeners: Vec<(Vec<Socket>, Door)>,
         unix: Vec<UnixDoor>,
+        dns: Vec<(Vec<DnsSockets>, DnsDoor)>,
     ) -> anyhow::Result<Self> {
         let mut shares: Vec<Share> = Vec::new();
         for (sockets, door) in listeners {
             for (core, socket) in sockets.into_iter().enumerate() {
-                if core == shares.len() {
-                    shares.push(Share::default());
-                }
-                let share = shares.get_mut(core).context("a core for each socket")?;
-                share.tcp.push((socket, door.clone()));
+                share_of(core, &mut shares)?.tcp.push((socket, door.clone()));
+            }
+        }
+        for (sockets, door) in dns {
+            for (core, sockets) in sockets.into_iter().enumerate() {
+                share_of(core, &mut shares)?.dns.push((sockets, door.clone()));
             }
         }
         shares.resize_with(shares.len().max(1), Share::default);
@@ -84,6 +88,26 @@ impl Cores {
 struct Share {
     tcp: Vec<(Socket, Door)>,
     unix: Vec<UnixDoor>,
+    dns: Vec<(DnsSockets, DnsDoor)>,
+}
+
+/// Returns the share of this core; they are asked for in order.
+fn share_of(core: usize, shares: &mut Vec<Share>) -> anyhow::Result<&mut Share> {
+    if core == shares.len() {
+        shares.push(Share::default());
+    }
+    shares.get_mut(core).context("a core for each socket")
+}
+
+/// What one core takes questions from.
+pub(crate) type DnsSockets = (UdpSocket, Socket);
+
+/// How an address takes questions.
+#[derive(Clone)]
+pub(crate) struct DnsDoor {
+    /// The network device whose questions it takes, if it is bound to one.
+    pub(crate) interface: Option<Arc<str>>,
+    pub(crate) server: Server,
 }
 
 /// A unix socket that listens, and how it takes its clients in.
@@ -111,6 +135,13 @@ fn start_serving(runtime: &Runtime, proxy: &Proxy, share: Share) -> anyhow::Resu
         let listener = tokio::net::UnixListener::from_std(socket).context("cannot use a unix socket")?;
         let proxy = proxy.clone();
         runtime.spawn(async move { proxy.serve_unix(listener, &path, demand).await });
+    }
+    for ((udp, tcp), DnsDoor { interface, server }) in share.dns {
+        let udp = UdpListener::new(udp, interface.clone()).context("cannot use a socket for names")?;
+        let tcp = TcpListener::from_std(tcp).context("cannot use a listener for names")?;
+        let by_udp = server.clone();
+        runtime.spawn(async move { by_udp.serve_udp(udp).await });
+        runtime.spawn(async move { server.serve_tcp(tcp, interface).await });
     }
     Ok(())
 }

@@ -1,15 +1,20 @@
 //! Listening sockets: bound by us, or by whoever started the program.
 
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use socket2::{Domain, Socket, Type};
 
+use crate::cores::DnsSockets;
 use crate::inherited::Inherited;
 
 /// Connections that the kernel keeps until they are accepted; it keeps no more than `net.core.somaxconn`, 4096 by
 /// default. Who finds the queue full tries again after a second.
 const BACKLOG: i32 = 4096;
+
+/// Octets of questions that the kernel keeps until they are read, or `net.core.rmem_max` if that is less: about 1300
+/// questions, so that a burst which lasts as long as a busy core is away is not lost.
+const UDP_QUEUE_BYTES: usize = 1024 * 1024;
 
 /// The sockets that listen on one address, one for each core.
 #[derive(Debug)]
@@ -94,8 +99,53 @@ fn hint(kind: ErrorKind) -> &'static str {
     } else if kind == ErrorKind::PermissionDenied {
         "ports below 1024 need CAP_NET_BIND_SERVICE"
     } else {
-        "see `proxy.listen` or --listen"
+        "see `proxy.listen`, `dns.listen` or --listen"
     }
+}
+
+/// The sockets of one address that names are asked for at, one pair for each core.
+pub(crate) struct DnsListening {
+    /// The address, with the port that it got.
+    pub(crate) address: SocketAddr,
+    pub(crate) sockets: Vec<DnsSockets>,
+}
+
+/// Listens on `address` for questions for names, with `count` sockets of each kind, from one `interface` if it is given.
+///
+/// # Errors
+/// If the address cannot be had, with what to do about it.
+pub(crate) fn listen_dns(
+    address: SocketAddr,
+    interface: Option<&str>,
+    count: usize,
+) -> anyhow::Result<DnsListening> {
+    // A configured port 0 gets its number here, and is then the same by UDP.
+    let Listening { address, sockets } = listen(address, interface, count, &mut Inherited::default())?;
+    let udp = bind_udp(address, interface, sockets.len()).map_err(|error| {
+        let hint = hint(error.kind());
+        anyhow::Error::new(error).context(format!("cannot listen on {address} by UDP; {hint}"))
+    })?;
+    Ok(DnsListening { address, sockets: udp.into_iter().zip(sockets).collect() })
+}
+
+/// As [`bind`], for datagrams.
+fn bind_udp(address: SocketAddr, interface: Option<&str>, count: usize) -> io::Result<Vec<UdpSocket>> {
+    let mut sockets = Vec::new();
+    while sockets.len() < count {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.set_recv_buffer_size(UDP_QUEUE_BYTES)?;
+        if let Some(name) = interface {
+            socket.bind_device(Some(name.as_bytes()))?;
+        }
+        if !sockets.is_empty() {
+            socket.set_reuse_port(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.set_reuse_port(count > 1)?;
+        sockets.push(socket.into());
+    }
+    Ok(sockets)
 }
 
 #[cfg(test)]

@@ -210,6 +210,7 @@ impl Reloader {
             ("proxy.proxy_protocol_from", old.proxy_protocol_from != new.proxy_protocol_from),
             ("limits", old.limits != new.limits),
             ("resolver", old.resolver != new.resolver),
+            ("dns", old.dns != new.dns),
             ("audit", old.audit != new.audit),
             ("state", old.state != new.state),
             ("api", old.api != new.api),

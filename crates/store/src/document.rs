@@ -12,6 +12,7 @@ use toml::de::DeTable;
 use crate::api;
 use crate::certificates::{self, Certificate};
 use crate::clients::{self, Client};
+use crate::dns;
 use crate::files::Files;
 use crate::groups::{self, Group};
 use crate::issuers::{self, Issuer};
@@ -24,7 +25,7 @@ use crate::problem::{Code, Finding, Severity, shown};
 use crate::reader::{self, Fields, What};
 use crate::secrets;
 use crate::sections::{self, Proxy};
-use crate::settings::{ApiSettings, AuditSettings};
+use crate::settings::{ApiSettings, AuditSettings, DnsSettings};
 use crate::source::Source;
 use crate::suggest::{closest, listed};
 use crate::syntax::{self, Parsed};
@@ -36,6 +37,7 @@ pub(crate) struct Document {
     /// Where `anonymous` stands.
     pub(crate) anonymous_span: Range<usize>,
     pub(crate) resolver: ResolverConfig,
+    pub(crate) dns: DnsSettings,
     pub(crate) limits: Limits,
     pub(crate) audit: AuditSettings,
     pub(crate) state: Option<PathBuf>,
@@ -105,6 +107,7 @@ fn read_sections(root: &DeTable<'_>, broken: bool, cx: &mut Cx<'_, '_>) -> Docum
     check_sections(root, cx.notes);
     let proxy = single(root, &keys::PROXY, cx);
     let resolver = single(root, &keys::RESOLVER, cx);
+    let dns = single(root, &keys::DNS, cx);
     let audit = single(root, &keys::AUDIT, cx);
     let state = single(root, &keys::STATE, cx);
     let limits = single(root, &keys::LIMITS_SECTION, cx);
@@ -114,6 +117,7 @@ fn read_sections(root: &DeTable<'_>, broken: bool, cx: &mut Cx<'_, '_>) -> Docum
         anonymous_span: anonymous.map(toml::Spanned::span).unwrap_or_default(),
         proxy: proxy.map(|fields| sections::read_proxy(&fields, cx.base_dir, cx.notes)).unwrap_or_default(),
         resolver: resolver.map(|fields| sections::read_resolver(&fields, cx.notes)).unwrap_or_default(),
+        dns: dns.map(|fields| dns::read(&fields, cx.notes)).unwrap_or_default(),
         limits: limits.map(|fields| limits::read(&fields, cx.notes)).unwrap_or_default(),
         audit: audit.map(|fields| sections::read_audit(&fields, cx.base_dir, cx.notes)).unwrap_or_default(),
         state: state.and_then(|fields| sections::read_state(&fields, cx.base_dir, cx.notes)),

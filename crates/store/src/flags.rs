@@ -75,6 +75,7 @@ pub fn from_flags(flags: &Flags<'_>, options: &Options) -> Result<Loaded, Report
         proxy: Proxy { listen, ..default },
         anonymous_span: Range::default(),
         resolver: exeat_dns::ResolverConfig::default(),
+        dns: crate::DnsSettings::default(),
         limits: exeat_proxy::Limits::default(),
         audit: crate::AuditSettings::default(),
         state: None,

@@ -33,6 +33,16 @@ pub(crate) const RESOLVER: Section = Section {
     keys: &["servers", "timeout", "attempts", "hosts_file", "cache_entries"],
 };
 
+/// `[dns]`.
+pub(crate) const DNS: Section = Section {
+    name: "dns",
+    named: false,
+    keys: &["listen", "denied", "types", "queries_per_second", "names_per_minute", "connections"],
+};
+
+/// Keys of a listener of `[dns]` written as a table.
+pub(crate) const DNS_LISTENER: &[&str] = &["address", "interface"];
+
 /// `[limits]`.
 pub(crate) const LIMITS_SECTION: Section = Section { name: "limits", named: false, keys: &limit_names() };
 
@@ -199,9 +209,10 @@ pub(crate) const ISSUER: Section = Section {
 pub(crate) const ISSUER_JWKS: &[&str] = &["file", "keys", "url"];
 
 /// Every section, in the order of the documentation.
-pub(crate) const SECTIONS: [&Section; 14] = [
+pub(crate) const SECTIONS: [&Section; 15] = [
     &PROXY,
     &RESOLVER,
+    &DNS,
     &LIMITS_SECTION,
     &AUDIT,
     &STATE,
@@ -311,6 +322,8 @@ mod tests {
         let listener = &schema["definitions"]["listener"];
         assert_eq!(keys(listener), sorted(LISTENER.iter().copied()));
         assert_eq!(keys(&listener["properties"]["tls"]), sorted(LISTENER_TLS.iter().copied()));
+        let dns = &schema["properties"]["dns"]["properties"]["listen"]["items"]["anyOf"][1];
+        assert_eq!(keys(dns), sorted(DNS_LISTENER.iter().copied()));
         let issuer = &schema["definitions"]["issuer"];
         assert_eq!(keys(&issuer["properties"]["jwks"]), sorted(ISSUER_JWKS.iter().copied()));
         assert_eq!(keys(&schema["definitions"]["labels"]), sorted(Label::ALL.map(Label::key)));

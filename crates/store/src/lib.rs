@@ -10,6 +10,7 @@ mod caps;
 mod certificates;
 mod changed;
 mod clients;
+mod dns;
 mod document;
 mod edit;
 mod entry;
@@ -52,7 +53,10 @@ pub use load::{CONFIGURATION_BYTES_MAX, CONFIGURATION_PROBLEMS_MAX, Options, loa
 pub use problem::{Code, Location, Problem, Severity};
 pub use report::{Colour, Report};
 pub use revisions::{History, HistoryError, Kept, News, Origin, REVISIONS_BYTES_MAX, REVISIONS_MAX};
-pub use settings::{ApiSettings, AuditSettings, LISTEN_DEFAULT, Listener, Loaded, Settings, SocketListener};
+pub use settings::{
+    ApiSettings, AuditSettings, DnsListener, DnsSettings, LISTEN_DEFAULT, Listener, Loaded, Settings,
+    SocketListener,
+};
 pub use surroundings::{
     CONTAINER_DIRECTORY, CONTAINER_USER, Mount, NoListener, Platform, Surroundings, surroundings,
 };

@@ -152,7 +152,7 @@ fn read_demand(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<Demand> {
     is_whole.then_some(demand)
 }
 
-fn read_interface(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<String> {
+pub(crate) fn read_interface(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<String> {
     let text = fields.string("interface", notes)?;
     // What the kernel takes as a name (netdevice(7)).
     let is_name = (1..=15).contains(&text.len())

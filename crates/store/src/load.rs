@@ -129,6 +129,7 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
     let Document {
         proxy,
         resolver,
+        dns,
         limits,
         audit,
         state,
@@ -151,6 +152,7 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
     policies.into_iter().for_each(|policy| builder.policy(policy_spec(policy)));
     ceilings.into_iter().for_each(|ceiling| builder.ceiling(ceiling_spec(ceiling)));
     let listeners = proxy.listen.iter().map(|listener| &listener.address);
+    let listeners = listeners.chain(dns.listen.iter().map(|listener| &listener.address));
     let listeners = listeners.chain(&api.listen).chain(&options.listeners).copied();
     builder.floor(floor(listeners).map_err(|error| {
         Finding::error(
@@ -181,6 +183,7 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
             central: proxy.central,
             limits,
             resolver,
+            dns,
             audit,
             state,
             api,

@@ -18,10 +18,10 @@ use crate::reader::{self, Fields, Value, What};
 use crate::settings::{AuditSettings, LISTEN_DEFAULT, Listener, SocketListener};
 
 /// Where DNS servers listen (RFC 1035 §4.2).
-const DNS_PORT: u16 = 53;
+pub(crate) const DNS_PORT: u16 = 53;
 
 /// Servers or listeners of one instance: more than any machine has use for, few enough to start at once.
-const ADDRESSES_MAX: usize = 64;
+pub(crate) const ADDRESSES_MAX: usize = 64;
 
 /// One query, from a fast local server to the patience of the clients in front.
 const QUERY_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
@@ -199,7 +199,7 @@ pub(crate) fn read_state(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut N
     Some(base_dir.join(directory))
 }
 
-fn check_length(fields: &Fields<'_, '_>, key: &str, len: usize, help: &str, notes: &mut Notes) {
+pub(crate) fn check_length(fields: &Fields<'_, '_>, key: &str, len: usize, help: &str, notes: &mut Notes) {
     let span = fields.get(key).map_or(fields.span(), toml::Spanned::span);
     if len == 0 {
         notes.push(span, Finding::error(Code::InvalidValue, format!("`{key}` is empty")).help(help));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use exeat_audit::Sink;
-use exeat_dns::ResolverConfig;
+use exeat_dns::{ResolverConfig, ServerConfig};
 use exeat_identity::{Certificates, Clients, Demand, Issuers, Principal, Workloads};
 use exeat_model::IpBlock;
 use exeat_policy::PolicySet;
@@ -40,6 +40,8 @@ pub struct Settings {
     pub limits: Limits,
     /// How names are resolved.
     pub resolver: ResolverConfig,
+    /// Where clients ask for names, and how they are answered.
+    pub dns: DnsSettings,
     /// Where decisions are recorded.
     pub audit: AuditSettings,
     /// The folder of what must outlive the process, already relative to the working directory or absolute. `None`
@@ -47,6 +49,24 @@ pub struct Settings {
     pub state: Option<PathBuf>,
     /// Where operators see and steer the proxy.
     pub api: ApiSettings,
+}
+
+/// The policy server for names: off unless told where.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct DnsSettings {
+    /// Where it takes questions, by UDP and TCP: each address and device once.
+    pub listen: Vec<DnsListener>,
+    /// How it answers.
+    pub server: ServerConfig,
+}
+
+/// Where clients ask for names.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DnsListener {
+    /// The address and port.
+    pub address: SocketAddr,
+    /// The network device whose questions it takes; `None` is every device.
+    pub interface: Option<String>,
 }
 
 /// Where operators see and steer the proxy: nowhere unless told.

@@ -87,7 +87,13 @@ impl Source {
 
 /// Prints what a starting proxy does: where it listens, where the audit goes and, for the quick
 /// start, the line to paste.
-pub fn announce(source: &Source, loaded: &Loaded, listening: &[SocketAddr], health: Option<SocketAddr>) {
+pub fn announce(
+    source: &Source,
+    loaded: &Loaded,
+    listening: &[SocketAddr],
+    dns: &[SocketAddr],
+    health: Option<SocketAddr>,
+) {
     let mut text = format!("exeat {}, configuration from {}\n", env!("CARGO_PKG_VERSION"), source.describe());
     for (address, listener) in listening.iter().zip(&loaded.settings.listen) {
         let tls = if listener.tls.is_some() { " (TLS)" } else { "" };
@@ -96,6 +102,10 @@ pub fn announce(source: &Source, loaded: &Loaded, listening: &[SocketAddr], heal
     }
     for socket in &loaded.settings.sockets {
         text.push_str(&format!("  listening  unix:{}\n", socket.path.display()));
+    }
+    for (address, listener) in dns.iter().zip(&loaded.settings.dns.listen) {
+        let by = listener.interface.as_ref().map(|name| format!(" for {name}")).unwrap_or_default();
+        text.push_str(&format!("  names      {address}{by}, UDP and TCP\n"));
     }
     if let Some(address) = health {
         text.push_str(&format!("  metrics    http://{address}/metrics\n"));
