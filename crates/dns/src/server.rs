@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use exeat_identity::{Place, Source};
+use exeat_identity::{Part, Place, Source};
 use hickory_proto::op::ResponseCode;
 
 use crate::{
@@ -68,8 +68,11 @@ struct Client {
 
 impl Client {
     fn new(from: SocketAddr, interface: Option<&Arc<str>>) -> Self {
-        let address = Some(from.ip().to_canonical());
-        let place = Place { address, interface: interface.cloned(), ..Place::default() };
+        let ip = from.ip().to_canonical();
+        // Nobody asks the kernel whose question it is; a workload that is known by its user must not be taken for another.
+        let user = if ip.is_loopback() { Part::Unknown } else { Part::Nothing };
+        let interface = interface.cloned().map_or(Part::Nothing, Part::Known);
+        let place = Place { address: Some(ip), interface, user, ..Place::default() };
         Self { from, place }
     }
 
