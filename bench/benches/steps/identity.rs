@@ -60,7 +60,7 @@ fn issuers(key: &SigningKey) -> Issuers {
         name: "bench".into(),
         issuer: "bench".into(),
         audience: "egress-proxy".into(),
-        keys: KeySet::parse(set.as_bytes()).expect("a set of keys"),
+        keys: std::sync::Arc::new(KeySet::parse(set.as_bytes()).expect("a set of keys").into()),
         ceiling: "bench".to_owned(),
         policies: Vec::new(),
         lifetime: Lifetime { leeway: Duration::ZERO, longest: day },

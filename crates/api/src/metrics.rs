@@ -210,6 +210,23 @@ const FAMILIES: &[Family] = &[
         read: |view| counter(view.proxy.authenticator().slow_checks()),
     },
     Family {
+        name: "token_key_fetches",
+        kind: Kind::Counter,
+        labels: "`result`: `success`, `failure`",
+        help: "Fetches of the keys of issuers with a `url`",
+        read: |view| Numbers::Counts(by_key("result", &view.metrics.key_fetches)),
+    },
+    Family {
+        name: "token_keys_age_seconds",
+        kind: Kind::Gauge,
+        labels: "",
+        help: "How long ago the keys were last fetched of the issuer with a `url` where that is longest; of one whose keys are not known, how long they have been lacking",
+        read: |view| {
+            let age = view.proxy.keys_age();
+            Numbers::Gauge(age.map(|age| (Vec::new(), age.as_secs_f64())).into_iter().collect())
+        },
+    },
+    Family {
         name: "dns_lookups",
         kind: Kind::Counter,
         labels: "`result`: `answered`, `no_such_name`, `no_address`, `timeout`, `failed`, `unusable`",

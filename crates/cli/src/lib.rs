@@ -7,6 +7,7 @@
 mod args;
 mod commands;
 mod control;
+mod keys;
 mod output;
 
 use std::process::ExitCode;

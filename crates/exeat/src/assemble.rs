@@ -16,6 +16,7 @@ use exeat_proxy::{Door, Parts, Proxy, Tls};
 use exeat_store::{History, Loaded, Options, Settings, SocketListener};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::cores::{self, Cores, DnsDoor, UnixDoor};
 use crate::descriptors;
@@ -31,6 +32,10 @@ const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Changes that are asked for over the admin API while one is under way.
 const ORDERS_WAITING: usize = 8;
+
+/// How long the start waits for the keys of issuers that are fetched. Longer than a server takes that is there; with one
+/// that is not, the proxy starts all the same, and refuses the tokens.
+const KEYS_WAIT: Duration = Duration::from_secs(2);
 
 /// Connections that wait on a unix socket; the kernel keeps no more than `net.core.somaxconn`.
 const UNIX_BACKLOG: u32 = 4096;
@@ -119,6 +124,9 @@ async fn serve(
         let quarantined = proxy.keep_state(directory).context("cannot take over the state")?;
         tracing::info!(quarantined, "state taken over");
     }
+    tokio::spawn(proxy.clone().watch_keys());
+    // What comes of it is in the log.
+    let _ = timeout(KEYS_WAIT, proxy.keys_tried()).await;
     let certificates = certificates(&settings)?;
     for tls in certificates.iter().flatten().cloned() {
         let proxy = proxy.clone();

@@ -244,6 +244,7 @@ pub(crate) fn snapshot(loaded: Loaded) -> Snapshot {
         workloads: loaded.workloads,
         certificates: loaded.certificates,
         issuers: loaded.issuers,
+        key_sources: loaded.key_sources,
         is_central: loaded.settings.central,
         anonymous: loaded.anonymous,
         disclose: loaded.settings.disclose,

@@ -8,10 +8,12 @@ mod issue;
 mod issuers;
 mod json;
 mod jws;
+mod keyring;
 mod keys;
 
 pub use claims::{Claims, ClaimsError, Flags, Lifetime};
 pub use issue::{Order, SigningKey, SigningKeyError};
 pub use issuers::{IssuerSpec, Issuers, LEEWAY_MAX, TokenError, TokenFacts};
 pub use jws::{HeaderError, TOKEN_BYTES_MAX, TokenText};
+pub use keyring::{KEY_SET_BYTES_MAX, Keyring};
 pub use keys::{KEYS_MAX, KeyError, KeySet, KeySetError, SignatureAlgorithm};

@@ -144,7 +144,8 @@ impl HopPermit {
 }
 
 /// Proof that addresses belong to infrastructure which the operator configured. Only
-/// [`permit_hop`] builds one, for a next hop of the configuration: no client can name one.
+/// [`permit_hop`] and [`permit_key_server`] build one, for a next hop or a server of keys of the configuration: no
+/// client can name one.
 #[derive(Clone, Debug)]
 pub struct InfraPermit {
     addrs: SmallVec<[SocketAddr; 4]>,
@@ -279,14 +280,34 @@ pub fn permit_via(
 /// `loop_detected` if an address is one of our own listeners, `address_not_allowed` if one is
 /// never reachable, `dns_failed` if there is none.
 pub fn permit_hop(set: &PolicySet, permit: &HopPermit, addrs: &[IpAddr]) -> Result<InfraPermit, Denial> {
-    let addrs = match &permit.hop.endpoint.host {
+    infrastructure(set, &permit.hop.endpoint, addrs)
+}
+
+/// Returns the permit for the addresses of a server that the configuration has the keys of an issuer fetched from: its own
+/// literal, or what its name was resolved to.
+///
+/// # Errors
+/// As [`permit_hop`]; `policy_unavailable` if the configuration knows no such server.
+pub fn permit_key_server(
+    set: &PolicySet,
+    endpoint: &Authority,
+    addrs: &[IpAddr],
+) -> Result<InfraPermit, Denial> {
+    if !set.key_servers.contains(endpoint) {
+        return Err(Denial::of(Reason::PolicyUnavailable));
+    }
+    infrastructure(set, endpoint, addrs)
+}
+
+fn infrastructure(set: &PolicySet, endpoint: &Authority, addrs: &[IpAddr]) -> Result<InfraPermit, Denial> {
+    let addrs = match &endpoint.host {
         Host::Address(ip) => Addresses::from_slice(&[*ip]),
         Host::Name(_) => distinct(addrs),
     };
     if addrs.is_empty() {
         return Err(Denial::of(Reason::DnsFailed));
     }
-    let port = permit.hop.endpoint.port.get();
+    let port = endpoint.port.get();
     let sockets: SmallVec<[SocketAddr; 4]> = addrs.iter().map(|ip| SocketAddr::new(ip.get(), port)).collect();
     if sockets.iter().any(|socket| set.floor.listeners.contains(socket)) {
         return Err(Denial::of(Reason::LoopDetected));

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use exeat_model::{CanonicalIp, Transport};
+use exeat_model::{Authority, CanonicalIp, Transport};
 
 use crate::caps::Caps;
 use crate::entry::{Defaults, Expect, Side};
@@ -257,6 +257,8 @@ pub struct PolicySet {
     owners: Vec<Owner>,
     policies: HashMap<Box<str>, u32>,
     pub(crate) floor: Floor,
+    /// Where the configuration has the keys of issuers fetched from.
+    pub(crate) key_servers: Vec<Authority>,
 }
 
 impl PolicySet {
@@ -373,6 +375,7 @@ pub struct Builder {
     policies: HashMap<Box<str>, u32>,
     ceilings: HashMap<Box<str>, u32>,
     floor: Floor,
+    key_servers: Vec<Authority>,
     problems: Vec<EntryProblem>,
     /// Lists whose entries were already looked at for the allow side, by address.
     looked_at: HashSet<*const List>,
@@ -402,6 +405,11 @@ impl Builder {
         if self.hops.insert(name.clone(), Arc::new(spec)).is_some() {
             self.errors.push(BuildError::Duplicate { name, place });
         }
+    }
+
+    /// Adds a server that the keys of an issuer are fetched from, as infrastructure.
+    pub fn key_server(&mut self, endpoint: Authority) {
+        self.key_servers.push(endpoint);
     }
 
     /// Adds a policy.
@@ -459,8 +467,8 @@ impl Builder {
     /// caller's to look at first; they do not stop the build.
     pub fn finish(self, revision: Revision) -> Result<PolicySet, Vec<BuildError>> {
         if self.errors.is_empty() {
-            let Self { owners, policies, floor, .. } = self;
-            Ok(PolicySet { revision, owners, policies, floor })
+            let Self { owners, policies, floor, key_servers, .. } = self;
+            Ok(PolicySet { revision, owners, policies, floor, key_servers })
         } else {
             Err(self.errors)
         }

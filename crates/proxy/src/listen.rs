@@ -32,7 +32,7 @@ use crate::{
     opening, proxy_protocol, redirected,
     resources::Here,
     respond::{After, Refusal},
-    shared::{Parts, Shared, Snapshot},
+    shared::{Current, Parts, Shared, Snapshot},
     socks5,
     tls::Tls,
     trail::{Target, Trail},
@@ -110,7 +110,15 @@ impl Proxy {
     /// Returns at once when called on a runtime, whose blocking threads then do the second part; otherwise does it
     /// itself. Revisions must grow from one snapshot to the next.
     pub fn replace(&self, snapshot: Snapshot) {
-        let now = self.shared.replace(snapshot);
+        self.sweep(self.shared.replace(snapshot));
+    }
+
+    /// Decides every open flow again by what decides now, of which something has changed. Otherwise as [`Self::replace`].
+    pub(crate) fn decide_again(&self) {
+        self.sweep(self.shared.renew());
+    }
+
+    fn sweep(&self, now: Arc<Current>) {
         let shared = Arc::clone(&self.shared);
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => {

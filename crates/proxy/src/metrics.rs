@@ -18,7 +18,7 @@ mod label;
 mod lookups;
 
 pub use count::{Activity, Counter, Counters, Distribution, Histogram};
-pub use label::{AuthResult, DnsLimit, DnsResult, FlowEnd, Key, LimitHit, RelayPath, WayTaken};
+pub use label::{AuthResult, DnsLimit, DnsResult, FlowEnd, Key, KeyFetch, LimitHit, RelayPath, WayTaken};
 pub use lookups::Lookups;
 
 /// How flows of one kind ended.
@@ -89,6 +89,8 @@ pub struct Metrics {
     pub request_ends: Ends,
     /// Checks of who asks.
     pub auth: Counters<AuthResult>,
+    /// Fetches of issuers' keys.
+    pub key_fetches: Counters<KeyFetch>,
     /// Names resolved, from the cache or not.
     pub dns: Counters<DnsResult>,
     /// Questions to the policy server for names.
@@ -124,6 +126,7 @@ impl Default for Metrics {
             tunnel_ends: Ends::default(),
             request_ends: Ends::default(),
             auth: Counters::default(),
+            key_fetches: Counters::default(),
             dns: Counters::default(),
             lookups: Lookups::default(),
             limits: Counters::default(),

@@ -19,11 +19,13 @@ use exeat_identity::{
 };
 use exeat_model::{CanonicalIp, IpBlock};
 use exeat_policy::PolicySet;
+use tokio::sync::Notify;
 
 use crate::{
     flows::{Flows, Over, Source, Swept},
     handshakes::Handshakes,
     hop::Hops,
+    key_source::{self, KeySource},
     limits::Limits,
     metrics::{Metrics, Told},
     pool::Pool,
@@ -51,6 +53,8 @@ pub struct Snapshot {
     pub certificates: Certificates,
     /// Whose tokens count, with what `policy` makes of them.
     pub issuers: Issuers,
+    /// Those of `issuers` whose keys are fetched.
+    pub key_sources: Vec<Arc<KeySource>>,
     /// Whether this node is one that tokens for central nodes count on.
     pub is_central: bool,
     /// Who asks when no credentials are sent; `None` answers 407.
@@ -156,6 +160,8 @@ pub struct Parts {
 /// What all connections share.
 pub(crate) struct Shared {
     current: ArcSwap<Current>,
+    /// Told when another snapshot decides.
+    pub(crate) replaced: Notify,
     /// Held while `current` is replaced, so that changes come one after the other; and where the quarantine is kept.
     pub(crate) kept: Mutex<Kept>,
     pub(crate) authenticator: Authenticator,
@@ -195,6 +201,7 @@ impl Shared {
         };
         Ok(Self {
             current: ArcSwap::from_pointee(current),
+            replaced: Notify::default(),
             kept: Mutex::default(),
             authenticator: parts.authenticator,
             defence: Defence::default(),
@@ -226,7 +233,22 @@ impl Shared {
     pub(crate) fn replace(&self, snapshot: Snapshot) -> Arc<Current> {
         let _one_at_a_time = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.current();
-        self.make_current(Arc::new(snapshot), Arc::clone(&now.quarantine), Arc::clone(&now.revocations))
+        key_source::take_over(&snapshot.key_sources, &now.snapshot.key_sources);
+        let now =
+            self.make_current(Arc::new(snapshot), Arc::clone(&now.quarantine), Arc::clone(&now.revocations));
+        self.replaced.notify_one();
+        now
+    }
+
+    /// Lets what decides be asked again by every open flow, since something that it holds has changed.
+    pub(crate) fn renew(&self) -> Arc<Current> {
+        let _one_at_a_time = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.current();
+        self.make_current(
+            Arc::clone(&now.snapshot),
+            Arc::clone(&now.quarantine),
+            Arc::clone(&now.revocations),
+        )
     }
 
     /// Lets nobody in `quarantine` reach anything from now on. The caller holds `kept`.

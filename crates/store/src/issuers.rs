@@ -4,23 +4,28 @@ use std::fs::File;
 use std::io::Read as _;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use exeat_identity::{IssuerSpec, Issuers, KeyError, KeySet, KeySetError, LEEWAY_MAX, Lifetime};
+use exeat_identity::{
+    IssuerSpec, Issuers, KEY_SET_BYTES_MAX, KeyError, KeySet, KeySetError, Keyring, LEEWAY_MAX, Lifetime,
+};
+use exeat_proxy::KeySource;
 use serde_json::{Value as Json, json};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::document::{Cx, Document, Named};
 use crate::files::reason;
+use crate::key_servers::{self, Remote};
 use crate::keys;
 use crate::names;
 use crate::notes::Notes;
 use crate::problem::{Code, Finding, shown};
 use crate::reader::{self, Fields, Value, What};
 
-/// Largest file of keys, in bytes: sixteen RSA keys of 8192 bits with their certificates take a tenth of it.
-const JWKS_BYTES_MAX: u64 = 256 * 1024;
+/// Largest file of keys, in bytes.
+const JWKS_BYTES_MAX: u64 = KEY_SET_BYTES_MAX as u64;
 
 /// Longest `iss`, `aud` and prefix, in bytes.
 const TEXT_BYTES_MAX: usize = 256;
@@ -44,8 +49,15 @@ const USER_PREFIX: &str = "container_";
 const PASSWORD_PREFIX: &str = "jwt_";
 
 /// How to write `jwks`.
-const JWKS_HELP: &str =
-    "write jwks = { file = \"jwks.json\" }, or { keys = [{ kty = \"EC\", … }] } with the keys themselves";
+const JWKS_HELP: &str = "write jwks = { file = \"jwks.json\" }, { url = \"https://issuer.example/jwks.json\" }, or { keys = [{ kty = \"EC\", … }] } with the keys themselves";
+
+/// Where the keys of an issuer are.
+pub(crate) enum Keys {
+    /// In the configuration, or in a file beside it.
+    Here(KeySet),
+    /// They are fetched.
+    Remote(Box<Remote>),
+}
 
 /// An issuer as its table says.
 pub(crate) struct Issuer {
@@ -53,7 +65,7 @@ pub(crate) struct Issuer {
     issuer: Option<(String, Range<usize>)>,
     audience: Option<String>,
     /// `None` if they are an error, which has been reported.
-    keys: Option<KeySet>,
+    pub(crate) keys: Option<Keys>,
     pub(crate) ceiling: Option<(String, Range<usize>)>,
     pub(crate) policies: Vec<(String, Range<usize>)>,
     lifetime: Lifetime,
@@ -127,22 +139,20 @@ fn read_prefix(fields: &Fields<'_, '_>, key: &str, notes: &mut Notes) -> Option<
     Some(prefix)
 }
 
-fn read_jwks(value: &Value<'_>, cx: &mut Cx<'_, '_>) -> Option<KeySet> {
+fn read_jwks(value: &Value<'_>, cx: &mut Cx<'_, '_>) -> Option<Keys> {
     let table = reader::table(value, What::Key("jwks"), JWKS_HELP, cx.notes)?;
     let fields = Fields::check(table, value.span(), "`jwks`", keys::ISSUER_JWKS, cx.notes);
     let given: Vec<&str> =
-        keys::ISSUER_JWKS.iter().copied().filter(|key| fields.get(key).is_some()).collect();
+        ["file", "keys", "url"].into_iter().filter(|key| fields.get(key).is_some()).collect();
+    if given != ["url"] {
+        key_servers::refuse_without_url(&fields, cx.notes);
+    }
     match given.as_slice() {
-        ["file"] => read_file(&fields, cx),
-        ["keys"] => read_inline(&fields, cx.notes),
-        ["url"] => {
-            let finding = Finding::error(Code::InvalidValue, "keys from a URL are not supported yet");
-            cx.notes
-                .push(value.span(), finding.help("fetch them to a file: jwks = { file = \"jwks.json\" }"));
-            None
-        }
+        ["file"] => read_file(&fields, cx).map(Keys::Here),
+        ["keys"] => read_inline(&fields, cx.notes).map(Keys::Here),
+        ["url"] => key_servers::read(&fields, cx).map(|remote| Keys::Remote(Box::new(remote))),
         _ => {
-            let finding = Finding::error(Code::Conflict, "`jwks` has one of `file` and `keys`");
+            let finding = Finding::error(Code::Conflict, "`jwks` has one of `file`, `keys` and `url`");
             cx.notes.push(value.span(), finding.help(JWKS_HELP));
             None
         }
@@ -296,15 +306,25 @@ pub(crate) fn policy_uses(issuers: &[Issuer]) -> impl Iterator<Item = (&str, &Ra
     uses.map(|(name, span)| (name.as_str(), span))
 }
 
-/// The issuers as requests find them.
-pub(crate) fn issuers(issuers: Vec<Issuer>) -> Issuers {
+/// The issuers as requests find them, and what fetches the keys of those whose are fetched.
+pub(crate) fn issuers(issuers: Vec<Issuer>) -> (Issuers, Vec<Arc<KeySource>>) {
+    let mut sources = Vec::new();
     // Where a part is an error, nothing is compiled.
     let spec = |issuer: Issuer| {
+        let name: Arc<str> = issuer.name.into();
+        let keys = match issuer.keys? {
+            Keys::Here(keys) => Arc::new(keys.into()),
+            Keys::Remote(remote) => {
+                let keyring = Arc::<Keyring>::default();
+                sources.push(remote.source(Arc::clone(&name), Arc::clone(&keyring)));
+                keyring
+            }
+        };
         Some(IssuerSpec {
-            name: issuer.name.into(),
+            name,
             issuer: issuer.issuer?.0.into(),
             audience: issuer.audience?.into(),
-            keys: issuer.keys?,
+            keys,
             ceiling: issuer.ceiling?.0,
             policies: issuer.policies.into_iter().map(|(name, _)| name).collect(),
             lifetime: issuer.lifetime,
@@ -313,5 +333,6 @@ pub(crate) fn issuers(issuers: Vec<Issuer>) -> Issuers {
             enforce_container_binding: issuer.enforce_container_binding,
         })
     };
-    Issuers::new(issuers.into_iter().filter_map(spec).collect())
+    let issuers = Issuers::new(issuers.into_iter().filter_map(spec).collect());
+    (issuers, sources)
 }

@@ -206,7 +206,7 @@ pub(crate) const ISSUER: Section = Section {
 };
 
 /// Keys of an issuer's `jwks`.
-pub(crate) const ISSUER_JWKS: &[&str] = &["file", "keys", "url"];
+pub(crate) const ISSUER_JWKS: &[&str] = &["file", "keys", "url", "ca", "refresh"];
 
 /// Every section, in the order of the documentation.
 pub(crate) const SECTIONS: [&Section; 15] = [

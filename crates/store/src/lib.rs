@@ -20,6 +20,7 @@ mod floor;
 mod groups;
 mod import;
 mod issuers;
+mod key_servers;
 mod keys;
 mod limits;
 mod listeners;

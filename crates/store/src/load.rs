@@ -15,7 +15,7 @@ use crate::clients::Client;
 use crate::document::{self, Document};
 use crate::files::{Files, reason};
 use crate::floor::floor;
-use crate::issuers;
+use crate::issuers::{self, Keys};
 use crate::names;
 use crate::next_hops;
 use crate::notes::Notes;
@@ -151,6 +151,12 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
     next_hops.iter().filter_map(next_hops::NextHop::spec).for_each(|hop| builder.hop(hop));
     policies.into_iter().for_each(|policy| builder.policy(policy_spec(policy)));
     ceilings.into_iter().for_each(|ceiling| builder.ceiling(ceiling_spec(ceiling)));
+    for issuer in &issuers {
+        if let Some(Keys::Remote(remote)) = &issuer.keys {
+            builder.key_server(remote.server.endpoint.clone());
+        }
+    }
+    let (issuers, key_sources) = issuers::issuers(issuers);
     let listeners = proxy.listen.iter().map(|listener| &listener.address);
     let listeners = listeners.chain(dns.listen.iter().map(|listener| &listener.address));
     let listeners = listeners.chain(&api.listen).chain(&options.listeners).copied();
@@ -168,7 +174,8 @@ pub(crate) fn compile(document: Document, options: &Options) -> Result<Loaded, F
         clients: bind_clients(clients, &policy),
         workloads: workloads::bind(workloads, &policy),
         certificates: certificates::bind(certificates, &policy),
-        issuers: issuers::issuers(issuers),
+        issuers,
+        key_sources,
         anonymous: proxy.anonymous.as_deref().map(|name| anonymous(name, &policy)),
         policy,
         hops: next_hops::hops(next_hops),

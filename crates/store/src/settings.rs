@@ -9,7 +9,7 @@ use exeat_dns::{ResolverConfig, ServerConfig};
 use exeat_identity::{Certificates, Clients, Demand, Issuers, Principal, Workloads};
 use exeat_model::IpBlock;
 use exeat_policy::PolicySet;
-use exeat_proxy::{Hops, Limits, TlsFiles};
+use exeat_proxy::{Hops, KeySource, Limits, TlsFiles};
 
 use crate::Report;
 use crate::written::Written;
@@ -142,6 +142,8 @@ pub struct Loaded {
     pub certificates: Certificates,
     /// Whose tokens count.
     pub issuers: Issuers,
+    /// Those of them whose keys are fetched.
+    pub key_sources: Vec<Arc<KeySource>>,
     /// Who a client without credentials is, if such clients are let in.
     pub anonymous: Option<Arc<Principal>>,
     /// What the author of the configuration should know of; holds no error.

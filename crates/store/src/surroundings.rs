@@ -31,8 +31,9 @@ pub const CONTAINER_USER: u32 = 65532;
 
 /// The keys whose values are files that are read, and whether those are secret; `*` stands for any key and for the
 /// elements of a list.
-const FILES_READ: [(&[&str], bool); 10] = [
+const FILES_READ: [(&[&str], bool); 11] = [
     (&["groups", "*", "file"], false),
+    (&["issuer", "*", "jwks", "ca"], false),
     (&["issuer", "*", "jwks", "file"], false),
     (&["next_hop", "*", "ca"], false),
     (&["next_hop", "*", "cert"], false),

@@ -46,6 +46,9 @@ fn what_an_issuer_may_say() {
     write("other.json", "{\"keys\":[{\"kty\":\"EC2\"}]}".to_owned());
     write("twice.json", "{\"keys\":[],\"keys\":[]}".to_owned());
     write("large.json", " ".repeat(300 * 1024));
+    let authority = rcgen::generate_simple_self_signed(["ca.example.com".to_owned()]).unwrap();
+    write("ca.pem", authority.cert.pem());
+    let url = |url: &str| format!("jwks = {{ url = \"{url}\", ca = \"ca.pem\" }}");
     let right = inline(&key(""));
     let with = |line: &str| format!("{right}\n{line}");
     let cases: Vec<(&str, String, &[&str])> = vec![
@@ -83,13 +86,30 @@ fn what_an_issuer_may_say() {
         (
             "both",
             "jwks = { file = \"jwks.json\", keys = [] }".to_owned(),
-            &["7:8 `jwks` has one of `file` and `keys`"],
+            &["7:8 `jwks` has one of `file`, `keys` and `url`"],
         ),
-        ("neither", "jwks = {}".to_owned(), &["7:8 `jwks` has one of `file` and `keys`"]),
+        ("neither", "jwks = {}".to_owned(), &["7:8 `jwks` has one of `file`, `keys` and `url`"]),
+        ("a URL", url("https://x.example/jwks?v=1"), &[]),
+        ("a URL with a port", url("https://10.0.0.1:8443"), &[]),
+        ("not TLS", url("http://x.example/jwks"), &["7:16 keys are fetched over `https` alone"]),
+        ("no URL", url("x.example/jwks"), &["7:16 this is not a URL"]),
+        ("a password in it", url("https://u:p@x.example/"), &["7:16 this URL has no usable host and port"]),
+        ("a fragment", url("https://x.example/#k"), &["7:16 the path has at most 2048 bytes"]),
+        ("a space", url("https://x.example/a b"), &["7:16 the path has at most 2048 bytes"]),
         (
-            "a URL",
-            "jwks = { url = \"https://x.example/jwks\" }".to_owned(),
-            &["7:8 keys from a URL are not supported yet"],
+            "no such authorities",
+            "jwks = { url = \"https://x.example/\", ca = \"none.pem\" }".to_owned(),
+            &["7:43 `"],
+        ),
+        (
+            "too often",
+            "jwks = { url = \"https://x.example/\", ca = \"ca.pem\", refresh = \"10ms\" }".to_owned(),
+            &["7:63 `refresh` is out of range"],
+        ),
+        (
+            "of a URL, without one",
+            "jwks = { file = \"jwks.json\", refresh = \"10s\" }".to_owned(),
+            &["7:30 `refresh` has no meaning without `url`"],
         ),
         ("an empty set", inline(""), &["7:17 there is no key"]),
         ("no such file", "jwks = { file = \"none.json\" }".to_owned(), &["7:17 the keys in"]),

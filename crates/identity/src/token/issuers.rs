@@ -11,6 +11,7 @@ use moka::sync::Cache;
 
 use super::claims::{Claims, ClaimsError, Lifetime, OutOfTime};
 use super::jws::{HeaderError, TokenText};
+use super::keyring::Keyring;
 use super::keys::{Key, KeySet, Thumbprint};
 use crate::claimed;
 use crate::peer::Peer;
@@ -42,7 +43,7 @@ pub struct IssuerSpec {
     /// What `aud` must have.
     pub audience: Box<str>,
     /// Its keys.
-    pub keys: KeySet,
+    pub keys: Arc<Keyring>,
     /// The policy that no token of it exceeds.
     pub ceiling: String,
     /// Policies of which one must allow what a token asks for, too.
@@ -73,6 +74,8 @@ pub struct Issuers {
 struct Seen {
     principal: Arc<Principal>,
     left: Duration,
+    /// The set that it was verified with: another one is asked anew.
+    keys: Arc<KeySet>,
 }
 
 struct UntilItsEnd;
@@ -119,6 +122,9 @@ pub enum TokenError {
     /// It is for somebody else.
     #[error("`aud` does not name this proxy")]
     Audience,
+    /// Its keys are fetched, and none have been yet.
+    #[error("the issuer's keys have not been fetched yet")]
+    NoKeys,
     /// The issuer has no such key, or several and the token names none.
     #[error("the issuer has no key of this `kid`")]
     Key,
@@ -162,6 +168,7 @@ impl From<TokenError> for AuthnError {
             | TokenError::Claims(_)
             | TokenError::Issuer
             | TokenError::Audience
+            | TokenError::NoKeys
             | TokenError::Key
             | TokenError::Algorithm(_)
             | TokenError::Signature
@@ -220,7 +227,7 @@ impl Issuers {
 
     /// Whether the token of this hash was verified, and has not ended.
     pub(crate) fn remembers(&self, hash: &[u8; 32]) -> bool {
-        self.seen.contains_key(hash)
+        self.seen.get(hash).is_some_and(|seen| self.has_still(&seen))
     }
 
     /// Returns whom a token is for that came as a user and a password.
@@ -259,7 +266,7 @@ impl Issuers {
         now: SystemTime,
     ) -> Result<Arc<Principal>, TokenError> {
         let hash = claimed::hash(token);
-        if let Some(Seen { principal, .. }) = self.seen.get(&hash) {
+        if let Some(Seen { principal, .. }) = self.seen.get(&hash).filter(|seen| self.has_still(seen)) {
             // It was taken out of memory at its end by another clock.
             return match principal.token.as_ref().is_some_and(|facts| facts.ends > now) {
                 true => Ok(principal),
@@ -273,7 +280,8 @@ impl Issuers {
         let claims = Claims::parse(&text.payload)?;
         let issuer = self.list.iter().find(|issuer| issuer.issuer == claims.issuer);
         let issuer = issuer.ok_or(TokenError::Issuer)?;
-        let key = issuer.check_signature(&text)?;
+        let keys = issuer.keys.load();
+        let key = issuer.check_signature(&keys, &text)?;
         let checked = issuer.check(&claims, now);
         if matches!(checked, Err(TokenError::Expired)) {
             self.over.insert(hash, ());
@@ -282,7 +290,7 @@ impl Issuers {
         let principal = issuer.principal(policy, claims, key)?;
         let facts = principal.token.as_ref();
         let left = facts.and_then(|facts| facts.ends.duration_since(now).ok()).unwrap_or_default();
-        self.seen.insert(hash, Seen { principal: Arc::clone(&principal), left });
+        self.seen.insert(hash, Seen { principal: Arc::clone(&principal), left, keys: Arc::clone(&keys) });
         Ok(principal)
     }
 
@@ -297,12 +305,19 @@ impl Issuers {
     ) -> Option<Arc<Principal>> {
         let facts = principal.token.as_ref()?;
         let issuer = self.named(&facts.issuer)?;
-        let key = issuer.keys.with_thumbprint(&facts.thumbprint)?;
+        let keys = issuer.keys.load();
+        let key = keys.with_thumbprint(&facts.thumbprint)?;
         if issuer.issuer != facts.claims.issuer {
             return None;
         }
         issuer.check(&facts.claims, now).ok()?;
         issuer.principal(policy, facts.claims.clone(), key).ok()
+    }
+
+    /// Whether the keys that a token was verified with are those that count now.
+    fn has_still(&self, seen: &Seen) -> bool {
+        let issuer = seen.principal.token.as_ref().and_then(|facts| self.named(&facts.issuer));
+        issuer.is_some_and(|issuer| Arc::ptr_eq(&issuer.keys.load(), &seen.keys))
     }
 
     fn named(&self, name: &str) -> Option<&IssuerSpec> {
@@ -317,8 +332,12 @@ impl IssuerSpec {
         password.strip_prefix(&*self.password_prefix)
     }
 
-    fn check_signature(&self, text: &TokenText<'_>) -> Result<&Key, TokenError> {
-        let key = self.keys.get(text.kid.as_deref()).ok_or(TokenError::Key)?;
+    fn check_signature<'k>(&self, keys: &'k KeySet, text: &TokenText<'_>) -> Result<&'k Key, TokenError> {
+        if keys.is_empty() {
+            return Err(TokenError::NoKeys);
+        }
+        let key =
+            keys.get(text.kid.as_deref()).ok_or(TokenError::Key).inspect_err(|_| self.keys.note_missed())?;
         if text.alg != key.algorithm.name() {
             return Err(TokenError::Algorithm(key.algorithm.name()));
         }

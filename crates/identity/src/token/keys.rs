@@ -167,6 +167,11 @@ impl KeySet {
         self.skipped.iter().map(|(position, error)| (*position, error))
     }
 
+    /// Returns whether no key is known.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     /// Returns the key that `kid` names; without a name, the only one.
     pub(crate) fn get(&self, kid: Option<&str>) -> Option<&Key> {
         match (kid, self.keys.as_slice()) {

@@ -3,7 +3,7 @@
 use exeat_model::IpBlock;
 use exeat_policy::{
     Allowed, Defaults, Entry, Floor, HopPermit, Mode, Reason, Resolve, Verdict, decide, permit, permit_hop,
-    permit_via,
+    permit_key_server, permit_via,
 };
 
 use crate::support::{Rules, World, entries, entry, ips, rules, target, world, world_with_floor};
@@ -169,5 +169,25 @@ fn a_hop_may_be_inside_but_not_ourselves() {
         let infra = permit_hop(&world.set, &permit, &ips(&addrs)).map_err(|denial| denial.reason);
         let shown = infra.map(|infra| infra.addrs()[0].to_string());
         assert_eq!(shown.as_deref().map_err(|r| *r), want, "{case}");
+    }
+}
+
+#[test]
+fn only_the_servers_of_keys_that_are_configured_are_permitted() {
+    for (case, endpoint, addrs, want) in [
+        ("a literal, though it is private", "10.0.0.9:443", vec![], Ok("10.0.0.9:443")),
+        ("a name, resolved by us", "keys.example:443", vec!["192.168.7.1"], Ok("192.168.7.1:443")),
+        ("a name of nothing", "keys.example:443", vec![], Err(Reason::DnsFailed)),
+        ("a name of metadata", "keys.example:443", vec!["169.254.169.254"], Err(Reason::AddressNotAllowed)),
+        ("a name of our own listener", "keys.example:443", vec!["10.9.9.9"], Err(Reason::LoopDetected)),
+        ("another port", "keys.example:444", vec!["192.168.7.1"], Err(Reason::PolicyUnavailable)),
+        ("another name", "example.com:443", vec!["93.184.216.34"], Err(Reason::PolicyUnavailable)),
+        ("a next hop", "10.0.0.9:3128", vec![], Err(Reason::PolicyUnavailable)),
+    ] {
+        let floor = Floor { listeners: vec!["10.9.9.9:443".parse().unwrap()] };
+        let world = world_with_floor(&[], &[], &[], floor);
+        let infra = permit_key_server(&world.set, &target(endpoint), &ips(&addrs));
+        let shown = infra.map(|infra| infra.addrs()[0].to_string());
+        assert_eq!(shown.as_deref().map_err(|denial| denial.reason), want, "{case}");
     }
 }

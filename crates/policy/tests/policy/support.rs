@@ -71,6 +71,9 @@ pub(crate) fn world_with_floor(
         let endpoint = Authority::parse(endpoint, None).unwrap();
         builder.hop(HopSpec { name: name.into(), place: place(1), endpoint });
     }
+    for endpoint in ["10.0.0.9:443", "keys.example:443"] {
+        builder.key_server(Authority::parse(endpoint, None).unwrap());
+    }
     for p in policies {
         builder.policy(PolicySpec {
             name: p.name.to_owned(),

@@ -23,6 +23,7 @@ fn current(epoch: u64) -> Arc<Current> {
         workloads: Workloads::new(),
         certificates: Certificates::new(),
         issuers: exeat_identity::Issuers::default(),
+        key_sources: Vec::new(),
         is_central: false,
         anonymous: Some(Arc::new(principal)),
         disclose: true,

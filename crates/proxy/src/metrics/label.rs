@@ -52,6 +52,16 @@ impl Key for Reason {
 }
 
 label! {
+    /// What came of fetching the keys of an issuer.
+    KeyFetch {
+        /// They are here.
+        Success "success",
+        /// Those before stay.
+        Failure "failure",
+    }
+}
+
+label! {
     /// How a request that was passed on has left.
     WayTaken {
         /// Straight from here.

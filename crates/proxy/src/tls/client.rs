@@ -52,7 +52,7 @@ pub enum HopTlsError {
     Name,
 }
 
-/// TLS to one next hop: versions 1.2 and 1.3, its certificate checked for its name.
+/// TLS to one next hop, or to a server of keys: versions 1.2 and 1.3, its certificate checked for its name.
 #[derive(Clone)]
 pub struct HopTls {
     connector: TlsConnector,
@@ -69,19 +69,19 @@ impl fmt::Debug for HopTls {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
     /// Its certificate is not that of the configured name, or nobody that is trusted says so.
-    #[error("the next hop's certificate is not accepted")]
+    #[error("the server's certificate is not accepted")]
     Certificate(#[source] rustls::Error),
     /// It said why it does not go on: this proxy has no certificate that it takes, for example.
-    #[error("the next hop refused TLS")]
+    #[error("the server refused TLS")]
     Alert(#[source] rustls::Error),
     /// What it speaks is not TLS, or no version of it that is spoken here.
-    #[error("the next hop does not speak TLS")]
+    #[error("the server does not speak TLS")]
     Protocol(#[source] rustls::Error),
     /// The connection broke.
-    #[error("the next hop closed the connection before TLS began")]
+    #[error("the server closed the connection before TLS began")]
     Broken(#[source] io::Error),
     /// It did not answer.
-    #[error("the next hop did not begin TLS in time")]
+    #[error("the server did not begin TLS in time")]
     Silent,
 }
 

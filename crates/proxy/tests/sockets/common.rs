@@ -196,6 +196,7 @@ pub(crate) fn snapshot(setup: &Setup) -> Snapshot {
         workloads: Workloads::new(),
         certificates: Certificates::new(),
         issuers: Issuers::default(),
+        key_sources: Vec::new(),
         is_central: false,
         anonymous,
         disclose: setup.disclose,

@@ -74,6 +74,7 @@ impl Rules {
             workloads: Workloads::new(),
             certificates: Certificates::new(),
             issuers: Issuers::default(),
+            key_sources: Vec::new(),
             is_central: false,
             anonymous,
             disclose: true,

@@ -83,6 +83,7 @@ pub(super) fn verify(config: &Path) -> anyhow::Result<Exit> {
             return Ok(Exit::Config);
         }
     };
+    crate::keys::fetch(&loaded)?;
     let now = SystemTime::now();
     let principal = loaded.issuers.verify(&loaded.policy, &token, now).context("it is not accepted")?;
     let left = |facts: &TokenFacts| facts.ends.duration_since(now).unwrap_or_default().as_secs();

@@ -46,11 +46,13 @@ fn policy() -> PolicySet {
 
 fn spec(keys: &[&SigningKey]) -> IssuerSpec {
     let set = json!({ "keys": keys.iter().map(|key| key.to_jwk()).collect::<Vec<_>>() });
+    let keys =
+        if keys.is_empty() { Ok(KeySet::default()) } else { KeySet::parse(set.to_string().as_bytes()) };
     IssuerSpec {
         name: "sandboxes".into(),
         issuer: "secure-egress-control".into(),
         audience: "egress-proxy".into(),
-        keys: KeySet::parse(set.to_string().as_bytes()).unwrap(),
+        keys: Arc::new(keys.unwrap().into()),
         ceiling: "ceiling".to_owned(),
         policies: Vec::new(),
         lifetime: Lifetime { leeway: Duration::from_secs(10), longest: Duration::from_secs(24 * 3600) },
@@ -584,4 +586,37 @@ fn what_credentials_claim_is_a_name_or_a_token() {
     assert_eq!(accepted.claimed(&[b"Bearer a.b.c", b"Bearer a.b.c"]), Claimed::Nobody, "twice");
     assert_eq!(accepted.claimed_apart(b"container_c", b"jwt_a.b.c"), token);
     assert_eq!(accepted.claimed_apart(b"app", b"\xff"), Claimed::Nobody);
+}
+
+#[tokio::test]
+async fn keys_that_are_replaced_are_asked_at_once() {
+    let policy = policy();
+    let (old, new) = (key(SignatureAlgorithm::Es256, "old"), key(SignatureAlgorithm::EdDsa, "new"));
+    let set = |keys: &[&SigningKey]| {
+        let set = json!({ "keys": keys.iter().map(|key| key.to_jwk()).collect::<Vec<_>>() });
+        KeySet::parse(set.to_string().as_bytes()).unwrap()
+    };
+    let keyring = Arc::<Keyring>::default();
+    let issuers = Issuers::new(vec![IssuerSpec { keys: Arc::clone(&keyring), ..spec(&[]) }]);
+    let tokens = [&old, &new].map(|key| key.sign(&claims()).unwrap());
+    let verify = || tokens.each_ref().map(|token| reason(issuers.verify(&policy, token, at(NOW))));
+    let (right, unknown) = (|| Ok("sandboxes/sbx-1".to_owned()), || Err(TokenError::Key.to_string()));
+    let nothing = || Err(TokenError::NoKeys.to_string());
+    assert_eq!(verify(), [nothing(), nothing()]);
+    keyring.replace(set(&[&old]));
+    assert_eq!(verify(), [right(), unknown()]);
+    keyring.missed().await;
+    let principal = issuers.verify(&policy, &tokens[0], at(NOW)).unwrap();
+    for (name, keys, want, is_known) in [
+        ("both", set(&[&old, &new]), [right(), right()], true),
+        ("the new one alone", set(&[&new]), [unknown(), right()], false),
+        ("the old one comes back", set(&[&old, &new]), [right(), right()], true),
+    ] {
+        keyring.replace(keys);
+        assert_eq!(verify(), want, "{name}");
+        assert_eq!(issuers.again(&policy, &principal, at(NOW)).is_some(), is_known, "{name}");
+    }
+    let second = Keyring::default();
+    second.adopt(&keyring);
+    assert!(second.load().get(Some("old")).is_some());
 }
