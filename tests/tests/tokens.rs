@@ -10,6 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, ensure};
 use exeat_identity::SignatureAlgorithm::{EdDsa, Es256};
 use exeat_identity::SigningKey;
+use exeat_tests::api;
 use exeat_tests::client::Client;
 use exeat_tests::exeat::Exeat;
 use exeat_tests::fixture::{configuration, password_entry, request_with};
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         a_revocation_ends_tunnels_and_outlives_a_restart,
         nobody_locks_out_who_has_a_token,
         the_command_line_makes_tokens_that_count,
+        the_admin_api_issues_tokens_and_says_which_side_refuses,
     ])
 }
 
@@ -591,4 +593,113 @@ fn the_command_line_makes_tokens_that_count() -> Result<()> {
         exeat.stop()?;
     }
     Ok(())
+}
+
+fn the_admin_api_issues_tokens_and_says_which_side_refuses() -> Result<()> {
+    let world = World::new()?;
+    let (code, set, err) = offline(&world, &["keygen", "issuer.pem"], "")?;
+    ensure!(code == Some(0), "{err}");
+    // In the set the key has another name than its thumbprint.
+    let mut set: Value = serde_json::from_str(&set)?;
+    set["keys"][0]["kid"] = "k1".into();
+    fs::write(world.directory().join("jwks.json"), set.to_string())?;
+    let lines = "signing_key = \"issuer.pem\"\npolicies = [\"team\"]\n";
+    let more = "[policy.team]\nallow = [\"example.com\", \"example.org\", \"evil.test\"]\n[api]\nsocket = \"api.sock\"\n\
+                [workload.sandbox]\naddresses = [\"10.99.0.1\"]\ncontainer = \"sbx-2\"\nalone = false\n";
+    let config = configuration(CEILING, &(TokenIssuer::section("app", lines) + more));
+    let mut exeat = Exeat::serve(world.directory(), &config, PROXY)?;
+
+    let ask = |order: Value| ask_api(&world, "POST /v1/tokens", &order.to_string());
+    let (status, made) =
+        ask(json!({"container": "sbx-1", "hosts": ["example.com", "evil.test", "a.example.org"]}))?;
+    ensure!(status == 200 && made["name"] == "sandboxes/sbx-1" && made["kid"] == "k1", "{status} {made}");
+    let token = made["token"].as_str().context("a token")?.to_owned();
+    let life = made["expires"].as_u64().context("an end")?.saturating_sub(now()?);
+    ensure!((4 * 3600 - 20..=4 * 3600).contains(&life), "{life} s");
+    check("its host", "GET http://example.com/", &basic(CONTAINER, &token), (200, ""))?;
+    for (name, order, status, says) in [
+        ("no hosts", json!({"container": "c"}), 400, "either `hosts` or `policy`"),
+        ("a network", json!({"container": "c", "hosts": ["10.0.0.0/8"]}), 400, "would not be accepted"),
+        ("too long", json!({"hosts": ["example.com"], "ttl": 90_000}), 400, "would not be accepted"),
+        ("no such issuer", json!({"issuer": "x", "hosts": []}), 404, "no issuer of this name"),
+        ("what is not known", json!({"hosts": [], "host": "x"}), 400, "unknown field"),
+    ] {
+        let got = ask(order)?;
+        ensure!(got.0 == status && got.1.to_string().contains(says), "{name}: {got:?}");
+    }
+    let records = exeat.audit_until("records of what was issued", |records| {
+        records.iter().filter(|record| record["control"]["action"] == "issue").count() >= 4
+    })?;
+    let issued = records.iter().find(|record| record["control"]["result"] == "done").context("a record")?;
+    let target = format!("sandboxes/sbx-1, jti {}", made["jti"].as_str().unwrap_or_default());
+    ensure!(issued["control"]["target"] == target.as_str(), "{issued}");
+    ensure!(records.iter().all(|record| !record.to_string().contains(&token)), "the token is recorded");
+
+    fs::write(world.directory().join("token"), format!("{token}\n"))?;
+    let all: &[&str] = &[];
+    for (target, refused, goes_to) in [
+        ("https://example.com/", all, all),
+        ("https://example.org/", &["token"], &["the token's allowed_hosts"]),
+        ("https://a.example.org/", &["limit team"], &["team"]),
+        ("https://evil.test/", &["issuer's ceiling"], &["app"]),
+        (
+            "https://other.test/",
+            &["issuer's ceiling", "token", "limit team"],
+            &["app", "team", "the token's allowed_hosts"],
+        ),
+    ] {
+        let (_, said) =
+            ask_api(&world, "POST /v1/explain", &json!({"token": token, "target": target}).to_string())?;
+        let list = |name: &str| said[name].as_array().cloned().unwrap_or_default();
+        ensure!(list("refused_by") == refused && list("entry_goes_to") == goes_to, "{target}: {said}");
+        ensure!(
+            (said["verdict"] == "allow") == refused.is_empty() && said["client"] == "sandboxes/sbx-1",
+            "{said}"
+        );
+        let told = explained(&world, &["--token", "token", target])?;
+        for stage in refused {
+            ensure!(told.contains(&format!("  {stage:<10} host_not_allowed: ")), "{target}: {told}");
+        }
+    }
+    for (name, question, status, says) in [
+        ("nobody", json!({"target": "a.test"}), 400, "either `client` or `token`"),
+        (
+            "a wrong one",
+            json!({"token": "a.b.c", "target": "a.test"}),
+            400,
+            "the token is not accepted: a part is",
+        ),
+    ] {
+        let got = ask_api(&world, "POST /v1/explain", &question.to_string())?;
+        ensure!(got.0 == status && got.1.to_string().contains(says), "{name}: {got:?}");
+    }
+    let bound =
+        ask(json!({"container": "sbx-1", "hosts": ["example.com"], "enforce_container_binding": true,
+        "enforce_centralized_egress": true}))?;
+    let question = json!({"token": bound.1["token"], "target": "example.com", "workload": "sandbox"});
+    let (_, said) = ask_api(&world, "POST /v1/explain", &question.to_string())?;
+    ensure!(said["refused_by"] == json!(["node", "origin"]), "{said}");
+
+    command(&world, &["revoke", "container=sbx-1"])?;
+    let question = json!({"token": token, "target": "example.com"}).to_string();
+    let (_, said) = ask_api(&world, "POST /v1/explain", &question)?;
+    ensure!(said["reason"] == "token_revoked" && said["refused_by"] == json!(["revocation"]), "{said}");
+
+    fs::remove_file(world.directory().join("issuer.pem"))?;
+    Exeat::write_config(world.directory(), &config.replace(lines, ""))?;
+    exeat.signal(Signal::SIGHUP)?;
+    exeat.wait_for_output("reloaded")?;
+    let (status, said) = ask(json!({"issuer": "sandboxes", "container": "c", "hosts": ["example.com"]}))?;
+    ensure!(status == 409 && said["help"].to_string().contains("signing_key"), "{status} {said}");
+    exeat.stop()
+}
+
+fn ask_api(world: &World, line: &str, body: &str) -> Result<(u16, Value)> {
+    api::ask(&world.directory().join("api.sock"), line, "", body.as_bytes())
+}
+
+/// What `exeat explain` prints.
+fn explained(world: &World, args: &[&str]) -> Result<String> {
+    let all = [&["explain"], args].concat();
+    Ok(Client::new(exeat_tests::exeat::binary()?, world.directory()).args(all).run()?.out)
 }

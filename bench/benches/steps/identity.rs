@@ -67,6 +67,7 @@ fn issuers(key: &SigningKey) -> Issuers {
         user_prefix: "container_".into(),
         password_prefix: "jwt_".into(),
         enforce_container_binding: false,
+        signing: None,
     }])
 }
 

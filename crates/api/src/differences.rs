@@ -5,15 +5,17 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use exeat_identity::{Certificates, Clients, Principal, Workloads};
+use exeat_identity::{Certificates, Clients, Issuers, Principal, Workloads};
 use exeat_model::IpBlock;
 use exeat_policy::{Bound, Change, Direction, PolicySet, View, diff};
-use exeat_proxy::{Hops, Snapshot};
+use exeat_proxy::{Hops, KeySource, Snapshot};
 use exeat_store::Loaded;
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::explain::Rule;
+
+mod issuers;
 
 /// One side of a comparison.
 #[derive(Clone, Copy)]
@@ -22,6 +24,8 @@ pub struct Side<'a> {
     clients: &'a Clients,
     workloads: &'a Workloads,
     certificates: &'a Certificates,
+    issuers: &'a Issuers,
+    key_sources: &'a [Arc<KeySource>],
     anonymous: Option<&'a Principal>,
     hops: &'a Hops,
     /// Whose PROXY header is believed, if that is known.
@@ -35,6 +39,8 @@ impl<'a> From<&'a Loaded> for Side<'a> {
             clients: &loaded.clients,
             workloads: &loaded.workloads,
             certificates: &loaded.certificates,
+            issuers: &loaded.issuers,
+            key_sources: &loaded.key_sources,
             anonymous: loaded.anonymous.as_deref(),
             hops: &loaded.hops,
             senders: Some(&loaded.settings.proxy_protocol_from),
@@ -45,8 +51,19 @@ impl<'a> From<&'a Loaded> for Side<'a> {
 impl<'a> From<&'a Snapshot> for Side<'a> {
     fn from(snapshot: &'a Snapshot) -> Self {
         let Snapshot { policy, clients, workloads, certificates, anonymous, hops, .. } = snapshot;
+        let (issuers, key_sources) = (&snapshot.issuers, &*snapshot.key_sources);
         let anonymous = anonymous.as_deref();
-        Self { policy, clients, workloads, certificates, anonymous, hops, senders: None }
+        Self {
+            policy,
+            clients,
+            workloads,
+            certificates,
+            issuers,
+            key_sources,
+            anonymous,
+            hops,
+            senders: None,
+        }
     }
 }
 
@@ -71,7 +88,8 @@ impl<'a> Side<'a> {
 }
 
 /// Returns what the two sides allow differently, the client without credentials first, then by name. Of a client
-/// that is on one side only, the first difference says so. What is not a client's comes last.
+/// that is on one side only, the first difference says so. Then comes what no token of an issuer exceeds, and last what is
+/// nobody's.
 #[must_use]
 pub fn differences(old: Side<'_>, new: Side<'_>) -> Vec<Difference> {
     // Many clients share their policies, and then what changed.
@@ -89,6 +107,7 @@ pub fn differences(old: Side<'_>, new: Side<'_>) -> Vec<Difference> {
         let changes = known.entry(pair).or_insert_with(|| changes(old, new, pair).into());
         found.extend(changes.iter().map(|change| Difference::access(&client, change)));
     }
+    found.extend(issuers::differences(old, new));
     found.extend(settings(old, new));
     found
 }
@@ -186,7 +205,7 @@ pub enum Difference {
 /// A client that is on one side only.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ClientDifference {
-    /// Which; `(without credentials)` for those who send none.
+    /// Which; `(without credentials)` for those who send none, `(tokens of NAME)` for an issuer's.
     client: String,
     /// On which side.
     #[schemars(extend("enum" = ["client_added", "client_removed"]))]
@@ -199,17 +218,19 @@ pub struct SettingDifference {
     /// That it is different.
     #[schemars(extend("enum" = ["changed"]))]
     change: &'static str,
-    /// Its place in the configuration: `next_hop.NAME`, or `proxy.proxy_protocol_from`, which takes effect at a restart.
+    /// Its place in the configuration: `next_hop.NAME`, `issuer.NAME`, or `proxy.proxy_protocol_from`, which takes effect at a
+    /// restart.
     setting: String,
-    /// What about it: of a next hop `protocol`, `TLS`, `credentials` or `proxy_protocol`, of the senders of PROXY headers
-    /// each that came (`+`) or went (`-`).
+    /// What about it: of a next hop `protocol`, `TLS`, `credentials` or `proxy_protocol`; of an issuer a key of its section,
+    /// and each key of its set that came (`+key NAME`) or went (`-key NAME`); of the senders of PROXY headers each that came
+    /// (`+`) or went (`-`).
     what: String,
 }
 
 /// What one client may reach on one side only.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct AccessDifference {
-    /// Whose; `(without credentials)` for those who send none.
+    /// Whose; `(without credentials)` for those who send none, `(tokens of NAME)` for what no token of an issuer exceeds.
     client: String,
     /// Whether the later side allows it, or the earlier one did.
     #[schemars(extend("enum" = ["gained", "lost"]))]

@@ -1,10 +1,10 @@
 //! `POST /v1/explain`: what would be decided on a request, stage by stage, by the policy in use.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::SystemTime};
 
 use axum::{Json, extract::State};
 use exeat_model::Transport;
-use exeat_policy::{EgressRequest, Explanation, Outcome, RuleView, explain};
+use exeat_policy::{EgressRequest, Explanation, Outcome, Reason, RuleView, explain};
 use http::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     admin::Admin,
     error::{Failure, Sent},
+    recorded,
     target::parse_target,
-    who::Everyone,
+    who::{self, Everyone},
 };
 
 /// Addresses of one question: more than any name has that would be resolved.
@@ -23,9 +24,11 @@ const ADDRESSES_MAX: usize = 256;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Question {
-    /// The client's name, or `anonymous`.
+    /// The client's name, or `anonymous`. This or `token`.
     #[schemars(example = &"payments")]
-    client: String,
+    client: Option<String>,
+    /// A token that asks. It is recorded nowhere.
+    token: Option<String>,
     /// The workload that the request comes from.
     workload: Option<String>,
     /// A URL, HOST:PORT, or a host for port 443.
@@ -52,10 +55,16 @@ pub(crate) struct Answer {
     /// In report mode: the reason that enforcement would give.
     #[serde(skip_serializing_if = "Option::is_none")]
     would_deny: Option<&'static str>,
+    /// Who asks: of a token, whom it is for.
+    client: String,
     /// The policies that the client is bound by.
     policies: Vec<String>,
     /// The stages of the decision, in their order.
     stages: Vec<Stage>,
+    /// The stages that refuse it: of a token, its own list (`token`), `issuer's ceiling`, or the policies that limit it
+    /// further (`limit NAME`).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    refused_by: Vec<String>,
     /// The smallest entry that would allow it, as TOML.
     #[serde(skip_serializing_if = "Option::is_none")]
     entry: Option<String>,
@@ -116,12 +125,25 @@ pub(crate) async fn post(
         workloads: &snapshot.workloads,
         certificates: &snapshot.certificates,
         anonymous: snapshot.anonymous.as_ref(),
+        is_central: snapshot.is_central,
     };
     let nobody = |what, name: &str| {
         Failure::new(StatusCode::NOT_FOUND, format!("there is no {what} `{name}`"))
             .help("use the name of a [client.NAME] or a [workload.NAME], or `anonymous`")
     };
-    let principal = everyone.get(&question.client).ok_or_else(|| nobody("client", &question.client))?;
+    let principal = match (&question.client, &question.token) {
+        (Some(client), None) => everyone.get(client).ok_or_else(|| nobody("client", client))?,
+        (None, Some(token)) => {
+            let principal = snapshot.issuers.verify(&snapshot.policy, token.trim(), SystemTime::now());
+            principal.map_err(|error| {
+                let error = format!("the token is not accepted: {}", recorded::chain(&error));
+                Failure::request(error).help("see `[issuer.NAME]` in the documentation of the configuration")
+            })?
+        }
+        (None, None) | (Some(_), Some(_)) => {
+            return Err(Failure::request("either `client` or `token` says who asks"));
+        }
+    };
     let workload = question.workload.as_deref();
     if let Some(name) = workload.filter(|name| snapshot.workloads.get(name).is_none()) {
         return Err(nobody("workload", name));
@@ -130,11 +152,15 @@ pub(crate) async fn post(
     let revision = snapshot.policy.revision().0;
     let mut explanation = explain(&snapshot.policy, &request, addresses);
     everyone.add_place(&mut explanation, &principal, workload);
-    Ok(Json(Answer::new(revision, explanation)))
+    if admin.proxy.is_revoked(&principal) {
+        who::refuse(&mut explanation, "revocation", Reason::TokenRevoked, "the token is revoked".to_owned());
+    }
+    Ok(Json(Answer::new(revision, &principal.name, explanation)))
 }
 
 impl Answer {
-    fn new(revision: u64, explanation: Explanation) -> Self {
+    fn new(revision: u64, client: &str, explanation: Explanation) -> Self {
+        let refused_by = explanation.refusing().map(str::to_owned).collect();
         let stages = explanation.stages.into_iter().map(|stage| {
             let (outcome, reason) = match stage.outcome {
                 Outcome::Pass => ("pass", None),
@@ -153,9 +179,11 @@ impl Answer {
             revision,
             target: explanation.target,
             verdict: if explanation.refused.is_some() { "deny" } else { "allow" },
-            reason: explanation.refused.map(exeat_policy::Reason::token),
-            would_deny: explanation.would_deny.map(exeat_policy::Reason::token),
+            reason: explanation.refused.map(Reason::token),
+            would_deny: explanation.would_deny.map(Reason::token),
+            client: client.to_owned(),
             policies: explanation.policies,
+            refused_by,
             stages: stages.collect(),
             entry: explanation.entry.map(|entry| entry.toml()),
             entry_goes_to: explanation.entry_goes_to,

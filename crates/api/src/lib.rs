@@ -28,6 +28,7 @@ mod server;
 mod socket;
 mod status;
 mod target;
+mod tokens;
 mod traffic;
 mod who;
 

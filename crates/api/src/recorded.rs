@@ -20,6 +20,17 @@ impl Told {
     pub(crate) fn ended(flows: usize) -> Self {
         Self { flows: Some(flows), error: None }
     }
+
+    /// It was not done.
+    pub(crate) fn failed(error: &dyn std::error::Error) -> Self {
+        Self { flows: None, error: Some(chain(error)) }
+    }
+}
+
+/// An error with what it comes from.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }
 
 impl From<&StateError> for Told {

@@ -8,7 +8,7 @@ use crate::{
     document::DOCUMENT_BYTES_MAX,
     explain, flows, health, openapi, orders, policy, put, quarantine, reload, revisions, revocations,
     route::{Answer, Content, Method, Parameter, Route},
-    traffic,
+    tokens, traffic,
 };
 
 /// The bound of a body that is a configuration.
@@ -31,7 +31,7 @@ const EDITED: Answer = Answer::failure(
 );
 const MOVED: Answer = Answer::failure(412, "Another revision decides than `If-Match` names.");
 
-pub(crate) const ROUTES: [Route; 21] = [
+pub(crate) const ROUTES: [Route; 22] = [
     Route {
         method: Method::Get,
         path: "/v1/openapi.json",
@@ -295,6 +295,27 @@ pub(crate) const ROUTES: [Route; 21] = [
             Answer::failure(400, "It names nobody."),
             Answer::failure(404, "Who is named is not in quarantine."),
             Answer::failure(500, "It could not be kept, so the quarantine still holds."),
+        ],
+    },
+    Route {
+        method: Method::Post,
+        path: "/v1/tokens",
+        handler: |method| on(method, tokens::issue),
+        summary: "Issue a token",
+        description: "Of an issuer whose `signing_key` is in the configuration. It says what is asked for, and counts here and now; \
+                      what it may reach is still bounded by the issuer's ceiling. The answer is a secret, and is kept nowhere.",
+        parameters: &[],
+        body: Some(Content::json::<tokens::Wanted>()),
+        answers: &[
+            Answer::json::<tokens::Made>("The token, and how it is known."),
+            Answer::failure(400, "It is not said what it may reach, or such a token would not be accepted."),
+            Answer::failure(404, "There is no such issuer."),
+            Answer::failure(
+                409,
+                "The issuer has no signing key here, or its set has not the public half of it.",
+            ),
+            BODY_TOO_LARGE,
+            Answer::failure(500, "It could not be signed."),
         ],
     },
     Route {

@@ -16,6 +16,8 @@ pub struct Everyone<'a> {
     pub certificates: &'a Certificates,
     /// The one without credentials, if such are let in.
     pub anonymous: Option<&'a Arc<Principal>>,
+    /// Whether the node is a central one.
+    pub is_central: bool,
 }
 
 impl Everyone<'_> {
@@ -29,37 +31,77 @@ impl Everyone<'_> {
     }
 
     /// Adds to `explanation` whether what proves `principal` counts on a connection from `workload`, as the first stage.
-    /// Without a workload, and for a client that may come from only some, the stage stays open. A listener may demand
-    /// more.
+    /// Without a workload, and for who may come from only some, the stage stays open. A listener may demand more. Of a
+    /// token, also whether it counts on this node.
     pub fn add_place(self, explanation: &mut Explanation, principal: &Principal, workload: Option<&str>) {
-        let stage =
-            |outcome, detail: String| Stage { name: "origin".to_owned(), outcome, detail, rule: None };
         let origins = match principal.proof {
             Proof::Password => self.clients.origins(&principal.name).map(|names| names.join(", ")),
             Proof::Origin => Some(principal.name.to_string()),
-            // A token is not known before it is shown.
-            Proof::Token | Proof::Certificate | Proof::Anonymous => None,
+            Proof::Token => return self.add_token_place(explanation, principal, workload),
+            Proof::Certificate | Proof::Anonymous => None,
         };
-        let stage = match (origins, workload) {
-            (None, None) => return,
-            (None, Some(name)) => stage(Outcome::Pass, format!("counts from everywhere, and so from {name}")),
+        match (origins, workload) {
+            (None, None) => {}
+            (None, Some(name)) => pass(explanation, format!("counts from everywhere, and so from {name}")),
             (Some(origins), None) if principal.proof == Proof::Password => {
-                stage(Outcome::Open, format!("counts from {origins} only: name one with --workload"))
+                open(explanation, format!("counts from {origins} only: name one with --workload"));
             }
-            (Some(_), None) => return,
+            (Some(_), None) => {}
             (Some(origins), Some(name)) if origins.split(", ").any(|origin| origin == name) => {
-                stage(Outcome::Pass, format!("counts from {name}"))
+                pass(explanation, format!("counts from {name}"));
             }
             (Some(origins), Some(name)) => {
-                explanation.refused = Some(Reason::ContainerMismatch);
-                explanation.entry = None;
-                explanation.entry_goes_to.clear();
-                stage(
-                    Outcome::Refuse(Reason::ContainerMismatch),
-                    format!("counts from {origins} only, not from {name}"),
-                )
+                let detail = format!("counts from {origins} only, not from {name}");
+                refuse(explanation, ORIGIN, Reason::ContainerMismatch, detail);
             }
-        };
-        explanation.stages.insert(0, stage);
+        }
     }
+
+    fn add_token_place(self, explanation: &mut Explanation, principal: &Principal, workload: Option<&str>) {
+        let Some(token) = &principal.token else { return };
+        let from = workload.and_then(|name| self.workloads.get(name));
+        let container = token.container.as_deref().unwrap_or("(none)");
+        match from {
+            None if !token.is_bound() => {}
+            Some(_) if !token.is_bound() => pass(explanation, "the token counts from everywhere".to_owned()),
+            None => {
+                let what = format!("the token counts from its container {container} only");
+                open(explanation, format!("{what}: name its workload with --workload"));
+            }
+            Some(from) if token.container.as_deref() == Some(from.container()) => {
+                pass(explanation, format!("the token counts from its container {container}"));
+            }
+            Some(from) => {
+                let what = format!("the token counts from its container {container} only");
+                let detail = format!("{what}, not from {}", from.container());
+                refuse(explanation, ORIGIN, Reason::ContainerMismatch, detail);
+            }
+        }
+        if token.is_for_central_nodes() && !self.is_central {
+            let detail = "the token counts on central nodes only, and this is none".to_owned();
+            refuse(explanation, "node", Reason::CentralizedEgressRequired, detail);
+        }
+    }
+}
+
+/// The stage that looks at where the connection comes from.
+const ORIGIN: &str = "origin";
+
+fn pass(explanation: &mut Explanation, detail: String) {
+    let stage = Stage { name: ORIGIN.to_owned(), outcome: Outcome::Pass, detail, rule: None };
+    explanation.stages.insert(0, stage);
+}
+
+fn open(explanation: &mut Explanation, detail: String) {
+    let stage = Stage { name: ORIGIN.to_owned(), outcome: Outcome::Open, detail, rule: None };
+    explanation.stages.insert(0, stage);
+}
+
+/// Adds a stage that comes before all others and refuses, so that no entry would help.
+pub(crate) fn refuse(explanation: &mut Explanation, name: &str, reason: Reason, detail: String) {
+    explanation.refused = Some(reason);
+    explanation.entry = None;
+    explanation.entry_goes_to.clear();
+    let stage = Stage { name: name.to_owned(), outcome: Outcome::Refuse(reason), detail, rule: None };
+    explanation.stages.insert(0, stage);
 }

@@ -61,6 +61,8 @@ pub enum Action {
     Revoke,
     /// To let them count again.
     Lift,
+    /// To issue a token.
+    Issue,
     /// To end flows.
     Cut,
 }
@@ -128,6 +130,7 @@ mod tests {
             (Action::Release, "release"),
             (Action::Revoke, "revoke"),
             (Action::Lift, "lift"),
+            (Action::Issue, "issue"),
             (Action::Cut, "cut"),
         ] {
             assert_eq!(to_value(action).unwrap(), want);

@@ -534,21 +534,28 @@ pub enum Format {
 
 /// Arguments of `explain`.
 #[derive(Args, Debug)]
-#[command(after_help = "Exit status: 0 allowed, 1 refused, 78 the configuration is not usable.\n\n\
+#[command(
+    override_usage = "exeat explain [OPTIONS] <CLIENT> <URL>\n       exeat explain [OPTIONS] --token <FILE> <URL>",
+    after_help = "Exit status: 0 allowed, 1 refused, 78 the configuration is not usable.\n\n\
                         Examples:\n  \
                         exeat explain payments https://api.example.com/v1/charges\n  \
                         exeat explain payments db.corp.example:5432 --address 10.20.1.7\n  \
-                        exeat explain payments https://api.example.com/ --resolve")]
+                        exeat explain payments https://api.example.com/ --resolve\n  \
+                        exeat explain --token token.jwt https://api.example.com/"
+)]
 pub struct ExplainArgs {
-    /// The client or workload, by its name in the configuration; `anonymous` for one without credentials
+    /// The client or workload, by its name in the configuration; `anonymous` for one without credentials. None with --token
     #[arg(value_name = "CLIENT")]
     pub client: String,
     /// A URL, or HOST:PORT
-    #[arg(value_name = "URL")]
-    pub target: String,
+    #[arg(value_name = "URL", required_unless_present = "token", conflicts_with = "token")]
+    pub target: Option<String>,
     /// The configuration file
     #[arg(long, short, value_name = "FILE", default_value = "exeat.toml")]
     pub config: PathBuf,
+    /// Judge the request as one with the token in this file instead of a client's; - is standard input
+    #[arg(long, value_name = "FILE")]
+    pub token: Option<PathBuf>,
     /// Judge the request as one from this workload
     #[arg(long, value_name = "NAME")]
     pub workload: Option<String>,

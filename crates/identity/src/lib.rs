@@ -29,8 +29,8 @@ pub use principal::{Accepted, AuthnError, Principal, Proof};
 pub use rate::{Accounts, Rate};
 pub use source::Source;
 pub use token::{
-    Claims, ClaimsError, Flags, HeaderError, IssuerSpec, Issuers, KEY_SET_BYTES_MAX, KEYS_MAX, KeyError,
-    KeySet, KeySetError, Keyring, LEEWAY_MAX, Lifetime, Order, SignatureAlgorithm, SigningKey,
-    SigningKeyError, TOKEN_BYTES_MAX, TokenError, TokenFacts, TokenText,
+    Claims, ClaimsError, Flags, HeaderError, IssueError, Issued, IssuerSpec, Issuers, KEY_SET_BYTES_MAX,
+    KEYS_MAX, KeyError, KeySet, KeySetError, Keyring, LEEWAY_MAX, Lifetime, Order, SignatureAlgorithm,
+    SigningKey, SigningKeyError, TOKEN_BYTES_MAX, TokenError, TokenFacts, TokenText,
 };
 pub use workloads::{Origin, Workload, Workloads};

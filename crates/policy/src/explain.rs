@@ -114,6 +114,12 @@ impl Explanation {
         self.stages.iter().any(|stage| stage.name == ADDRESSES && stage.outcome == Outcome::Open)
     }
 
+    /// Returns the names of the stages that refuse it, in their order.
+    pub fn refusing(&self) -> impl Iterator<Item = &str> {
+        let refuses = |stage: &&Stage| matches!(stage.outcome, Outcome::Refuse(_));
+        self.stages.iter().filter(refuses).map(|stage| stage.name.as_str())
+    }
+
     fn add_permit(&mut self, set: &PolicySet, permitted: Option<Result<Permitted, Denial>>) {
         let (outcome, detail, rule, later) = match permitted {
             None => (Outcome::Open, "not resolved".to_owned(), None, None),

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use exeat_identity::Principal;
 use exeat_policy::Reason;
 
 use crate::{
@@ -140,6 +141,12 @@ impl Proxy {
         }
         self.shared.set_revocations(Arc::new(fewer));
         Ok(true)
+    }
+
+    /// Whether the token that proves `principal` is revoked.
+    #[must_use]
+    pub fn is_revoked(&self, principal: &Principal) -> bool {
+        self.shared.current().is_revoked(principal)
     }
 
     /// Returns what is revoked, in order, each with the time until which it holds, if it has an end.

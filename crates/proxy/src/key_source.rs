@@ -108,7 +108,8 @@ impl KeySource {
     }
 
     /// Whether both mean the same keys of the same server.
-    fn is_same_as(&self, other: &Self) -> bool {
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
         let of = |source: &Self| {
             (Arc::clone(&source.issuer), source.server.endpoint.clone(), source.server.path.clone())
         };

@@ -9,16 +9,19 @@ use std::time::Duration;
 
 use exeat_identity::{
     IssuerSpec, Issuers, KEY_SET_BYTES_MAX, KeyError, KeySet, KeySetError, Keyring, LEEWAY_MAX, Lifetime,
+    SigningKey,
 };
 use exeat_proxy::KeySource;
 use serde_json::{Value as Json, json};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use zeroize::Zeroizing;
 
 use crate::document::{Cx, Document, Named};
 use crate::files::reason;
 use crate::key_servers::{self, Remote};
 use crate::keys;
+use crate::listeners::warn_if_readable;
 use crate::names;
 use crate::notes::Notes;
 use crate::problem::{Code, Finding, shown};
@@ -66,6 +69,7 @@ pub(crate) struct Issuer {
     audience: Option<String>,
     /// `None` if they are an error, which has been reported.
     pub(crate) keys: Option<Keys>,
+    signing: Option<SigningKey>,
     pub(crate) ceiling: Option<(String, Range<usize>)>,
     pub(crate) policies: Vec<(String, Range<usize>)>,
     lifetime: Lifetime,
@@ -91,6 +95,7 @@ pub(crate) fn read(named: &Named<'_, '_>, cx: &mut Cx<'_, '_>) -> Issuer {
         Some(value) => read_jwks(value, cx),
         None => None,
     };
+    let signing = read_signing_key(fields, keys.as_ref(), cx);
     let text = |key: &str, notes: &mut Notes| read_text(fields, key, notes);
     let prefix = |key, default: &str, notes: &mut Notes| {
         read_prefix(fields, key, notes).unwrap_or_else(|| default.to_owned())
@@ -105,6 +110,7 @@ pub(crate) fn read(named: &Named<'_, '_>, cx: &mut Cx<'_, '_>) -> Issuer {
         issuer: text("issuer", cx.notes),
         audience: text("audience", cx.notes).map(|(audience, _)| audience),
         keys,
+        signing,
         ceiling: text("ceiling", cx.notes),
         policies: policies.iter().filter_map(|value| policy(value, cx.notes)).collect(),
         lifetime: Lifetime {
@@ -203,6 +209,31 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, Finding> {
         return Err(Finding::error(Code::TooLarge, message).help("put a JWK set alone into the file"));
     }
     Ok(bytes)
+}
+
+/// The private key of the tokens that are issued here. What is in the file is shown nowhere.
+fn read_signing_key(fields: &Fields<'_, '_>, keys: Option<&Keys>, cx: &mut Cx<'_, '_>) -> Option<SigningKey> {
+    let text = fields.string("signing_key", cx.notes)?;
+    let span = fields.get("signing_key").map_or(fields.span(), Spanned::span);
+    let path = cx.base_dir.join(text);
+    let mut fail = |finding: Finding| cx.notes.push(span.clone(), finding);
+    let bytes = Zeroizing::new(read_bytes(&path).map_err(&mut fail).ok()?);
+    let name = path.display().to_string();
+    let key = SigningKey::parse(&bytes, None).map_err(|error| {
+        let finding = Finding::error(Code::InvalidValue, format!("`{}`: {error}", shown(&name)));
+        fail(finding.help("exeat token keygen makes one"));
+    });
+    let key = key.ok()?;
+    if let Some(Keys::Here(set)) = keys
+        && !set.has_half_of(&key)
+    {
+        let message = "the public half of the signing key is not among the issuer's keys";
+        fail(Finding::error(Code::Conflict, message).help("add it to `jwks`: tokens would count nowhere"));
+        return None;
+    }
+    cx.files.note_secret(&name, &bytes);
+    warn_if_readable(&path, span, cx.notes);
+    Some(key)
 }
 
 /// Keys in the configuration: each a table of the members of a JWK.
@@ -331,6 +362,7 @@ pub(crate) fn issuers(issuers: Vec<Issuer>) -> (Issuers, Vec<Arc<KeySource>>) {
             user_prefix: issuer.user_prefix.into(),
             password_prefix: issuer.password_prefix.into(),
             enforce_container_binding: issuer.enforce_container_binding,
+            signing: issuer.signing,
         })
     };
     let issuers = Issuers::new(issuers.into_iter().filter_map(spec).collect());

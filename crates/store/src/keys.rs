@@ -195,6 +195,7 @@ pub(crate) const ISSUER: Section = Section {
         "issuer",
         "audience",
         "jwks",
+        "signing_key",
         "ceiling",
         "policies",
         "max_lifetime",

@@ -31,10 +31,11 @@ pub const CONTAINER_USER: u32 = 65532;
 
 /// The keys whose values are files that are read, and whether those are secret; `*` stands for any key and for the
 /// elements of a list.
-const FILES_READ: [(&[&str], bool); 11] = [
+const FILES_READ: [(&[&str], bool); 12] = [
     (&["groups", "*", "file"], false),
     (&["issuer", "*", "jwks", "ca"], false),
     (&["issuer", "*", "jwks", "file"], false),
+    (&["issuer", "*", "signing_key"], true),
     (&["next_hop", "*", "ca"], false),
     (&["next_hop", "*", "cert"], false),
     (&["next_hop", "*", "key"], true),

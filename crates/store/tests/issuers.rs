@@ -1,8 +1,10 @@
 //! `[issuer.NAME]`: what is accepted, what is said of mistakes, and that no message repeats a private key.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use exeat_identity::{SignatureAlgorithm, SigningKey};
 use exeat_policy::Revision;
 use exeat_store::{Colour, Options, load_text};
 
@@ -46,6 +48,10 @@ fn what_an_issuer_may_say() {
     write("other.json", "{\"keys\":[{\"kty\":\"EC2\"}]}".to_owned());
     write("twice.json", "{\"keys\":[],\"keys\":[]}".to_owned());
     write("large.json", " ".repeat(300 * 1024));
+    let signing = SigningKey::generate(SignatureAlgorithm::EdDsa, Some("own")).unwrap();
+    write("issuer.pem", signing.to_pem().to_string());
+    fs::set_permissions(directory.path().join("issuer.pem"), fs::Permissions::from_mode(0o600)).unwrap();
+    write("own.json", format!("{{\"keys\":[{}]}}", signing.to_jwk()));
     let authority = rcgen::generate_simple_self_signed(["ca.example.com".to_owned()]).unwrap();
     write("ca.pem", authority.cert.pem());
     let url = |url: &str| format!("jwks = {{ url = \"{url}\", ca = \"ca.pem\" }}");
@@ -111,6 +117,14 @@ fn what_an_issuer_may_say() {
             "jwks = { file = \"jwks.json\", refresh = \"10s\" }".to_owned(),
             &["7:30 `refresh` has no meaning without `url`"],
         ),
+        (
+            "a signing key",
+            with("signing_key = \"issuer.pem\""),
+            &["8:15 the public half of the signing key is not among"],
+        ),
+        ("its own", "jwks = { file = \"own.json\" }\nsigning_key = \"issuer.pem\"".to_owned(), &[]),
+        ("no such file of it", with("signing_key = \"none.pem\""), &["8:15 the keys in `"]),
+        ("a file that is none", with("signing_key = \"jwks.json\""), &["8:15 `"]),
         ("an empty set", inline(""), &["7:17 there is no key"]),
         ("no such file", "jwks = { file = \"none.json\" }".to_owned(), &["7:17 the keys in"]),
         (

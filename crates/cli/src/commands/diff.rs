@@ -233,6 +233,73 @@ proxy.proxy_protocol_from
         assert!(between(("old.toml", &old), ("new.toml", &old)).is_empty());
     }
 
+    /// The keys of RFC 7517, appendix A.1, and RFC 8037, appendix A.
+    const EC: &str = r#"{ kty = "EC", kid = "k1", crv = "P-256", x = "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4", y = "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM" }"#;
+    const OKP: &str =
+        r#"{ kty = "OKP", kid = "k2", crv = "Ed25519", x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" }"#;
+
+    /// A configuration with an issuer. Its ceiling allows `allow`.
+    fn with_issuer(keys: &str, allow: &str, team: &str, lines: &str) -> String {
+        format!(
+            "{OLD}[policy.sandboxes]\nallow = [{allow}]\n[policy.team]\nallow = [{team}]\n[issuer.sandboxes]\nissuer = \"i\"\n\
+             jwks = {{ keys = [{keys}] }}\nceiling = \"sandboxes\"\npolicies = [\"team\"]\n{lines}"
+        )
+    }
+
+    #[test]
+    fn what_is_new_for_tokens_is_told_by_issuer() {
+        let old = with_issuer(
+            EC,
+            "\"a.example.com\", \"b.example.com\"",
+            "\"*.example.com\"",
+            "audience = \"a\"\n",
+        );
+        let new = with_issuer(
+            OKP,
+            "\"a.example.com\", \"c.example.com\"",
+            "\"a.example.com\"",
+            "audience = \"b\"\nmax_lifetime = \"1h\"\nenforce_container_binding = true\n",
+        );
+        let want = "\
+issuer.sandboxes
+  ~ audience
+  ~ max_lifetime
+  ~ enforce_container_binding
+  ~ +key k2
+  ~ -key k1
+
+(tokens of sandboxes)
+  + c.example.com:80,443  new.toml:19:27
+  - b.example.com:80,443  old.toml:19:27
+
+(policies for tokens of sandboxes)
+  - *.example.com:80,443  old.toml:21:10
+";
+        assert_eq!(text(&between(("old.toml", &old), ("new.toml", &new))), want);
+        let none = text(&between(("old.toml", OLD), ("new.toml", &new)));
+        assert!(
+            none.starts_with("(tokens of sandboxes)  (only in the new configuration)\n  + a.example.com"),
+            "{none}"
+        );
+        let renamed = old.replace("\"k1\"", "\"k9\"");
+        assert!(between(("old.toml", &old), ("new.toml", &renamed)).is_empty(), "the same key");
+        let fetched = old.replace(&format!("keys = [{EC}]"), "url = \"https://192.0.2.1/jwks\", ca = \"CA\"");
+        let folder = tempfile::tempdir().unwrap();
+        let ca = folder.path().join("ca.pem");
+        let made = rcgen::generate_simple_self_signed(["ca.example.com".to_owned()]).unwrap();
+        std::fs::write(&ca, made.cert.pem()).unwrap();
+        let fetched = fetched.replace("\"CA\"", &format!("{:?}", ca.to_string_lossy()));
+        let elsewhere = fetched.replace("192.0.2.1", "192.0.2.2");
+        for (name, new, want) in
+            [("fetched", &fetched, "issuer.sandboxes\n  ~ jwks\n"), ("the same", &old, "")]
+        {
+            assert_eq!(text(&between(("old.toml", &old), ("new.toml", new))), want, "{name}");
+        }
+        assert!(between(("old.toml", &fetched), ("new.toml", &fetched)).is_empty());
+        let moved = text(&between(("old.toml", &fetched), ("new.toml", &elsewhere)));
+        assert_eq!(moved, "issuer.sandboxes\n  ~ jwks\n");
+    }
+
     #[test]
     fn a_configuration_is_the_same_as_itself() {
         for text in [OLD, NEW] {

@@ -1,10 +1,16 @@
 //! `explain`: the decision for one client and target, stage by stage.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use exeat_api::{Everyone, parse_target};
 use exeat_dns::Resolver;
+use exeat_identity::{Principal, TOKEN_BYTES_MAX};
 use exeat_model::{Host, Transport};
 use exeat_policy::{EgressRequest, Revision, explain};
 use exeat_store::{Loaded, Options};
@@ -21,18 +27,18 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
             return Ok(Exit::Config);
         }
     };
-    let target = parse_target(&args.target)?;
+    // With a token the URL is all that is named.
+    let target = parse_target(args.target.as_ref().unwrap_or(&args.client))?;
     let everyone = Everyone {
         clients: &loaded.clients,
         workloads: &loaded.workloads,
         certificates: &loaded.certificates,
         anonymous: loaded.anonymous.as_ref(),
+        is_central: loaded.settings.central,
     };
-    let Some(principal) = everyone.get(&args.client) else {
-        if args.client == "anonymous" {
-            bail!("the configuration admits no anonymous clients");
-        }
-        bail!("there is no client `{}` in {}", args.client, args.config.display());
+    let principal = match &args.token {
+        Some(path) => of_token(path, &loaded)?,
+        None => named(args, everyone)?,
     };
     let workload = args.workload.as_deref();
     if let Some(name) = workload.filter(|name| loaded.workloads.get(name).is_none()) {
@@ -44,6 +50,38 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
     everyone.add_place(&mut explanation, &principal, workload);
     to_stdout(&explanation)?;
     Ok(if explanation.refused.is_some() { Exit::Refused } else { Exit::Success })
+}
+
+fn named(args: &ExplainArgs, everyone: Everyone<'_>) -> anyhow::Result<Arc<Principal>> {
+    let name = &args.client;
+    match everyone.get(name) {
+        Some(principal) => Ok(principal),
+        None if name == "anonymous" => bail!("the configuration admits no anonymous clients"),
+        None => bail!("there is no client `{name}` in {}", args.config.display()),
+    }
+}
+
+/// Whom a token is for. Whether it was revoked, only the running proxy knows.
+fn of_token(path: &Path, loaded: &Loaded) -> anyhow::Result<Arc<Principal>> {
+    let token = read_token(path)?;
+    crate::keys::fetch(loaded)?;
+    let principal = loaded.issuers.verify(&loaded.policy, &token, SystemTime::now());
+    principal.context("the token is not accepted")
+}
+
+/// Reads the token of a file, or of standard input for `-`.
+fn read_token(path: &Path) -> anyhow::Result<String> {
+    let mut token = String::new();
+    let most = TOKEN_BYTES_MAX as u64 + 1;
+    let read = match path.as_os_str() == "-" {
+        true => io::stdin().take(most).read_to_string(&mut token),
+        false => File::open(path).and_then(|file| file.take(most).read_to_string(&mut token)),
+    };
+    read.with_context(|| format!("cannot read the token in `{}`", path.display()))?;
+    match token.trim() {
+        "" => bail!("no token in `{}`", path.display()),
+        token => Ok(token.to_owned()),
+    }
 }
 
 /// The addresses to judge: given, resolved if the name is allowed, or none.

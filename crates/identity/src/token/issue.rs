@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::claims::{Flags, seconds};
-use super::keys::{KeySet, SignatureAlgorithm};
+use super::keys::{KeySet, SignatureAlgorithm, Thumbprint};
 
 /// Characters of a line of PEM (RFC 7468 §2).
 const PEM_LINE: usize = 64;
@@ -23,6 +23,7 @@ pub struct SigningKey {
     pkcs8: Zeroizing<Vec<u8>>,
     /// The public part, without its name.
     public: Map<String, Value>,
+    thumbprint: Thumbprint,
     kid: Arc<str>,
 }
 
@@ -120,9 +121,9 @@ impl SigningKey {
         public.insert("use".to_owned(), "sig".into());
         let set = json!({ "keys": [public.clone()] }).to_string();
         let keys = KeySet::parse(set.as_bytes()).map_err(|_| SigningKeyError::Read)?;
-        let thumbprint = keys.get(None).map(|key| URL_SAFE_NO_PAD.encode(key.thumbprint));
-        let kid = kid.map(str::to_owned).or(thumbprint).ok_or(SigningKeyError::Read)?.into();
-        Ok(Self { algorithm, pkcs8: Zeroizing::new(pkcs8.to_vec()), public, kid })
+        let thumbprint = keys.get(None).ok_or(SigningKeyError::Read)?.thumbprint;
+        let kid = kid.map_or_else(|| URL_SAFE_NO_PAD.encode(thumbprint), str::to_owned).into();
+        Ok(Self { algorithm, pkcs8: Zeroizing::new(pkcs8.to_vec()), public, thumbprint, kid })
     }
 
     /// The key's name.
@@ -158,11 +159,26 @@ impl SigningKey {
         Value::Object(public)
     }
 
+    /// Tells its public half from every other key.
+    pub(crate) fn thumbprint(&self) -> &Thumbprint {
+        &self.thumbprint
+    }
+
     /// Issues a token. Its number is random.
     ///
     /// # Errors
     /// If it could not be signed, or there were no random bytes for its number.
     pub fn issue(&self, order: &Order, now: SystemTime) -> Result<String, SigningKeyError> {
+        self.issue_as(order, now, Some(&self.kid))
+    }
+
+    /// The same, with the name that the key has where the token is to count.
+    pub(crate) fn issue_as(
+        &self,
+        order: &Order,
+        now: SystemTime,
+        kid: Option<&str>,
+    ) -> Result<String, SigningKeyError> {
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(|_| SigningKeyError::Make)?;
         let now = seconds(now);
@@ -189,7 +205,7 @@ impl SigningKey {
         for (name, flag) in order.flags.named() {
             members.extend(flag.then(|| (name.to_owned(), Value::Bool(true))));
         }
-        self.sign(&claims)
+        self.sign_as(&claims, kid)
     }
 
     /// Signs any claims.
@@ -197,8 +213,12 @@ impl SigningKey {
     /// # Errors
     /// If that does not succeed.
     pub fn sign(&self, claims: &Value) -> Result<String, SigningKeyError> {
+        self.sign_as(claims, Some(&self.kid))
+    }
+
+    fn sign_as(&self, claims: &Value, kid: Option<&str>) -> Result<String, SigningKeyError> {
         let mut header = Header::new(self.algorithm.algorithm());
-        header.kid = Some(self.kid.to_string());
+        header.kid = kid.map(str::to_owned);
         // It says nothing that is not known, and a short token fits where there are 255 bytes for a password.
         header.typ = None;
         let key = match self.algorithm {

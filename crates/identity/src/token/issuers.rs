@@ -10,6 +10,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::claims::{Claims, ClaimsError, Lifetime, OutOfTime};
+use super::issue::SigningKey;
 use super::jws::{HeaderError, TokenText};
 use super::keyring::Keyring;
 use super::keys::{Key, KeySet, Thumbprint};
@@ -56,6 +57,8 @@ pub struct IssuerSpec {
     pub password_prefix: Box<str>,
     /// Whether every token counts from its container alone, whatever it says itself.
     pub enforce_container_binding: bool,
+    /// What tokens of it are signed with that are issued here; `None` if they are issued elsewhere alone.
+    pub signing: Option<SigningKey>,
 }
 
 /// Whose tokens are accepted. Part of a snapshot, and so is what it remembers: a new configuration looks at every token
@@ -320,7 +323,12 @@ impl Issuers {
         issuer.is_some_and(|issuer| Arc::ptr_eq(&issuer.keys.load(), &seen.keys))
     }
 
-    fn named(&self, name: &str) -> Option<&IssuerSpec> {
+    /// Returns all of them, in the order of the configuration.
+    pub fn all(&self) -> impl Iterator<Item = &IssuerSpec> {
+        self.list.iter()
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Option<&IssuerSpec> {
         self.list.iter().find(|issuer| *issuer.name == *name)
     }
 }
@@ -407,6 +415,18 @@ impl TokenFacts {
             true => Err(AuthnError::ContainerMismatch),
             false => Ok(()),
         }
+    }
+
+    /// Whether it counts from its container alone, and so from nowhere if it has none.
+    #[must_use]
+    pub fn is_bound(&self) -> bool {
+        self.is_bound
+    }
+
+    /// Whether it counts on central nodes alone.
+    #[must_use]
+    pub fn is_for_central_nodes(&self) -> bool {
+        self.claims.flags.enforce_centralized_egress
     }
 
     /// Checks whether the token counts on this node.

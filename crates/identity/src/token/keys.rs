@@ -7,6 +7,7 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::issue::SigningKey;
 use super::json;
 use super::jws::KID_BYTES_MAX;
 
@@ -179,6 +180,18 @@ impl KeySet {
             (None, _) => None,
             (Some(kid), keys) => keys.iter().find(|key| key.kid.as_deref() == Some(kid)),
         }
+    }
+
+    /// Returns the names of the keys that `other` has not.
+    pub(crate) fn missing_in<'k>(&'k self, other: &'k Self) -> impl Iterator<Item = Option<&'k str>> {
+        let missing = self.keys.iter().filter(|key| other.with_thumbprint(&key.thumbprint).is_none());
+        missing.map(|key| key.kid.as_deref())
+    }
+
+    /// Returns whether the public half of a signing key is among them.
+    #[must_use]
+    pub fn has_half_of(&self, key: &SigningKey) -> bool {
+        self.with_thumbprint(key.thumbprint()).is_some()
     }
 
     /// Returns this very key, whatever it is called in this set.
