@@ -65,6 +65,14 @@ impl Container {
         Client::new("nsenter", home).args(["-t", &self.pid(), "-n", program])
     }
 
+    /// A command that runs inside and is not waited for.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.pid(), "-n", program]);
+        command
+    }
+
     /// Runs curl inside.
     ///
     /// # Errors

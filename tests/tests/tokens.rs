@@ -2,7 +2,7 @@
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value gives null for what is not there")]
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, ExitCode, Stdio};
@@ -12,6 +12,8 @@ use exeat_identity::SignatureAlgorithm::{EdDsa, Es256};
 use exeat_identity::SigningKey;
 use exeat_tests::api;
 use exeat_tests::client::Client;
+use exeat_tests::container::Container;
+use exeat_tests::dns::Entry;
 use exeat_tests::exeat::Exeat;
 use exeat_tests::fixture::{configuration, password_entry, request_with};
 use exeat_tests::http::Reply;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         an_issuer_that_binds_its_tokens_ends_those_from_elsewhere,
         a_revocation_ends_tunnels_and_outlives_a_restart,
         nobody_locks_out_who_has_a_token,
+        each_sandbox_has_its_own_allowlist,
         the_command_line_makes_tokens_that_count,
         the_admin_api_issues_tokens_and_says_which_side_refuses,
     ])
@@ -702,4 +705,80 @@ fn ask_api(world: &World, line: &str, body: &str) -> Result<(u16, Value)> {
 fn explained(world: &World, args: &[&str]) -> Result<String> {
     let all = [&["explain"], args].concat();
     Ok(Client::new(exeat_tests::exeat::binary()?, world.directory()).args(all).run()?.out)
+}
+
+/// What `docs/guides/sandbox-tokens.md` shows: containers whose only way out is the proxy, each with a token of its own.
+fn each_sandbox_has_its_own_allowlist() -> Result<()> {
+    const INNER: &str = "10.97.1.1:3128";
+    let world = World::new()?;
+    world.dns.set("api.example.com", Entry::addresses(&["93.184.216.34"]));
+    let issuer = TokenIssuer::new(Es256, "k1")?;
+    TokenIssuer::publish(&[&issuer], world.directory())?;
+    let sandbox = Container::with_cable("sbx1", &["10.97.1.1/30"], &["10.97.1.2/30"])?;
+    let more = "[workload.sbx-1]\naddresses = [\"10.97.1.2\"]\nalone = false\n\
+                [workload.sbx-2]\naddresses = [\"10.97.2.2\"]\nalone = false\n[api]\nsocket = \"api.sock\"\n";
+    let ceiling = r#"allow = ["*.example.com:443,25", "*.example.org"]"#;
+    let config =
+        configuration(ceiling, &(TokenIssuer::section("app", "enforce_container_binding = true") + more));
+    let config = config.replacen(&format!("[\"{PROXY}\"]"), &format!("[\"{PROXY}\", \"{INNER}\"]"), 1);
+    let mut exeat = Exeat::serve(world.directory(), &config, PROXY)?;
+    let token = |container: &str| {
+        let hosts = ["api.example.com", "api.example.com:25"];
+        issuer.token(json!({"container_id": container, "jti": container, "allowed_hosts": hosts}))
+    };
+    let (own, others) = (token("sbx-1")?, token("sbx-2")?);
+    let (home, ca) = (world.directory().to_owned(), world.ca_file());
+    let proxy = |container: &str, token: &str| format!("http://container_{container}:jwt_{token}@{INNER}");
+    let refused = |reason: &str| format!("x-deny-reason: {reason}");
+    for (name, proxy, url, code, says) in [
+        ("its host", proxy("sbx-1", &own), "https://api.example.com/", 0, "HTTP/1.1 200 Reply".to_owned()),
+        ("another host", proxy("sbx-1", &own), "https://www.example.org/", 56, refused("host_not_allowed")),
+        (
+            "no token",
+            format!("http://{INNER}"),
+            "https://api.example.com/",
+            56,
+            "proxy-authenticate: Bearer".to_owned(),
+        ),
+        (
+            "another's token",
+            proxy("sbx-2", &others),
+            "https://api.example.com/",
+            56,
+            refused("container_mismatch"),
+        ),
+        ("by its name", proxy("sbx-2", &own), "https://api.example.com/", 56, refused("container_mismatch")),
+    ] {
+        let outcome =
+            sandbox.curl(&home, &["--cacert", &ca, "-D", "-", "-o", "/dev/null", "-x", &proxy, url])?;
+        ensure!(outcome.code == code && outcome.out.contains(&says), "{name}: {outcome:?}");
+    }
+    let outcome = sandbox.curl(&home, &["--cacert", &ca, "https://93.184.216.34/"])?;
+    ensure!(outcome.code == 7, "there is no other way out: {outcome:?}");
+    ensure!(world.https.accepts() == 1, "{:?}", world.reached());
+
+    let mut tunnel = sandbox
+        .command("curl")
+        .args(["-sS", "-N", "-p", "-x", &proxy("sbx-1", &own), "telnet://api.example.com:25"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut greeting = vec![0; GREETING.len()];
+    tunnel.stdout.as_mut().context("its output")?.read_exact(&mut greeting)?;
+    ensure!(greeting == GREETING.as_bytes(), "{}", String::from_utf8_lossy(&greeting));
+    let revoked = std::time::Instant::now();
+    command(&world, &["revoke", "container=sbx-1"])?;
+    let ended = tunnel.wait()?;
+    let took = revoked.elapsed();
+    ensure!(!ended.success(), "the tunnel was cut");
+    eprintln!("the tunnel was dead {took:?} after the command to revoke its token began");
+    // Ten times the second that it may take.
+    ensure!(took < std::time::Duration::from_secs(10), "{took:?}");
+    exeat.audit_until("the end of the tunnel", |records| {
+        records.iter().any(|record| record["event"] == "end" && record["end"] == "token_revoked")
+    })?;
+    let outcome =
+        sandbox.curl(&home, &["-D", "-", "-x", &proxy("sbx-1", &own), "https://api.example.com/"])?;
+    ensure!(outcome.out.contains(&refused("token_revoked")), "{outcome:?}");
+    exeat.stop()
 }
