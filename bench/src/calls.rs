@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::load::{Client, Tally, Target, Work};
+use crate::load::{self, Client, Tally, Target, Work};
 use crate::record::{Figures, Sheet};
 
 /// Connections before the count, so that nothing is done for the first time in it.
@@ -53,7 +53,13 @@ pub(crate) struct Count {
 /// # Errors
 /// If the process cannot be traced, or a connection fails.
 pub(crate) async fn run(count: &Count) -> Result<()> {
-    let target = Target { name: count.name.clone(), via: count.via.parse()?, pid: count.pid, rules: 10 };
+    let target = Target {
+        name: count.name.clone(),
+        via: count.via.parse()?,
+        pid: count.pid,
+        rules: 10,
+        credentials: load::basic_credentials(),
+    };
     let client = Client::new(&target, &count.certificates)?;
     let tally = Arc::new(Tally::new(client, Work::Connect.names(target.rules, 10)));
     connect(&tally, BEFORE).await?;

@@ -19,7 +19,7 @@ pub(crate) struct Comparison {
     sheet: Sheet,
     #[command(flatten)]
     options: Options,
-    /// A target: its name, the way to it, its process or the file that has it (0 for none), and its rules
+    /// A target: its name, the way to it (with `@` and a file, the credentials in that), its process or the file that has it (0 for none), and its rules
     #[arg(long = "target", num_args = 4, value_names = ["NAME", "WAY", "PID", "RULES"], required = true)]
     targets: Vec<String>,
     /// How often each is measured
@@ -48,12 +48,19 @@ pub(crate) async fn run(comparison: &Comparison) -> Result<()> {
 }
 
 fn target(words: &[String]) -> Result<Target> {
-    let [name, via, pid, rules] = words else { bail!("a target takes four words") };
+    let [name, way, pid, rules] = words else { bail!("a target takes four words") };
+    let (via, credentials) = match way.split_once('@') {
+        Some((via, file)) => {
+            (via, std::fs::read_to_string(file).with_context(|| file.to_owned())?.trim().to_owned())
+        }
+        None => (way.as_str(), load::basic_credentials()),
+    };
     Ok(Target {
         name: name.clone(),
         via: via.parse().with_context(|| format!("the way to {name}"))?,
         pid: read_pid(pid).with_context(|| format!("the process of {name}"))?,
         rules: rules.parse().with_context(|| format!("the rules of {name}"))?,
+        credentials,
     })
 }
 

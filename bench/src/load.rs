@@ -51,6 +51,8 @@ pub(crate) struct Target {
     pub(crate) pid: u32,
     /// How many rules it was given.
     pub(crate) rules: u64,
+    /// The value of `Proxy-Authorization`.
+    pub(crate) credentials: String,
 }
 
 /// How a piece of work is run.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::load::{Client, Opened, Tally, Target, Work};
+use crate::load::{self, Client, Opened, Tally, Target, Work};
 use crate::names;
 use crate::origin::HTTP_PORT;
 use crate::process;
@@ -71,8 +71,13 @@ pub(crate) struct Start {
 pub(crate) async fn run(start: &Start) -> Result<()> {
     let began = Instant::now();
     let mut proxy = Running::spawn(start)?;
-    let target =
-        Target { name: start.name.clone(), via: start.via.parse()?, pid: proxy.0.id(), rules: start.rules };
+    let target = Target {
+        name: start.name.clone(),
+        via: start.via.parse()?,
+        pid: proxy.0.id(),
+        rules: start.rules,
+        credentials: load::basic_credentials(),
+    };
     let client = Client::new(&target, &start.certificates)?;
     let last = names::listed(start.rules.saturating_sub(1));
     while !matches!(client.tunnel(&last, HTTP_PORT).await, Ok(Opened::Tunnel(_))) {

@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 
-use crate::load::{Target, Via, basic_credentials, http2, socks5};
+use crate::load::{Target, Via, http2, socks5};
 use crate::socket::{dial, failed, read_more};
 use crate::{head, names, tls};
 
@@ -45,7 +45,7 @@ impl Client {
     pub(crate) fn new(target: &Target, certificates: &Path) -> Result<Self> {
         Ok(Self {
             via: target.via,
-            credentials: basic_credentials(),
+            credentials: target.credentials.clone(),
             tls: tls::connector(certificates, &[])?,
             http2: http2::Sessions::new(tls::connector(certificates, &["h2"])?),
             dialled: AtomicU64::new(0),

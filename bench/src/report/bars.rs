@@ -55,6 +55,7 @@ const ALL: &[Bar] = &[
     ratio("bulk down, 16 tunnels, against the floor's shared buffer", "download", "exeat", "floor", 0.7, 0.6),
     ratio("bulk up, 16 tunnels, against the floor's shared buffer", "upload", "exeat", "floor", 0.7, 0.6),
     ratio("ping-pong, 256 tunnels, against the floor", "ping", "exeat", "floor", 1.1, 1.05),
+    ratio("CONNECT with a token, against a password", "tokens", "token", "password", 1.1, 1.05),
     value("memory of an idle tunnel", "idle", "idle_kib", " KiB", 4.0, Some(2.5)),
     value("memory of an idle tunnel that was used", "idle", "touched_kib", " KiB", 4.0, Some(2.5)),
     value("memory of the process after 9,000 tunnels", "idle", "kept_mib", " MiB", 25.0, None),

@@ -59,6 +59,11 @@ const ALL: &[Section] = &[
     bulk("download", "Bulk from the origin; 16 tunnels"),
     bulk("upload", "Bulk to the origin; 16 tunnels"),
     load("ping", "100 bytes there and back; 256 tunnels", "round trip"),
+    load(
+        "tokens",
+        "CONNECT with a password and with a token of ten hosts, of one process; 64 clients",
+        "connection",
+    ),
     Section {
         name: "idle",
         title: "Idle tunnels: opened, 16 KiB through each, closed; a new process each round",
