@@ -6,6 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use exeat_tests::container::Container;
+use exeat_tests::dns::Entry;
 use exeat_tests::exeat::Exeat;
 use exeat_tests::namespace::PROXY;
 use exeat_tests::raw::Raw;
@@ -17,6 +18,9 @@ fn main() -> ExitCode {
     harness::main(scenarios![
         a_redirected_client_reaches_what_its_policy_names_and_nothing_else,
         what_nobody_redirected_is_refused,
+        a_name_has_an_address_of_its_own,
+        names_of_one_address_are_told_apart,
+        in_report_mode_every_name_can_be_connected_to,
     ])
 }
 
@@ -38,6 +42,7 @@ fn redirect() -> Result<()> {
     // Every address is local in this world, so what is ours is told by its network.
     let rules = "table inet world {
         chain redirected { type nat hook prerouting priority dstnat;
+            iifname \"cable*\" meta l4proto { tcp, udp } th dport 53 redirect to :5353
             iifname \"cable*\" ip daddr != 10.97.0.0/16 meta l4proto tcp redirect to :3141
             iifname \"cable*\" ip6 daddr != fd97::/16 meta l4proto tcp redirect to :3142
         }
@@ -129,5 +134,155 @@ fn what_nobody_redirected_is_refused() -> Result<()> {
     ensure!(reply.status == 403, "{reply:?}");
     decision(&mut exeat, "127.0.0.1:3141")?;
     ensure!(world.accepts() == 0, "{:?}", world.reached());
+    exeat.stop()
+}
+
+/// A configuration with virtual addresses, in which the first container has this policy and the second another.
+fn virtual_config(policy: &str) -> String {
+    format!(
+        r#"
+[proxy]
+listen = ["10.99.0.1:3128", {{ address = "0.0.0.0:3141", redirected = true }}, {{ address = "[::]:3142", redirected = true }}]
+[dns]
+listen = ["0.0.0.0:5353"]
+mode = "virtual"
+[audit]
+file = "AUDIT"
+[policy.servers]
+{policy}
+[policy.other]
+allow = ["example.org"]
+[workload.one]
+addresses = ["10.97.1.2", "fd97:1::2"]
+policies = ["servers"]
+[workload.two]
+addresses = ["10.97.2.2", "fd97:2::2"]
+policies = ["other"]
+"#
+    )
+}
+
+const NAMES: &str = r#"allow = ["example.com", "*.example.org:22,80,443,5432"]"#;
+
+/// Prints what a server at `host` says first, or how it ends.
+fn greeting(client: &Container, world: &World, host: &str, port: u16) -> Result<String> {
+    let script = format!(
+        "import socket\ntry:\n s = socket.create_connection(('{host}', {port}), 10)\n print(s.recv(99).decode().strip())\n\
+         except ConnectionResetError: print('reset')\nexcept socket.gaierror: print('no such name')"
+    );
+    let outcome = client.client("python3", world.directory()).args(["-c", &script]).run()?;
+    ensure!(outcome.code == 0, "{outcome:?}");
+    Ok(outcome.out.trim_end().to_owned())
+}
+
+/// The addresses that a container is told for a name.
+fn told(client: &Container, world: &World, host: &str) -> Result<Vec<String>> {
+    let script = format!(
+        "import socket\nfor family in socket.AF_INET, socket.AF_INET6:\n \
+         print(socket.getaddrinfo('{host}.', 80, family, socket.SOCK_STREAM)[0][4][0])"
+    );
+    let outcome = client.client("python3", world.directory()).args(["-c", &script]).run()?;
+    ensure!(outcome.code == 0, "{outcome:?}");
+    Ok(outcome.out.lines().map(str::to_owned).collect())
+}
+
+fn a_name_has_an_address_of_its_own() -> Result<()> {
+    let world = World::new()?;
+    redirect()?;
+    let (one, two) = (container(1)?, container(2)?);
+    let mut exeat = Exeat::serve(world.directory(), &virtual_config(NAMES), PROXY)?;
+    let home = world.directory();
+    for family in ["-4", "-6"] {
+        let secure = one.curl(home, &[family, "--cacert", &world.ca_file(), "https://example.com/"])?;
+        ensure!(secure.code == 0 && secure.out == "hello from example.com\n", "{secure:?}");
+    }
+    // Whatever is spoken, and whoever speaks first, by name and port.
+    for port in [22, 5432] {
+        ensure!(greeting(&one, &world, "db.example.org", port)? == GREETING.trim_end(), "port {port}");
+    }
+    let addresses = told(&one, &world, "www.example.org")?;
+    ensure!(
+        addresses[0].starts_with("198.18.") && addresses[1].starts_with("fd65:7865:6174::"),
+        "{addresses:?}"
+    );
+    let accepts = world.accepts();
+    for (case, client, host, port, want) in [
+        ("another port", &one, "db.example.org", 25, "reset"),
+        ("a name that is not allowed", &one, "evil.test", 80, "no such name"),
+        ("the same of another policy", &two, "example.com", 80, "no such name"),
+        ("what another client was told", &two, addresses[0].as_str(), 80, "reset"),
+        ("its IPv6", &two, addresses[1].as_str(), 80, "reset"),
+        ("what nobody was told", &one, "198.18.77.77", 80, "reset"),
+        ("the address that a name really has", &one, "93.184.216.34", 443, "reset"),
+    ] {
+        let got = greeting(client, &world, host, port)?;
+        ensure!(got == want, "{case}: {got}");
+    }
+    ensure!(world.accepts() == accepts, "{:?}", world.reached());
+    let record = decision(&mut exeat, "198.18.77.77:80")?;
+    ensure!(record["reason"] == "host_not_allowed" && record["principal"]["name"] == "one", "{record}");
+    let record = decision(&mut exeat, "db.example.org:22")?;
+    ensure!(record["method"] == "REDIRECT" && record["verdict"] == "allow", "{record}");
+    ensure!(record["rule"]["text"] == "*.example.org:22,80,443,5432", "{record}");
+    ensure!(!world.dns.names().iter().any(|name| name.contains("evil")), "{:?}", world.dns.names());
+    exeat.stop()
+}
+
+fn names_of_one_address_are_told_apart() -> Result<()> {
+    let world = World::new()?;
+    redirect()?;
+    let one = container(1)?;
+    let shared = ["93.184.216.50"];
+    for name in ["allowed.example.net", "refused.example.net"] {
+        world.dns.set(name, Entry::addresses(&shared));
+    }
+    let config = virtual_config("allow = [\"allowed.example.net\"]");
+    let mut exeat = Exeat::serve(world.directory(), &config, PROXY)?;
+    let home = world.directory();
+    let get = |url: &str, more: &[&str]| one.curl(home, &[&["-k", url], more].concat());
+    for scheme in ["http", "https"] {
+        let outcome = get(&format!("{scheme}://allowed.example.net/"), &[])?;
+        ensure!(outcome.code == 0 && outcome.out == "hello from allowed.example.net\n", "{outcome:?}");
+        let outcome = get(&format!("{scheme}://refused.example.net/"), &[])?;
+        ensure!(outcome.code == 6, "could not resolve: {outcome:?}");
+        // The refused name at the address of the allowed one, as the client was told it.
+        let address = &told(&one, &world, "allowed.example.net")?[0];
+        let port = if scheme == "http" { 80 } else { 443 };
+        let resolve = format!("refused.example.net:{port}:{address}");
+        let outcome = get(&format!("{scheme}://refused.example.net/"), &["--resolve", &resolve])?;
+        ensure!(outcome.code != 0 || outcome.out.contains("host_mismatch"), "{outcome:?}");
+    }
+    let records = exeat.audit_until("both are recorded", |records| {
+        let ended = |reason: &str| records.iter().any(|record| record["reason"] == reason);
+        ended("host_mismatch") && ended("sni_mismatch")
+    })?;
+    ensure!(!records.iter().any(|r| r["verdict"] == "allow" && r["name"] == "refused.example.net"));
+    // A client that resolved once, and connects after the name has moved.
+    let address = told(&one, &world, "allowed.example.net")?.swap_remove(0);
+    world.dns.set("allowed.example.net", Entry::addresses(&["93.184.216.51"]));
+    let outcome =
+        get("http://allowed.example.net/", &["--resolve", &format!("allowed.example.net:80:{address}")])?;
+    ensure!(outcome.code == 0 && outcome.out == "hello from allowed.example.net\n", "{outcome:?}");
+    exeat.stop()
+}
+
+fn in_report_mode_every_name_can_be_connected_to() -> Result<()> {
+    let world = World::new()?;
+    redirect()?;
+    let one = container(1)?;
+    world.dns.set("www.example.net", Entry::addresses(&["93.184.216.52"]));
+    let config = virtual_config("mode = \"report\"\nallow = [\"example.com\"]");
+    let mut exeat = Exeat::serve(world.directory(), &config, PROXY)?;
+    let addresses = told(&one, &world, "www.example.net")?;
+    ensure!(addresses[0].starts_with("198.18."), "{addresses:?}");
+    ensure!(
+        !world.dns.names().iter().any(|name| name.contains("example.net")),
+        "nobody is asked before somebody connects"
+    );
+    // With the final dot: every name has an address, those that a search list makes too.
+    let outcome = one.curl(world.directory(), &["http://www.example.net./"])?;
+    ensure!(outcome.code == 0 && outcome.out.starts_with("hello from www.example.net"), "{outcome:?}");
+    let record = decision(&mut exeat, "www.example.net:80")?;
+    ensure!(record["would_deny"] == "host_not_allowed" && record["verdict"] == "allow", "{record}");
     exeat.stop()
 }

@@ -11,6 +11,7 @@ use crate::{
     gate::Gate,
     resolve::Resolver,
     surroundings::{Happening, Surroundings},
+    virtual_names::VirtualNames,
 };
 
 mod arpa;
@@ -50,6 +51,7 @@ pub struct Server(Arc<Inner>);
 struct Inner {
     around: Arc<dyn Surroundings>,
     gate: Arc<dyn Gate>,
+    names: Option<Arc<VirtualNames>>,
     resolver: Resolver,
     config: ServerConfig,
     budget: Budget,
@@ -104,17 +106,20 @@ impl Carrier {
 
 impl Server {
     /// Returns a server that asks `resolver` for names that the policy allows, and tells what it learned once `gate` has
-    /// opened the way there.
+    /// opened the way there. With `names` it tells addresses of those instead, and the way there is never opened: they lead
+    /// to a listener for redirected connections.
     #[must_use]
     pub fn new(
         config: ServerConfig,
         resolver: Resolver,
         around: Arc<dyn Surroundings>,
         gate: Arc<dyn Gate>,
+        names: Option<Arc<VirtualNames>>,
     ) -> Self {
         Self(Arc::new(Inner {
             around,
             gate,
+            names,
             resolver,
             budget: Budget::new(config.queries_per_second, config.names_per_minute),
             told: Told::default(),

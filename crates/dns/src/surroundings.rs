@@ -67,6 +67,8 @@ pub enum Happening {
     Opened(Duration),
     /// The way to an answer could not be opened.
     NotOpened,
+    /// There was no address left to stand for a name.
+    NoVirtualAddress,
     /// A question was answered within this time.
     Answered(Duration),
 }

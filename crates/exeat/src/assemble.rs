@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use exeat_api::{Access, Admin, Order, Socket, SocketFile, Status};
 use exeat_audit::{AuditLog, AuditWriter, Sink};
 use exeat_cli::Source;
-use exeat_dns::{NoGate, Resolver, Server};
+use exeat_dns::{NoGate, Resolver, Server, VirtualNames};
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
 use exeat_proxy::{Door, Parts, Proxy, Tls};
@@ -107,6 +107,8 @@ async fn serve(
 
     let settings = loaded.settings.clone();
     let resolver = Resolver::new(settings.resolver.clone()).context("cannot set up the resolver")?;
+    let virtual_names =
+        settings.dns.virtual_ranges.map(|ranges| Arc::new(VirtualNames::new(ranges, Instant::now())));
     let proxy = Proxy::new(Parts {
         authenticator: Authenticator::new()?,
         resolver: resolver.clone(),
@@ -116,7 +118,7 @@ async fn serve(
         http2: settings.http2,
         pac: settings.pac,
         proxy_protocol_from: settings.proxy_protocol_from.clone(),
-        virtual_names: None,
+        virtual_names: virtual_names.clone(),
         snapshot: snapshot(loaded),
     })
     .context("cannot set up the proxy")?;
@@ -139,7 +141,13 @@ async fn serve(
         is_redirected: listener.is_redirected,
     });
     let listeners = listening.into_iter().map(|listening| listening.sockets).zip(doors);
-    let server = Server::new(settings.dns.server.clone(), resolver, proxy.surroundings(), Arc::new(NoGate));
+    let server = Server::new(
+        settings.dns.server.clone(),
+        resolver,
+        proxy.surroundings(),
+        Arc::new(NoGate),
+        virtual_names,
+    );
     let dns = dns.into_iter().zip(&settings.dns.listen).map(|(listening, listener)| {
         let interface = listener.interface.as_deref().map(Arc::from);
         (listening.sockets, DnsDoor { interface, server: server.clone() })

@@ -1,4 +1,5 @@
 //! Replays the fuzzer's committed certificates, tokens and credentials through the fuzzer's own checks, on stable Rust.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::fs;
 use std::path::Path;

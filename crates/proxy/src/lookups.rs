@@ -61,6 +61,7 @@ impl Surroundings for Around {
             Happening::TooManyWaiting => lookups.limits.count(DnsLimit::Waiting),
             Happening::TooManyConnections => lookups.limits.count(DnsLimit::Connections),
             Happening::Opened(took) => lookups.opening_time.observe(took),
+            Happening::NoVirtualAddress => lookups.limits.count(DnsLimit::VirtualAddresses),
             Happening::NotOpened => lookups.not_opened.add(1),
             Happening::Answered(took) => lookups.answer_time.observe(took),
         }

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use exeat_dns::{DeniedAnswer, Extra, ServerConfig};
+use exeat_dns::{DeniedAnswer, Extra, Ranges, RangesError, ServerConfig};
+use ipnet::{Ipv4Net, Ipv6Net};
 use toml::de::DeValue;
 
 use crate::keys;
@@ -20,6 +21,10 @@ const RATE: RangeInclusive<u64> = 0..=1_000_000;
 
 /// TCP connections: none would leave long answers unread; above is more than descriptors usually go.
 const CONNECTIONS: RangeInclusive<u64> = 1..=1_000_000;
+
+/// What the help shows for networks.
+const RANGES_HELP: &str =
+    "write virtual = [\"198.18.0.0/15\", \"fd65:7865:6174::/96\"], with networks that nothing else uses";
 
 /// What the help shows as an example.
 const LISTEN_HELP: &str =
@@ -39,6 +44,7 @@ pub(crate) fn read(fields: &Fields<'_, '_>, notes: &mut Notes) -> DnsSettings {
     let parse = |text: &str| DeniedAnswer::ALL.into_iter().find(|(word, _)| *word == text).map(|(_, it)| it);
     DnsSettings {
         listen: read_listen(fields, notes),
+        virtual_ranges: read_mode(fields, notes),
         server: ServerConfig {
             denied: fields.word("denied", &words, parse, notes).unwrap_or(default.denied),
             types: read_types(fields, notes),
@@ -47,6 +53,45 @@ pub(crate) fn read(fields: &Fields<'_, '_>, notes: &mut Notes) -> DnsSettings {
             connections,
         },
     }
+}
+
+/// Whether names get addresses that stand for them, and of which networks.
+fn read_mode(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<Ranges> {
+    let parse =
+        |text: &str| [("resolve", false), ("virtual", true)].into_iter().find(|(word, _)| *word == text);
+    let mode = fields.word("mode", &["resolve", "virtual"], parse, notes);
+    let is_virtual = mode.is_some_and(|(_, is_virtual)| is_virtual);
+    let written = fields.get("virtual").map(|value| read_ranges(value, notes));
+    match (is_virtual, fields.key_span("virtual")) {
+        (false, Some(span)) => {
+            let finding =
+                Finding::error(Code::Conflict, "`virtual` has no meaning without mode = \"virtual\"");
+            notes.push(span, finding.help("remove it, or write mode = \"virtual\""));
+            None
+        }
+        (false, None) => None,
+        // What could not be read has been told.
+        (true, _) => Some(written.flatten().unwrap_or_default()),
+    }
+}
+
+/// Reads a network of each family.
+fn read_ranges(value: &Value<'_>, notes: &mut Notes) -> Option<Ranges> {
+    let list = reader::list(value, What::Key("virtual"), "networks", notes)?;
+    let texts =
+        list.iter().map(|value| reader::string(value, What::Element("a network of `virtual`"), notes));
+    let texts: Vec<&str> = texts.collect::<Option<_>>()?;
+    let v4: Vec<Ipv4Net> = texts.iter().filter_map(|text| text.parse().ok()).collect();
+    let v6: Vec<Ipv6Net> = texts.iter().filter_map(|text| text.parse().ok()).collect();
+    let problem = match (v4.as_slice(), v6.as_slice(), texts.len()) {
+        ([v4], [v6], 2) => match Ranges::new(*v4, *v6) {
+            Ok(ranges) => return Some(ranges),
+            Err(error @ (RangesError::Small | RangesError::Narrow)) => error.to_string(),
+        },
+        _ => "`virtual` is not a network of each family".to_owned(),
+    };
+    notes.push(value.span(), Finding::error(Code::InvalidValue, problem).help(RANGES_HELP));
+    None
 }
 
 fn read_listen(fields: &Fields<'_, '_>, notes: &mut Notes) -> Vec<DnsListener> {
@@ -168,8 +213,21 @@ mod tests {
                 names_per_minute: 7,
                 connections: 9,
             },
+            virtual_ranges: None,
         };
         assert_eq!(load(text), Ok(want));
+    }
+
+    #[test]
+    fn addresses_may_stand_for_names() {
+        let redirected =
+            "[proxy]\nlisten = [{ address = \"127.0.0.1:1\", redirected = true }]\n[dns]\nmode = ";
+        let ranges = |rest: &str| load(&format!("{redirected}{rest}")).map(|dns| dns.virtual_ranges);
+        assert_eq!(ranges("\"resolve\""), Ok(None));
+        assert_eq!(ranges("\"virtual\""), Ok(Some(Ranges::default())));
+        let own = Ranges::new("10.200.0.0/16".parse().unwrap(), "fd01::/64".parse().unwrap()).unwrap();
+        let written = "\"virtual\"\nvirtual = [\"fd01::/64\", \"10.200.0.0/16\"]";
+        assert_eq!(ranges(written), Ok(Some(own)));
     }
 
     #[test]
@@ -196,6 +254,21 @@ mod tests {
                 "`ANY` cannot be passed on | ".to_owned(),
             ),
             ("types = [\"txt\"]", "`txt` cannot be passed on | did you mean \"TXT\"? ".to_owned()),
+            ("mode = \"virtal\"", "`virtal` is not a value of `mode` | did you mean \"virtual\"? ".to_owned()),
+            (
+                "mode = \"virtual\"",
+                "no listener takes the connections to virtual addresses | add { address = \"0.0.0.0:3130\", redirected = true }"
+                    .to_owned(),
+            ),
+            ("virtual = [\"198.18.0.0/15\", \"fd00::/64\"]", "`virtual` has no meaning without mode = \"virtual\"".to_owned()),
+            (
+                "mode = \"virtual\"\nvirtual = [\"198.18.0.0/15\"]",
+                format!("`virtual` is not a network of each family | {RANGES_HELP}"),
+            ),
+            (
+                "mode = \"virtual\"\nvirtual = [\"198.18.0.0/30\", \"fd00::/64\"]",
+                format!("the IPv4 network is smaller than a /28 | {RANGES_HELP}"),
+            ),
             ("connections = 0", "`connections` is out of range".to_owned()),
         ] {
             let error = load(&format!("[dns]\n{text}\n")).unwrap_err();

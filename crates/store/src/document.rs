@@ -113,7 +113,8 @@ fn read_sections(root: &DeTable<'_>, broken: bool, cx: &mut Cx<'_, '_>) -> Docum
     let limits = single(root, &keys::LIMITS_SECTION, cx);
     let api = single(root, &keys::API, cx);
     let anonymous = proxy.as_ref().and_then(|fields| fields.get("anonymous"));
-    Document {
+    let mode_span = dns.as_ref().and_then(|fields| fields.key_span("mode"));
+    let document = Document {
         anonymous_span: anonymous.map(toml::Spanned::span).unwrap_or_default(),
         proxy: proxy.map(|fields| sections::read_proxy(&fields, cx.base_dir, cx.notes)).unwrap_or_default(),
         resolver: resolver.map(|fields| sections::read_resolver(&fields, cx.notes)).unwrap_or_default(),
@@ -131,6 +132,22 @@ fn read_sections(root: &DeTable<'_>, broken: bool, cx: &mut Cx<'_, '_>) -> Docum
         certificates: each(root, &keys::CERTIFICATE, cx, certificates::read),
         issuers: each(root, &keys::ISSUER, cx, issuers::read),
         broken,
+    };
+    if let Some(span) = mode_span {
+        check_virtual(&document, span, cx.notes);
+    }
+    document
+}
+
+/// Addresses that stand for names lead nowhere without somebody who takes connections to them.
+fn check_virtual(document: &Document, mode: Range<usize>, notes: &mut Notes) {
+    let is_taken = document.proxy.listen.iter().any(|listener| listener.is_redirected);
+    if document.dns.virtual_ranges.is_some() && !is_taken {
+        let finding =
+            Finding::error(Code::Conflict, "no listener takes the connections to virtual addresses");
+        let help = "add { address = \"0.0.0.0:3130\", redirected = true } to `listen` of [proxy], and have the kernel \
+                    redirect to it";
+        notes.push(mode, finding.help(help));
     }
 }
 

@@ -37,7 +37,16 @@ pub(crate) const RESOLVER: Section = Section {
 pub(crate) const DNS: Section = Section {
     name: "dns",
     named: false,
-    keys: &["listen", "denied", "types", "queries_per_second", "names_per_minute", "connections"],
+    keys: &[
+        "listen",
+        "mode",
+        "virtual",
+        "denied",
+        "types",
+        "queries_per_second",
+        "names_per_minute",
+        "connections",
+    ],
 };
 
 /// Keys of a listener of `[dns]` written as a table.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use exeat_audit::Sink;
-use exeat_dns::{ResolverConfig, ServerConfig};
+use exeat_dns::{Ranges, ResolverConfig, ServerConfig};
 use exeat_identity::{Certificates, Clients, Demand, Issuers, Principal, Workloads};
 use exeat_model::IpBlock;
 use exeat_policy::PolicySet;
@@ -58,6 +58,8 @@ pub struct DnsSettings {
     pub listen: Vec<DnsListener>,
     /// How it answers.
     pub server: ServerConfig,
+    /// The networks of the addresses that it tells in place of those that names have; `None` tells those.
+    pub virtual_ranges: Option<Ranges>,
 }
 
 /// Where clients ask for names.

@@ -63,6 +63,8 @@ struct Admitted {
 /// What is wanted to know.
 enum Wanted {
     Addresses(Family, DnsName),
+    /// An address that stands for the name; and whether the servers are asked if there is such a name.
+    Virtual(Family, DnsName, bool),
     Records(RecordType, DnsName),
     /// The name that the client was told an address for.
     Pointer(DnsName),
@@ -96,6 +98,9 @@ impl Inner {
             Wanted::Addresses(family, name) => {
                 self.addresses(&now, question, client, (&admitted.principal, name, family), trail).await?
             }
+            Wanted::Virtual(family, name, is_asked) => {
+                self.stand_in(question, client, (&admitted.principal, &name, family, is_asked), trail).await?
+            }
             Wanted::Records(kind, name) => self.records(question, kind, &name, trail).await?,
             Wanted::Pointer(name) => self.pointer(question, &name, trail)?,
         };
@@ -124,9 +129,19 @@ impl Inner {
             return Err(self.refuse(trail, Reason::MethodNotAllowed));
         };
         trail.name = Some(name.clone());
-        let (rule, would_deny) = may_resolve(policy, &principal.bound, &name)
-            .map_err(|denial| self.deny(policy, &principal, question, denial, trail))?;
-        trail.note_allow(policy, rule, would_deny);
+        let (rule, is_asked) = match may_resolve(policy, &principal.bound, &name) {
+            Ok((rule, would_deny)) => {
+                trail.note_allow(policy, rule, would_deny);
+                // What only report mode lets through is decided on when somebody connects; nobody has to be told of it.
+                (rule, self.names.is_none() || would_deny.is_none())
+            }
+            // A redirected connection can leave through the next hop, which resolves for itself.
+            Err(denial) if self.names.is_some() && denial.reason == Reason::EgressGatewayUnavailable => {
+                trail.note_allow(policy, denial.rule, None);
+                (denial.rule, false)
+            }
+            Err(denial) => return Err(self.deny(policy, &principal, question, denial, trail)),
+        };
         if pointer {
             return Ok(Admitted { principal, wanted: Wanted::Pointer(name) });
         }
@@ -135,12 +150,12 @@ impl Inner {
             self.around.count(Happening::TooManyNames);
             return Err(self.refuse(trail, Reason::RateLimited));
         }
-        let wanted = if kind == RecordType::A {
-            Wanted::Addresses(Family::V4, name)
-        } else if kind == RecordType::AAAA {
-            Wanted::Addresses(Family::V6, name)
-        } else {
-            Wanted::Records(kind, name)
+        let family = [Family::V4, Family::V6].into_iter().find(|family| family.record_type() == kind);
+        let wanted = match family {
+            Some(family) if self.names.is_some() => Wanted::Virtual(family, name, is_asked),
+            Some(family) => Wanted::Addresses(family, name),
+            None if is_asked => Wanted::Records(kind, name),
+            None => return Err(self.said_no(Reply::code(ResponseCode::NoError), trail)),
         };
         Ok(Admitted { principal, wanted })
     }
@@ -204,6 +219,39 @@ impl Inner {
             revision: policy.revision(),
         });
         Ok(Ready { reply, opening })
+    }
+
+    /// Tells an address that stands for the name, which a connection to it is decided on, and resolved, by. Whether there is
+    /// such a name is learned now: clients expect to be told, and the answer is kept for the connection.
+    async fn stand_in(
+        &self,
+        question: &Question,
+        client: &Client,
+        (principal, name, family, is_asked): (&Principal, &DnsName, Family, bool),
+        trail: &mut Trail<'_>,
+    ) -> Result<Ready, Stop> {
+        if is_asked {
+            let asked = Instant::now();
+            let resolved = self.resolver.resolve(name).await;
+            self.around.resolved(&resolved, asked.elapsed());
+            resolved.map_err(|error| self.unresolved(&error, trail))?;
+        }
+        let assigned = self.names.as_ref().map(|names| names.assign(&principal.name, name, Instant::now()));
+        let Some(Ok(addresses)) = assigned else {
+            tracing::warn!("an answer is held back: the addresses of `virtual` are all taken");
+            self.around.count(Happening::NoVirtualAddress);
+            return Err(Stop::Reply(self.fail(trail, Reason::DnsFailed)));
+        };
+        let address = match family {
+            Family::V4 => IpAddr::V4(addresses.v4),
+            Family::V6 => IpAddr::V6(addresses.v6),
+        };
+        if let Some(client) = client.place.address {
+            self.told.remember(client, address, name);
+        }
+        trail.answers = Some(Arc::new([address]));
+        let answers = vec![self.record(question, seconds(TOLD_MAX), RData::from(address))];
+        Ok(Ready { reply: Reply { answers, ..Reply::code(ResponseCode::NoError) }, opening: None })
     }
 
     async fn records(

@@ -128,6 +128,8 @@ label! {
         Waiting "waiting",
         /// TCP connections.
         Connections "connections",
+        /// Addresses that stand for names.
+        VirtualAddresses "virtual",
     }
 }
 
