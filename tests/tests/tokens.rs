@@ -428,11 +428,16 @@ fn an_issuer_that_binds_its_tokens_ends_those_from_elsewhere() -> Result<()> {
 
 /// Runs a command of the proxy's admin API.
 fn command(world: &World, args: &[&str]) -> Result<String> {
+    Ok(command_with_warnings(world, args)?.0)
+}
+
+/// The same, with what it says on standard error.
+fn command_with_warnings(world: &World, args: &[&str]) -> Result<(String, String)> {
     let socket = world.directory().join("api.sock").to_string_lossy().into_owned();
     let all = [&["token"][..], args, &["--socket", &socket]].concat();
     let outcome = Client::new(exeat_tests::exeat::binary()?, world.directory()).args(all).run()?;
     ensure!(outcome.code == 0, "{args:?}: {outcome:?}");
-    Ok(outcome.out)
+    Ok((outcome.out, outcome.err))
 }
 
 fn a_revocation_ends_tunnels_and_outlives_a_restart() -> Result<()> {
@@ -493,6 +498,15 @@ fn a_revocation_ends_tunnels_and_outlives_a_restart() -> Result<()> {
     let thumbprint = SigningKey::parse(issuer.key.to_pem().as_bytes(), None)?.kid().to_owned();
     command(&world, &["revoke", &format!("key={thumbprint}")])?;
     check("its key, by its thumbprint", line, &bearer(&other), revoked)?;
+    let (_, warned) = command_with_warnings(&world, &["revoke", &format!("key={thumbprint}")])?;
+    ensure!(warned.is_empty(), "{warned}");
+    let (_, warned) = command_with_warnings(&world, &["revoke", "key=k9"])?;
+    ensure!(warned == "warning: no issuer has a key of this name now\n", "{warned}");
+    exeat.stop()?;
+
+    let exeat = Exeat::serve(world.directory(), &config.replace("[state]\ndirectory = \".\"\n", ""), PROXY)?;
+    let (_, warned) = command_with_warnings(&world, &["revoke", "jti=first"])?;
+    ensure!(warned.starts_with("warning: it is lost at a restart: set `directory` of [state]"), "{warned}");
     exeat.stop()
 }
 
@@ -585,11 +599,18 @@ fn the_command_line_makes_tokens_that_count() -> Result<()> {
         ensure!(said["claims"]["allowed_hosts"] == "example.com", "{said}");
         let life = said["claims"]["exp"].as_u64().zip(said["claims"]["iat"].as_u64());
         ensure!(life.map(|(end, begin)| end - begin) == Some(4 * 3600), "{said}");
+        let told = done(&["verify"], &bound)?;
+        ensure!(told.contains(&format!("a workload with the container id {CONTAINER}")), "{told}");
         let told = done(&["verify"], &token)?;
         ensure!(told.starts_with("accepted: sandboxes/sbx-1, for another "), "{told}");
         let (signed, _) = token.rsplit_once('.').context("a signature")?;
         let (_, signature) = bound.trim().rsplit_once('.').context("a signature")?;
         failed(&["verify"], &format!("{signed}.{signature}"), "the signature is not the key's")?;
+        let wrong = ["issue", key, "--issuer", name[1], "--audience", "another", "--container", CONTAINER];
+        let wrong = done(&[&wrong[..], kid, &["--policy", "none"]].concat(), "")?;
+        let (signed, _) = wrong.rsplit_once('.').context("a signature")?;
+        let says = "the signature is not the key's; and `aud` does not name this proxy; and `policy` names no policy";
+        failed(&["verify"], &format!("{signed}.{signature}"), says)?;
         failed(&["inspect"], "", "no token")?;
         failed(&issue(&["--container", CONTAINER, "--host", "10.0.0.0/8"]), "", "no proxy would accept")?;
         failed(&issue(&["--container", CONTAINER]), "", "--host")?;

@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     admin::Admin,
     error::{Failure, Sent},
-    flows::Cut,
     quarantine::{on_disk, unkept},
     recorded::{self, Told},
     server::Caller,
@@ -60,6 +59,18 @@ pub(crate) struct Lifted {
     lifted: bool,
 }
 
+/// A revocation that holds from now on.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "RevocationMade")]
+pub(crate) struct Made {
+    /// How many flows end.
+    cut: usize,
+    /// Whether it outlasts a restart: not without a state directory.
+    kept: bool,
+    /// Whether it can mean any token: no issuer has a key of that name otherwise.
+    known: bool,
+}
+
 impl Which {
     fn revoked(&self) -> Result<Revoked, Failure> {
         let all = [
@@ -95,8 +106,9 @@ pub(crate) async fn add(
     State(admin): State<Admin>,
     Extension(caller): Extension<Caller>,
     Sent(which): Sent<Which>,
-) -> Result<Json<Cut>, Failure> {
+) -> Result<Json<Made>, Failure> {
     let revoked = which.revoked()?;
+    let (kept, known) = (admin.proxy.keeps_state(), admin.proxy.may_mean(&revoked));
     let work = move || {
         let target = revoked.to_string();
         let cut = admin.proxy.revoke(revoked);
@@ -113,7 +125,7 @@ pub(crate) async fn add(
     };
     let cut = on_disk(work).await?;
     let cut = cut.map_err(|error| unkept(&error, "the revocation holds, but not over a restart"))?;
-    Ok(Json(Cut { cut }))
+    Ok(Json(Made { cut, kept, known }))
 }
 
 pub(crate) async fn lift(

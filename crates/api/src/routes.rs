@@ -337,7 +337,7 @@ pub(crate) const ROUTES: [Route; 22] = [
         parameters: &[],
         body: Some(Content::json::<revocations::Which>()),
         answers: &[
-            Answer::json::<flows::Cut>("It holds. The flows end within a second."),
+            Answer::json::<revocations::Made>("It holds. The flows end within a second."),
             Answer::failure(400, "Not one thing is named."),
             Answer::failure(409, "There are too many."),
             BODY_TOO_LARGE,

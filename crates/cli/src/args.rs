@@ -325,10 +325,10 @@ pub enum TokenCommand {
         after_help = "The token is read from standard input.\n\nExample:\n  exeat token inspect < token"
     )]
     Inspect,
-    /// Say whether a configuration accepts a token now, and if not, which check it fails
+    /// Say whether a configuration accepts a token now, and if not, every check that it fails
     #[command(
-        after_help = "The token is read from standard input. Whether it was revoked, and where it counts from, only the \
-                            running proxy knows.\n\nExample:\n  exeat token verify --config exeat.toml < token"
+        after_help = "The token is read from standard input. Whether it was revoked, only the running \
+                            proxy knows: exeat explain --token asks it.\n\nExample:\n  exeat token verify --config exeat.toml < token"
     )]
     Verify {
         /// The configuration file

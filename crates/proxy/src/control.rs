@@ -129,6 +129,22 @@ impl Proxy {
         Ok(ended)
     }
 
+    /// Whether revocations and quarantines are kept over a restart.
+    #[must_use]
+    pub fn keeps_state(&self) -> bool {
+        self.kept().directory().is_some()
+    }
+
+    /// Whether a revocation can mean any token of the issuers of now: that of a key whose name none has is most likely a
+    /// slip.
+    #[must_use]
+    pub fn may_mean(&self, revoked: &Revoked) -> bool {
+        match revoked {
+            Revoked::Key(name) => self.shared.current().snapshot.issuers.has_key(name),
+            Revoked::Token(_) | Revoked::Container(_) | Revoked::Organization(_) => true,
+        }
+    }
+
     /// Lifts a revocation. Returns whether there was one. Waits for the disk if there is a state directory.
     ///
     /// # Errors

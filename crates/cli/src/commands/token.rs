@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::args::{Output, RevocationsArgs, RevokeArgs, TokenCommand};
 use crate::control::{Control, printable, with_query};
-use crate::output::{Exit, to_stdout};
+use crate::output::{Exit, to_stderr, to_stdout};
 
 mod single;
 
@@ -37,6 +37,13 @@ fn revoke(args: &RevokeArgs) -> anyhow::Result<(&Output, Value, String)> {
     }
     let body: Map<String, Value> = [(kind.to_owned(), Value::from(value))].into_iter().collect();
     let answer = control.get(Method::POST, "/v1/revocations", Some(&Value::Object(body)))?;
+    let is = |name: &str| answer.get(name).and_then(Value::as_bool).unwrap_or(true);
+    if !is("kept") {
+        to_stderr("warning: it is lost at a restart: set `directory` of [state] in the configuration\n");
+    }
+    if !is("known") {
+        to_stderr("warning: no issuer has a key of this name now\n");
+    }
     let told = match answer.get("cut").and_then(Value::as_u64) {
         Some(1) => format!("{kind}={value} is revoked; 1 flow ends\n"),
         cut => format!("{kind}={value} is revoked; {} flows end\n", cut.unwrap_or(0)),

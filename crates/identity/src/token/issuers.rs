@@ -297,6 +297,46 @@ impl Issuers {
         Ok(principal)
     }
 
+    /// Checks a token as [`verify`](Self::verify) does, and goes on after the first check that fails. Nothing is remembered.
+    ///
+    /// # Errors
+    /// Each check that failed, in the order in which they are made; what cannot be read cannot be checked further.
+    pub fn examine(
+        &self,
+        policy: &PolicySet,
+        token: &str,
+        now: SystemTime,
+    ) -> Result<Arc<Principal>, Vec<TokenError>> {
+        let alone = |error| vec![error];
+        let text = TokenText::parse(token).map_err(|error| alone(error.into()))?;
+        let claims = Claims::parse(&text.payload).map_err(|error| alone(error.into()))?;
+        let issuer = self.list.iter().find(|issuer| issuer.issuer == claims.issuer);
+        let issuer = issuer.ok_or_else(|| alone(TokenError::Issuer))?;
+        let keys = issuer.keys.load();
+        let (key, mut failed) = match issuer.check_signature(&keys, &text) {
+            Ok(key) => (Some(key), Vec::new()),
+            Err(error) => (None, alone(error)),
+        };
+        failed.extend(issuer.check_audience(&claims).err());
+        failed.extend(claims.check_time(now, issuer.lifetime).err().map(TokenError::from));
+        // Whose key it is matters to what it is called alone.
+        let found = key.or(keys.first()).map(|key| issuer.principal(policy, claims, key));
+        match found {
+            Some(Ok(principal)) if failed.is_empty() => Ok(principal),
+            Some(Ok(_)) | None => Err(failed),
+            Some(Err(error)) => {
+                failed.push(error);
+                Err(failed)
+            }
+        }
+    }
+
+    /// Whether a key of any issuer is meant by `name`: by its `kid`, or its thumbprint.
+    #[must_use]
+    pub fn has_key(&self, name: &str) -> bool {
+        self.list.iter().any(|issuer| issuer.keys.load().is_named(name))
+    }
+
     /// Returns who a token's principal of another snapshot is here; `None` if the issuer is gone, its key is, or what
     /// it asks of tokens `now` is not what this one has. Where it counts from is for those who hold it to check.
     #[must_use]
@@ -357,10 +397,12 @@ impl IssuerSpec {
     }
 
     fn check(&self, claims: &Claims, now: SystemTime) -> Result<(), TokenError> {
-        if !claims.audience.contains(&self.audience) {
-            return Err(TokenError::Audience);
-        }
+        self.check_audience(claims)?;
         Ok(claims.check_time(now, self.lifetime)?)
+    }
+
+    fn check_audience(&self, claims: &Claims) -> Result<(), TokenError> {
+        if claims.audience.contains(&self.audience) { Ok(()) } else { Err(TokenError::Audience) }
     }
 
     fn principal(&self, policy: &PolicySet, claims: Claims, key: &Key) -> Result<Arc<Principal>, TokenError> {

@@ -182,6 +182,18 @@ impl KeySet {
         }
     }
 
+    /// Returns any key, if there is one.
+    pub(crate) fn first(&self) -> Option<&Key> {
+        self.keys.first()
+    }
+
+    /// Returns whether `name` is the `kid` or the thumbprint (RFC 7638) of one.
+    pub(crate) fn is_named(&self, name: &str) -> bool {
+        let is_it =
+            |key: &Key| key.kid.as_deref() == Some(name) || URL_SAFE_NO_PAD.encode(key.thumbprint) == name;
+        self.keys.iter().any(is_it)
+    }
+
     /// Returns the names of the keys that `other` has not.
     pub(crate) fn missing_in<'k>(&'k self, other: &'k Self) -> impl Iterator<Item = Option<&'k str>> {
         let missing = self.keys.iter().filter(|key| other.with_thumbprint(&key.thumbprint).is_none());

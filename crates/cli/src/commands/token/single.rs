@@ -85,10 +85,25 @@ pub(super) fn verify(config: &Path) -> anyhow::Result<Exit> {
     };
     crate::keys::fetch(&loaded)?;
     let now = SystemTime::now();
-    let principal = loaded.issuers.verify(&loaded.policy, &token, now).context("it is not accepted")?;
+    let principal = match loaded.issuers.examine(&loaded.policy, &token, now) {
+        Ok(principal) => principal,
+        Err(failed) => {
+            let lines: Vec<String> = failed.iter().map(ToString::to_string).collect();
+            bail!("it is not accepted: {}", lines.join("; and "));
+        }
+    };
+    let facts = principal.token.as_deref();
     let left = |facts: &TokenFacts| facts.ends.duration_since(now).unwrap_or_default().as_secs();
-    let left = principal.token.as_deref().map(left).unwrap_or_default();
+    let left = facts.map(left).unwrap_or_default();
     to_stdout(format_args!("accepted: {}, for another {left} s\n", principal.name))?;
+    if let Some(container) = facts.filter(|facts| facts.is_bound()).map(|facts| facts.container.as_deref()) {
+        let place = container.unwrap_or("none, since it names none");
+        to_stdout(format_args!("  where it comes from a workload with the container id {place}\n"))?;
+    }
+    if facts.is_some_and(TokenFacts::is_for_central_nodes) {
+        let here = if loaded.settings.central { "this is one" } else { "this is none" };
+        to_stdout(format_args!("  on central nodes; {here}\n"))?;
+    }
     Ok(Exit::Success)
 }
 
