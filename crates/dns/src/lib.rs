@@ -14,7 +14,7 @@ mod virtual_names;
 pub use chain::{ADDRESSES_MAX, CHAIN_MAX};
 pub use gate::{Gate, GateError, LIFETIME_MIN, NoGate, Opened, Opening};
 pub use resolve::{Answer, ResolveError, Resolver};
-pub use server::{DeniedAnswer, Extra, Server, ServerConfig, UdpListener};
+pub use server::{Carrier, DeniedAnswer, Extra, Server, ServerConfig, UdpListener};
 pub use surroundings::{Deciding, Happening, Recorded, Surroundings};
 pub use upstream::{ResolverConfig, ResolverConfigError, Upstream};
 pub use virtual_names::{

@@ -89,8 +89,10 @@ impl Client {
 
 /// How a question came.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Carrier {
+pub enum Carrier {
+    /// By UDP: what is too long for it is left out, and asked for again.
     Udp,
+    /// By TCP.
     Tcp,
 }
 
@@ -129,7 +131,11 @@ impl Server {
         }))
     }
 
-    /// Returns the answer to one message; `None` if it gets none.
+    /// Returns the answer to one message that came from this address; `None` if it gets none.
+    pub async fn answer(&self, message: &[u8], from: SocketAddr, carrier: Carrier) -> Option<Vec<u8>> {
+        self.handle(message, &Client::new(from, None), carrier).await
+    }
+
     async fn handle(&self, message: &[u8], client: &Client, carrier: Carrier) -> Option<Vec<u8>> {
         let inner = &self.0;
         let question = match Question::read(message) {
@@ -164,6 +170,3 @@ impl std::fmt::Debug for Server {
         f.debug_struct("Server").field("config", &self.0.config).finish_non_exhaustive()
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -298,7 +298,7 @@ impl Inner {
                 tracing::warn!(%error, "an answer is held back");
                 self.around.count(Happening::NotOpened);
                 trail.answers = None;
-                return Err(Stop::Reply(self.fail(trail, Reason::ConnectFailed)));
+                return Err(Stop::Reply(self.fail(trail, Reason::PolicyUnavailable)));
             }
         }
         for address in trail.answers.iter().flat_map(|answers| answers.iter()) {
