@@ -9,6 +9,7 @@ mod floor;
 mod generate;
 mod head;
 mod load;
+mod lookups;
 mod names;
 mod origin;
 mod process;
@@ -59,6 +60,8 @@ enum Command {
     Compare(compare::Comparison),
     /// Start a proxy; measure how long it takes, what it holds, and what a reload disturbs
     Start(start::Start),
+    /// Ask a name server, and measure how it answers
+    Lookups(lookups::Lookups),
     /// Count the system calls of a connection
     Calls(calls::Count),
     /// Write down what criterion has measured
@@ -99,6 +102,7 @@ fn main() -> Result<()> {
         Command::Generate(Generate::Password) => generate::line(load::PASSWORD),
         Command::Compare(comparison) => runtime()?.block_on(compare::run(&comparison)),
         Command::Start(start) => runtime()?.block_on(start::run(&start)),
+        Command::Lookups(lookups) => runtime()?.block_on(lookups::run(&lookups)),
         Command::Calls(count) => runtime()?.block_on(calls::run(&count)),
         Command::Criterion(import) => criterion::run(&import),
         Command::Report(report) => report::run(&report),

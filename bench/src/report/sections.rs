@@ -92,6 +92,8 @@ const ALL: &[Section] = &[
     bulk("https-upload", "Bulk to the origin through TLS to the proxy; 16 tunnels"),
     load("http2", "CONNECT as streams of four HTTP/2 connections through TLS; 64 clients", "stream"),
     bulk("http2-download", "Bulk from the origin; 16 streams of four HTTP/2 connections"),
+    load("dns", "Questions for names, one after the other; `servers` are those that Exeat asks", "question"),
+    load("dns-load", "Questions for names, 64 at a time; the name server runs on one core", "question"),
     Section {
         name: "calls",
         title: "System calls of one CONNECT connection, counted by strace; 4 clients",

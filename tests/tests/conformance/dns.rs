@@ -1,9 +1,26 @@
-//! What the proxy asks its name server, and what it believes of the answer.
+//! What the proxy asks its name server, and what it believes of the answer; and what clients are told who ask it for names.
 
-use anyhow::ensure;
+use anyhow::{Result, ensure};
+use exeat_tests::asker::Asker;
 use exeat_tests::dns::Entry;
+use hickory_proto::rr::RecordType;
 
-use crate::stage::{Case, Refusal, case, refusal, refused_address};
+use crate::stage::{Case, Refusal, Stage, case, refusal, refused_address};
+
+/// Names are asked for from here, under the policy of the case.
+const NAMES: &str = "[dns]\nlisten = [\"10.99.0.1\"]\n[workload.names]\naddresses = [\"93.184.216.101/32\"]\npolicies = [\"app\"]\n";
+
+/// Asks for a name, and asserts how it is answered: the code with the reason, and the addresses.
+fn told(stage: &Stage, name: &str, code: &str, addresses: &[&str]) -> Result<()> {
+    let told = Asker::at("93.184.216.101")?.ask(name, RecordType::A)?;
+    ensure!(told.code() == code && told.data() == addresses, "{name}: {told:?}");
+    ensure!(stage.world.accepts() == 0, "{:?}", stage.world.reached());
+    Ok(())
+}
+
+/// No address is told of a name that may not be reached.
+const ADDRESS: &str = "NXDOMAIN address_not_allowed";
+const NAME: &str = "NXDOMAIN host_not_allowed";
 
 const NOT_ALLOWED: Refusal = refusal(403, "host_not_allowed");
 
@@ -109,6 +126,74 @@ pub(crate) const CASES: &[Case] = &[
         s.refuses_connect("example.com&type=TXT:443", refusal(400, "host_invalid"))?;
         s.refuses_connect("example.com?type=TXT:443", refusal(400, "host_invalid"))
     }),
+    case("DNS-01-asked", |s| {
+        s.resolves("example.com", &["93.184.216.34", "10.0.0.5"]);
+        told(s, "example.com", ADDRESS, &[])?;
+        s.record("the answer", |r| r["event"] == "dns" && r["reason"] == "address_not_allowed").map(drop)
+    })
+    .with(NAMES),
+    case("DNS-04-asked", |s| {
+        s.resolves("rebind.example.org", &["192.168.1.10"]);
+        told(s, "rebind.example.org", ADDRESS, &[])
+    })
+    .with(NAMES),
+    case("DNS-05-asked", |s| {
+        s.resolves("sink.example.org", &["0.0.0.0"]);
+        told(s, "sink.example.org", ADDRESS, &[])
+    })
+    .with(NAMES),
+    case("DNS-06-asked", |s| {
+        s.world.dns.set("www.example.org", Entry::alias("metadata.google.internal"));
+        s.resolves("metadata.google.internal", &["169.254.169.254"]);
+        told(s, "www.example.org", ADDRESS, &[])
+    })
+    .with(NAMES),
+    case("DNS-07-asked", |s| {
+        s.world.dns.set("evil.test", Entry::alias("example.com"));
+        told(s, "evil.test", NAME, &[])?;
+        ensure!(s.world.dns.queries().is_empty(), "{:?}", s.world.dns.names());
+        Ok(())
+    })
+    .with(NAMES),
+    case("DNS-08-asked", |s| {
+        s.world.dns.set("a.example.org", Entry::alias("b.example.org"));
+        s.world.dns.set("b.example.org", Entry::alias("a.example.org"));
+        told(s, "a.example.org", "SERVFAIL dns_failed", &[])
+    })
+    .with(NAMES),
+    case("DNS-09-asked", |s| {
+        told(s, "73656372657420.evil.test", NAME, &[])?;
+        ensure!(s.world.dns.queries().is_empty(), "{:?}", s.world.dns.names());
+        Ok(())
+    })
+    .with(NAMES),
+    case("DNS-17-asked", |s| {
+        let poisoned = Entry::addresses(&["93.184.216.40"]).with_extra("example.com", "6.6.6.6");
+        s.world.dns.set("a.example.org", poisoned);
+        told(s, "a.example.org", "NOERROR", &["93.184.216.40"])?;
+        told(s, "example.com", "NOERROR", &["93.184.216.34"])
+    })
+    .with(NAMES),
+    case("DNS-22-asked", |s| {
+        for name in [
+            "metadata.google.internal",
+            "kubernetes.default.svc",
+            "printer.local",
+            "nas.home.arpa",
+            "abc.onion",
+        ] {
+            told(s, name, NAME, &[])?;
+        }
+        ensure!(s.world.dns.queries().is_empty(), "{:?}", s.world.dns.names());
+        Ok(())
+    })
+    .policy(r#"allow = ["@any-public"]"#)
+    .with(NAMES),
+    case("DNS-24-asked", |s| {
+        s.resolves("v6.example.org", &["64:ff9b::a00:1"]);
+        told(s, "v6.example.org", ADDRESS, &[])
+    })
+    .with(NAMES),
     case("DNS-28", |s| {
         for n in 0..130 {
             s.gets(&format!("http://n{n}.example.org/"))?;
