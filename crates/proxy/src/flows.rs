@@ -148,7 +148,7 @@ impl Flows {
     pub(crate) fn end_unproven(&self) {
         let now = SystemTime::now();
         self.table.each(|flow| {
-            if flow.shown().certificate.as_ref().is_none_or(|certificate| certificate.is_good(now)) {
+            if flow.client().certificate().is_none_or(|certificate| certificate.is_good(now)) {
                 return;
             }
             let mut standing = flow.standing();
@@ -163,7 +163,7 @@ impl Flows {
         let mut ended = 0;
         self.table.each(|flow| {
             let mut standing = flow.standing();
-            if standing.denial.is_none() && now.is_quarantined(&standing.principal, flow.shown()) {
+            if standing.denial.is_none() && now.is_quarantined(&standing.principal, &flow.client().shown()) {
                 standing.current = Arc::clone(now);
                 flow.end(&mut standing, Denial::of(Reason::PolicyChanged));
                 ended += 1;
@@ -257,7 +257,7 @@ fn end_with_proof(meter: &Meter, principal: &Principal) {
 fn decide_on(flow: &Flow, now: &Arc<Current>) -> bool {
     let mut standing = flow.standing();
     if standing.denial.is_none() && standing.current.epoch < now.epoch {
-        let decided = decide_again(&standing, flow.target(), flow.shown(), now);
+        let decided = decide_again(&standing, flow.target(), &flow.client().shown(), now);
         // What allowed it before is let go, too: an old snapshot ends with the sweep.
         standing.current = Arc::clone(now);
         match decided {

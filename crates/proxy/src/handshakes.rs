@@ -45,7 +45,7 @@ pub(crate) fn note_refused(shared: &Shared, client: &Client, error: &std::io::Er
         return;
     }
     let mut trail = Trail::new(shared.next_request_id(), client, "", Target::Bytes(b""));
-    trail.note_workload(&shared.current().snapshot.peer(&client.shown));
+    trail.note_workload(&shared.current().snapshot.peer(&client.shown()));
     trail.note_reason(reason);
     shared.note(trail.record(Event::Request, Some(Ending::nothing_moved(reason.token()))));
 }

@@ -177,7 +177,7 @@ impl Proxy {
     /// Serves the clients of `listener`, as `door` says, until a drain begins. The connections it accepted, or the kernel
     /// for it, go on after that.
     pub async fn serve(&self, listener: TcpListener, door: Door) {
-        self.serve_all(Listener::tcp(listener), &door).await;
+        self.serve_all(Listener::tcp(listener, &door), &door).await;
     }
 
     /// Serves the clients of the unix socket that the configuration names `path`, as [`Self::serve`] does. There is
@@ -457,7 +457,7 @@ async fn grace_of_a_drain(shared: &Shared) {
 /// workload is known by that and the client is on this host; and no device, if it is on this host. What is not asked for
 /// stays unknown: a later configuration may want to know it.
 fn with_place(shared: &Shared, client: Client, stream: &ClientStream) -> Client {
-    let place = &client.shown.place;
+    let place = client.place();
     let (has_user, has_group) = (place.user != Part::Unknown, place.cgroup != Part::Unknown);
     let workloads = &shared.current().snapshot.workloads;
     let user = match stream {
@@ -484,12 +484,31 @@ fn with_place(shared: &Shared, client: Client, stream: &ClientStream) -> Client 
     client.at(|place| *place = Place { user, cgroup, interface, ..place.clone() })
 }
 
+/// What the connections of a listener show, but for their addresses: those from this host, whose users are not known yet,
+/// and all others, who have none here.
+struct Showing {
+    here: Arc<Shown>,
+    elsewhere: Arc<Shown>,
+}
+
+impl Showing {
+    fn of(door: &Door) -> Self {
+        let of = |user| {
+            let interface = door.interface.clone().map_or(Part::Nothing, Part::Known);
+            let place = Place { interface, user, ..Place::default() };
+            Arc::new(Shown { place, demand: door.demand, certificate: None })
+        };
+        Self { here: of(Part::Unknown), elsewhere: of(Part::Nothing) }
+    }
+}
+
 /// A listening socket, and what all of its connections have in common.
 enum Listener {
     Tcp {
         socket: TcpListener,
         /// The address that they reach, unless each may reach another one.
         local: Option<SocketAddr>,
+        shown: Showing,
     },
     Unix {
         socket: UnixListener,
@@ -498,21 +517,21 @@ enum Listener {
 }
 
 impl Listener {
-    fn tcp(socket: TcpListener) -> Self {
+    fn tcp(socket: TcpListener, door: &Door) -> Self {
         // Proxies write small pieces that others wait for. The connections inherit it.
         if let Err(error) = SockRef::from(&socket).set_tcp_nodelay(true) {
             tracing::warn!(%error, "connections will wait for small writes to become larger");
         }
         let local = socket.local_addr().ok().filter(|local| !local.ip().is_unspecified());
-        Self::Tcp { socket, local }
+        Self::Tcp { socket, local, shown: Showing::of(door) }
     }
 
     /// Takes the next connection.
     async fn accept(&self, door: &Door) -> io::Result<(ClientStream, Client)> {
         match self {
-            Self::Tcp { socket, local } => {
+            Self::Tcp { socket, local, shown } => {
                 let (stream, peer) = socket.accept().await?;
-                with_client(stream, peer, *local, door)
+                with_client(stream, peer, *local, shown, door)
             }
             Self::Unix { socket, path } => {
                 let (stream, _) = socket.accept().await?;
@@ -524,7 +543,7 @@ impl Listener {
     /// Returns the queue of the kernel, which is asked itself: the runtime may not have heard of all that is in it.
     fn into_backlog(self) -> io::Result<Backlog> {
         Ok(match self {
-            Self::Tcp { socket, local } => Backlog::Tcp { socket: socket.into_std()?, local },
+            Self::Tcp { socket, local, shown } => Backlog::Tcp { socket: socket.into_std()?, local, shown },
             Self::Unix { socket, path } => Backlog::Unix { socket: socket.into_std()?, path },
         })
     }
@@ -532,17 +551,17 @@ impl Listener {
 
 /// A listening socket whose connections are taken without waiting.
 enum Backlog {
-    Tcp { socket: std::net::TcpListener, local: Option<SocketAddr> },
+    Tcp { socket: std::net::TcpListener, local: Option<SocketAddr>, shown: Showing },
     Unix { socket: std::os::unix::net::UnixListener, path: Arc<Path> },
 }
 
 impl Backlog {
     fn accept(&self, door: &Door) -> io::Result<(ClientStream, Client)> {
         match self {
-            Self::Tcp { socket, local } => {
+            Self::Tcp { socket, local, shown } => {
                 let (stream, peer) = socket.accept()?;
                 stream.set_nonblocking(true)?;
-                with_client(TcpStream::from_std(stream)?, peer, *local, door)
+                with_client(TcpStream::from_std(stream)?, peer, *local, shown, door)
             }
             Self::Unix { socket, path } => {
                 let (stream, _) = socket.accept()?;
@@ -557,6 +576,7 @@ fn with_client(
     stream: TcpStream,
     peer: SocketAddr,
     local: Option<SocketAddr>,
+    shown: &Showing,
     door: &Door,
 ) -> io::Result<(ClientStream, Client)> {
     let arrived = local.map_or_else(|| stream.local_addr(), Ok)?;
@@ -565,13 +585,8 @@ fn with_client(
     let is_of_this_host = is_loopback(peer) || is_loopback(arrived) || peer.ip() == arrived.ip();
     // As the client's own socket has it.
     let local = if door.is_redirected { redirected::original_destination(&stream)? } else { arrived };
-    let place = Place {
-        address: Some(peer.ip()),
-        interface: door.interface.clone().map_or(Part::Nothing, Part::Known),
-        user: if is_of_this_host { Part::Unknown } else { Part::Nothing },
-        ..Place::default()
-    };
-    Ok((stream.into(), Client::new(peer, local, Shown { place, demand: door.demand, certificate: None })))
+    let shown = if is_of_this_host { &shown.here } else { &shown.elsewhere };
+    Ok((stream.into(), Client::new(peer, local, Arc::clone(shown))))
 }
 
 fn with_unix_client(stream: UnixStream, path: &Arc<Path>, door: &Door) -> (ClientStream, Client) {

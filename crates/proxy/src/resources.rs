@@ -152,12 +152,14 @@ fn shown(address: SocketAddr) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{guard::check, limits::Limits};
 
     fn get(head: &str, is_tls: bool, pac: bool) -> Option<String> {
         let (peer, local) = ("192.0.2.1:1".parse().unwrap(), "[::ffff:192.0.2.7]:3128".parse().unwrap());
-        let client = Client::new(peer, local, exeat_identity::Shown::default());
+        let client = Client::new(peer, local, Arc::default());
         let error = check(head.as_bytes(), &Limits::default()).err()?;
         let answer = answer(Resources { pac }, &client, is_tls, &error, head.as_bytes())?;
         Some(String::from_utf8(answer).unwrap())

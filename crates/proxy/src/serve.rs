@@ -80,7 +80,7 @@ pub(crate) async fn admit(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> R
         .map_err(|over| over_rate(shared, trail, over, Some(ask.target)))?;
     let snapshot = &current.snapshot;
     let request = EgressRequest { bound: &principal.bound, target: ask.target, transport: Transport::Tcp };
-    if current.is_quarantined(&principal, &trail.client().shown) {
+    if current.is_quarantined(&principal, &trail.client().shown()) {
         return Err(deny(snapshot, trail, &request, Denial::of(Reason::PolicyChanged), &[]));
     }
     let verdict = decide(&snapshot.policy, &request);
@@ -125,7 +125,7 @@ pub(crate) async fn authenticate(
     let current = shared.current();
     let snapshot = &current.snapshot;
     let (authenticator, accepted) = (&shared.authenticator, snapshot.accepted());
-    let peer = snapshot.peer(&trail.client().shown);
+    let peer = snapshot.peer(&trail.client().shown());
     trail.note_workload(&peer);
     let mut whose = None;
     let found = {

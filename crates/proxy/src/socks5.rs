@@ -80,7 +80,7 @@ impl Session<'_> {
         let greeting = self.read(SocksStep::Method, wire::greeting).await?;
         let current = self.shared.current();
         let snapshot = &current.snapshot;
-        let peer = snapshot.peer(&self.trail.client().shown);
+        let peer = snapshot.peer(&self.trail.client().shown());
         if peer.is_uncertain() {
             return Err(self.refuse(SocksStep::Method, Reason::ContainerMismatch));
         }

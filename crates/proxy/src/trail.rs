@@ -184,7 +184,7 @@ impl Trail {
         let mut record = Record::new(event, SystemTime::now());
         record.request_id = Some(Arc::clone(&self.request_id));
         record.source = self.client.address();
-        record.user = self.client.shown.place.user.known().copied();
+        record.user = self.client.user();
         record.workload = self.workload.clone();
         record.method = Some(self.method.clone());
         record.target = Some(self.target.clone());

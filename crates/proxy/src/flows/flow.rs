@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use exeat_identity::{Principal, Shown};
+use exeat_identity::Principal;
 use exeat_model::{Authority, Host};
 use exeat_policy::{Denial, Mode, Reason, RuleId};
 use smallvec::SmallVec;
@@ -151,13 +151,13 @@ impl Flow {
 
     fn is_of(&self, selector: &Selector) -> bool {
         let standing = self.standing();
-        let peer = standing.current.snapshot.peer(&self.client.shown);
+        let peer = standing.current.snapshot.peer(&self.client.shown());
         selector.selects(&standing.principal, &peer)
     }
 
-    /// What its connection shows.
-    pub(super) fn shown(&self) -> &Shown {
-        &self.client.shown
+    /// The other end of the connection that it came by.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// What it adds to the traffic of its principal.
@@ -176,7 +176,7 @@ impl Flow {
         let standing = self.standing();
         let policy = &standing.current.snapshot.policy;
         let principal = &standing.principal;
-        let workload = standing.current.snapshot.peer(&self.client.shown).workload();
+        let workload = standing.current.snapshot.peer(&self.client.shown()).workload();
         FlowView {
             id: self.id,
             request_id: Arc::clone(&self.request_id),
@@ -187,7 +187,7 @@ impl Flow {
             proof: principal.proof,
             labels: principal.labels.clone(),
             source: self.client.address(),
-            user: self.client.shown.place.user.known().copied(),
+            user: self.client.user(),
             workload: workload.map(|workload| Arc::clone(&workload.principal().name)),
             address: standing.dialled,
             via: match &standing.grant {

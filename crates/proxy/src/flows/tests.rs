@@ -1,6 +1,6 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use exeat_identity::{Certificates, Clients, Place, Proof, Shown, Workloads};
+use exeat_identity::{Certificates, Clients, Proof, Workloads};
 use exeat_model::{DnsName, Host};
 use exeat_policy::{Bound, Builder, Expect, Labels, Revision};
 
@@ -39,8 +39,7 @@ fn current(epoch: u64) -> Arc<Current> {
 
 fn client() -> Client {
     let peer = SocketAddr::from(([10, 0, 0, 1], 1));
-    let place = Place { address: Some(peer.ip()), ..Place::default() };
-    Client::new(peer, SocketAddr::from(([10, 0, 0, 2], 2)), Shown { place, ..Shown::default() })
+    Client::new(peer, SocketAddr::from(([10, 0, 0, 2], 2)), Arc::default())
 }
 
 fn beginning(current: &Arc<Current>) -> Beginning {
