@@ -18,6 +18,7 @@ mod hosts;
 mod labels;
 mod list;
 mod narrowing;
+mod networks;
 mod permit;
 mod place;
 mod reach;
@@ -42,6 +43,7 @@ pub use narrowing::TokenTerms;
 pub use permit::{
     HopPermit, InfraPermit, OpeningRule, Permit, permit, permit_hop, permit_key_server, permit_via,
 };
+pub use networks::{NETWORKS_MAX, Network, PortPiece, TooManyNetworks, networks, port_pieces};
 pub use place::{Place, Revision};
 pub use reach::{Reach, allows_below, may_resolve, reach};
 pub use reason::{DnsRefusal, KernelVerdict, Reason};

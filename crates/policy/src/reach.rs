@@ -95,7 +95,11 @@ pub fn allows_below(set: &PolicySet, bound: &Bound, name: &DnsName) -> bool {
 }
 
 /// The permit of one port, if the kernel can keep to it.
-fn permitted(set: &PolicySet, request: &EgressRequest<'_>, addrs: &[IpAddr]) -> Result<Permit, Denial> {
+pub(crate) fn permitted(
+    set: &PolicySet,
+    request: &EgressRequest<'_>,
+    addrs: &[IpAddr],
+) -> Result<Permit, Denial> {
     let allowed = match decide(set, request) {
         Verdict::Deny(denial) => return Err(denial),
         Verdict::Allow(allowed) => allowed,

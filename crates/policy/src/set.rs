@@ -352,6 +352,11 @@ impl PolicySet {
         self.owner(number).map(Owner::title)
     }
 
+    /// Every policy and ceiling.
+    pub(crate) fn all_owners(&self) -> &[Owner] {
+        &self.owners
+    }
+
     pub(crate) fn owner(&self, number: u32) -> Option<&Owner> {
         self.owners.get(number as usize)
     }

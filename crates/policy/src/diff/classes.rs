@@ -1,9 +1,7 @@
 //! The classes of names and addresses that a pair of snapshots can tell apart, and a member of
 //! each.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-use exeat_model::{CLOSED_ZONES, DnsName, IpBlock, NAME_OCTETS_MAX};
+use exeat_model::{CLOSED_ZONES, DnsName, NAME_OCTETS_MAX};
 use hashbrown::HashSet;
 
 use super::{Hosts, Pair};
@@ -92,49 +90,4 @@ fn labels() -> impl Iterator<Item = String> {
             rest -= 1;
         }
     })
-}
-
-/// Both address families, cut before each of these addresses, in ascending order. IPv4-mapped
-/// addresses are left out: none is canonical.
-pub(super) fn partition(starts: impl IntoIterator<Item = IpAddr>) -> Vec<IpBlock> {
-    let mapped_first = Ipv6Addr::from_bits(0xffff << 32);
-    let mapped_after = Ipv6Addr::from_bits(0x1_0000 << 32);
-    let mut starts: Vec<IpAddr> = starts.into_iter().collect();
-    starts.extend([
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        IpAddr::V6(mapped_first),
-        IpAddr::V6(mapped_after),
-    ]);
-    starts.sort_unstable();
-    starts.dedup();
-    let ends = starts.iter().skip(1).map(|&next| before(next)).chain([None]);
-    let blocks = starts.iter().zip(ends).filter_map(|(&first, end)| {
-        let top = match first {
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::BROADCAST),
-            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::from_bits(u128::MAX)),
-        };
-        IpBlock::between(first, end.unwrap_or(top))
-    });
-    blocks.collect()
-}
-
-/// Where a block begins, and where what follows it does.
-pub(super) fn block_edges(block: &IpBlock) -> impl Iterator<Item = IpAddr> + use<> {
-    [Some(block.first()), after(block.last())].into_iter().flatten()
-}
-
-pub(super) fn after(ip: IpAddr) -> Option<IpAddr> {
-    match ip {
-        IpAddr::V4(ip) => ip.to_bits().checked_add(1).map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))),
-        IpAddr::V6(ip) => ip.to_bits().checked_add(1).map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))),
-    }
-}
-
-/// The address before, within the family.
-fn before(ip: IpAddr) -> Option<IpAddr> {
-    match ip {
-        IpAddr::V4(ip) => ip.to_bits().checked_sub(1).map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))),
-        IpAddr::V6(ip) => ip.to_bits().checked_sub(1).map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))),
-    }
 }

@@ -2,12 +2,12 @@
 
 use exeat_model::{
     AddressClass, Authority, CanonicalIp, DnsName, Host, IpBlock, Port, PortRange, class_boundaries,
-    in_closed_zone,
+    in_closed_zone, partition,
 };
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
-use super::classes::{Mentions, block_edges, partition};
+use super::classes::Mentions;
 use super::join::Joiner;
 use super::{Direction, Hosts, Opening, Pair, What, conditions};
 use crate::decide::{Denial, each_match, owners};
@@ -78,7 +78,7 @@ pub(super) fn literals(pair: &Pair<'_>) -> Vec<Finding> {
     for view in pair.views() {
         for side in [ListSide::Allow, ListSide::Deny] {
             for list in view.lists(side) {
-                starts.extend(list.list().blocks().iter().flat_map(block_edges));
+                starts.extend(list.list().blocks().iter().flat_map(IpBlock::edges));
             }
         }
     }
@@ -86,7 +86,7 @@ pub(super) fn literals(pair: &Pair<'_>) -> Vec<Finding> {
     starts.extend(
         pair.listeners()
             .map(|l| l.ip().to_canonical())
-            .flat_map(|ip| block_edges(&IpBlock::from(CanonicalIp::new(ip)))),
+            .flat_map(|ip| IpBlock::from(CanonicalIp::new(ip)).edges()),
     );
     let mut joiner = Joiner::default();
     let mut unchanged: HashSet<Key> = HashSet::new();

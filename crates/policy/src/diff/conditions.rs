@@ -3,9 +3,10 @@
 
 use std::net::IpAddr;
 
-use exeat_model::{AddressClass, Authority, CanonicalIp, DnsName, Host, IpBlock, class_boundaries};
+use exeat_model::{
+    AddressClass, Authority, CanonicalIp, DnsName, Host, IpBlock, class_boundaries, partition,
+};
 
-use super::classes::{block_edges, partition};
 use super::compare::Finding;
 use super::join::Joiner;
 use super::probe::Half;
@@ -42,7 +43,7 @@ impl Search<'_> {
     fn addresses(&mut self) {
         let named = self.named_blocks();
         let inside = |ip: IpAddr| named.iter().any(|block| block.contains(CanonicalIp::new(ip)));
-        let mut starts: Vec<IpAddr> = named.iter().flat_map(block_edges).collect();
+        let mut starts: Vec<IpAddr> = named.iter().flat_map(IpBlock::edges).collect();
         starts.extend(class_boundaries().filter(|&ip| inside(ip)));
         starts.extend(named.iter().flat_map(|block| self.pair.deny_edges_in(block)));
         starts.extend(self.listener_edges());
@@ -91,7 +92,7 @@ impl Search<'_> {
             return Vec::new();
         }
         let ips = self.pair.listeners().map(|listener| IpBlock::from(CanonicalIp::new(listener.ip())));
-        ips.flat_map(|block| block_edges(&block).collect::<Vec<_>>()).collect()
+        ips.flat_map(|block| block.edges().collect::<Vec<_>>()).collect()
     }
 
     /// Globally reachable addresses outside the named blocks: of each family one that no deny
@@ -103,7 +104,7 @@ impl Search<'_> {
             ip.class() == AddressClass::Global && !named.iter().any(|block| block.contains(ip))
         };
         let mut found: Vec<IpAddr> = self.listener_edges().into_iter().filter(|&ip| outside(ip)).collect();
-        let starts = class_boundaries().chain(named.iter().flat_map(block_edges));
+        let starts = class_boundaries().chain(named.iter().flat_map(IpBlock::edges));
         let blocks = partition(starts).into_iter().filter(|block| outside(block.first()));
         let mut wanted: Vec<(bool, [bool; 2])> = vec![(true, [false, false]), (false, [false, false])];
         if self.pair.views().iter().any(Half::watches_denies) {

@@ -3,9 +3,8 @@
 
 use std::net::IpAddr;
 
-use exeat_model::{Authority, CanonicalIp, Host, IpBlock, PortRange, PortSet, class_boundaries};
+use exeat_model::{Authority, CanonicalIp, Host, IpBlock, PortRange, PortSet, class_boundaries, partition};
 
-use super::classes::{block_edges, partition};
 use super::compare::{Carrier, Finding};
 use super::join::Joiner;
 use super::probe::Half;
@@ -39,7 +38,7 @@ fn starts(pair: &Pair<'_>) -> Vec<IpAddr> {
     for list in pair.views().into_iter().flat_map(|view| view.lists(ListSide::Allow)) {
         let own = list.list().all_settings().iter().map(|settings| &settings.own);
         let blocks = own.chain([list.outer()]).flat_map(|defaults| defaults.addresses.iter().flatten());
-        starts.extend(blocks.flat_map(block_edges));
+        starts.extend(blocks.flat_map(IpBlock::edges));
     }
     starts
 }

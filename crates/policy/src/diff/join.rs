@@ -4,7 +4,6 @@ use std::net::IpAddr;
 
 use exeat_model::{AddressClass, CanonicalIp, IpBlock};
 
-use super::classes::after;
 use super::compare::Finding;
 use super::{Hosts, What};
 
@@ -19,7 +18,8 @@ pub(super) struct Joiner {
 impl Joiner {
     /// Adds one block. Addresses that are never reachable do not come between their neighbours.
     pub(super) fn add(&mut self, block: &IpBlock, found: Vec<Finding>) {
-        let touches = self.end.and_then(after) == Some(block.first());
+        let touches = self.end.and_then(|end| IpBlock::from(CanonicalIp::new(end)).edges().nth(1))
+            == Some(block.first());
         let never = matches!(CanonicalIp::new(block.first()).class(), AddressClass::Never(_));
         self.end = Some(block.last());
         if touches && never && found.is_empty() {

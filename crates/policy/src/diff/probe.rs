@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use exeat_model::{Authority, CanonicalIp, Host, IpBlock, PortRange, Transport};
 
-use super::classes::block_edges;
 use super::{View, WayOut};
 use crate::announce::Announce;
 use crate::caps::Caps;
@@ -152,7 +151,7 @@ impl<'a> Pair<'a> {
         let (old, new) = (half(old), half(new));
         let lists = [old, new].into_iter().flat_map(|view| view.lists(ListSide::Deny));
         let mut deny_edges: Vec<IpAddr> =
-            lists.flat_map(|l| l.list().blocks()).flat_map(block_edges).collect();
+            lists.flat_map(|l| l.list().blocks()).flat_map(IpBlock::edges).collect();
         deny_edges.sort_unstable();
         deny_edges.dedup();
         let leaves = |view: Half<'_>| owners(view.set, view.bound).any(|(_, owner)| owner.way.is_some());

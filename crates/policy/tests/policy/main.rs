@@ -7,6 +7,7 @@ mod bounds;
 mod diff;
 mod explain;
 mod hops;
+mod networks;
 mod reach;
 mod reference;
 mod semantics;
