@@ -14,6 +14,7 @@ pub mod harness;
 pub mod hello;
 pub mod http;
 pub mod http2;
+pub mod lan;
 pub mod namespace;
 pub mod noise;
 pub mod origin;

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use axum::{Router, extract::DefaultBodyLimit};
+use exeat_firewall::Firewall;
 use exeat_proxy::Proxy;
 use exeat_store::History;
 use http::{Method, StatusCode, Uri};
@@ -34,6 +35,8 @@ pub struct Admin {
     pub(crate) base_dir: Arc<Path>,
     /// What is listened on, for the floor of documents that are compared.
     pub(crate) listeners: Arc<[SocketAddr]>,
+    /// The kernel's part, if there is one.
+    pub(crate) firewall: Option<Arc<Firewall>>,
     /// Places for work on whole documents.
     pub(crate) documents: Arc<Semaphore>,
 }
@@ -52,16 +55,18 @@ pub struct Parts<'a> {
     pub base_dir: &'a Path,
     /// What is listened on.
     pub listeners: &'a [SocketAddr],
+    /// The kernel's part, if there is one.
+    pub firewall: Option<Arc<Firewall>>,
 }
 
 impl Admin {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: Parts<'_>) -> Self {
-        let Parts { proxy, status, orders, history, base_dir, listeners } = parts;
+        let Parts { proxy, status, orders, history, base_dir, listeners, firewall } = parts;
         let documents = Arc::new(Semaphore::new(DOCUMENTS_MAX));
         let (base_dir, listeners) = (base_dir.into(), listeners.into());
-        Self { proxy, status, orders, history, base_dir, listeners, documents }
+        Self { proxy, status, orders, history, base_dir, listeners, firewall, documents }
     }
 }
 

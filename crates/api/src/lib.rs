@@ -10,6 +10,7 @@ mod differences;
 mod document;
 mod error;
 mod explain;
+mod firewall;
 mod flows;
 mod health;
 mod metrics;

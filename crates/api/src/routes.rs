@@ -6,7 +6,8 @@ use schemars::SchemaGenerator;
 use crate::{
     diff,
     document::DOCUMENT_BYTES_MAX,
-    explain, flows, health, openapi, orders, policy, put, quarantine, reload, revisions, revocations,
+    explain, firewall, flows, health, openapi, orders, policy, put, quarantine, reload, revisions,
+    revocations,
     route::{Answer, Content, Method, Parameter, Route},
     tokens, traffic,
 };
@@ -31,7 +32,7 @@ const EDITED: Answer = Answer::failure(
 );
 const MOVED: Answer = Answer::failure(412, "Another revision decides than `If-Match` names.");
 
-pub(crate) const ROUTES: [Route; 22] = [
+pub(crate) const ROUTES: [Route; 23] = [
     Route {
         method: Method::Get,
         path: "/v1/openapi.json",
@@ -254,6 +255,21 @@ pub(crate) const ROUTES: [Route; 22] = [
                 "The numbers. Asking makes the proxy add up what ends, for a minute from then on.",
             ),
             Answer::failure(400, "The limit is no number."),
+        ],
+    },
+    Route {
+        method: Method::Get,
+        path: "/v1/firewall",
+        handler: |method| on(method, firewall::get),
+        summary: "What names have opened in the kernel, for whom and for how long",
+        description: "",
+        parameters: &[Parameter::query::<firewall::Which>(&[])],
+        body: None,
+        answers: &[
+            Answer::json::<firewall::Opened>("What is open, or has been."),
+            Answer::failure(400, "The address is none."),
+            Answer::failure(404, "There is no firewall."),
+            Answer::failure(500, "The kernel does not tell."),
         ],
     },
     Route {

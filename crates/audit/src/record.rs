@@ -88,6 +88,9 @@ pub struct Record {
     /// The addresses that the client was told; of [`Event::Dns`] alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers: Option<Arc<[IpAddr]>>,
+    /// The names that have resolved to the address, for this client if there are any; of [`Event::Packet`] alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub names: Option<Arc<[Arc<str>]>>,
     /// Bytes from the client to the upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_up: Option<u64>,
@@ -130,6 +133,8 @@ pub enum Event {
     Request,
     /// A question to the policy server for names was answered or refused.
     Dns,
+    /// A packet came to the firewall that the policy does not allow.
+    Packet,
     /// Somebody who steers the proxy changed what decides or what is open, or could not.
     Control,
     /// Records were lost here; written by the log itself.
@@ -214,6 +219,7 @@ impl Record {
             status: None,
             rcode: None,
             answers: None,
+            names: None,
             bytes_up: None,
             bytes_down: None,
             duration: None,
@@ -404,6 +410,7 @@ mod tests {
             (Event::End, "end"),
             (Event::Request, "request"),
             (Event::Dns, "dns"),
+            (Event::Packet, "packet"),
             (Event::Control, "control"),
             (Event::Lost, "lost"),
         ] {

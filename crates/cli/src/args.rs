@@ -8,9 +8,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use exeat_policy::Label;
 
+mod firewall;
 mod generate;
 mod policy;
 
+pub(crate) use firewall::FirewallAttachArgs;
+pub(crate) use firewall::{FirewallCommand, FirewallShowArgs, FirewallWhyArgs};
 pub(crate) use generate::{GenerateArgs, GenerateCommand, KubernetesArgs};
 pub(crate) use policy::{PolicyCommand, PolicyDiffArgs, PutArgs, PutHow, RevisionsArgs, RollbackArgs};
 
@@ -67,6 +70,9 @@ pub enum Command {
     /// Make a configuration of the host lists of others
     #[command(subcommand)]
     Import(ImportCommand),
+    /// Hold the packets of clients to names, in the kernel
+    #[command(subcommand)]
+    Firewall(FirewallCommand),
     /// Let tokens count no longer, and end their flows
     #[command(subcommand)]
     Token(TokenCommand),

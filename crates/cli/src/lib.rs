@@ -12,6 +12,7 @@ mod output;
 
 use std::process::ExitCode;
 
+use args::FirewallCommand;
 use clap::Parser;
 
 pub use args::{Cli, Command, ServeArgs};
@@ -37,6 +38,11 @@ pub fn run() -> Next {
             Ok(source) => Next::Serve(source),
             Err(error) => Next::Exit(output::failed(&error)),
         },
+        Command::Firewall(FirewallCommand::Attach(args)) => match Source::attaching(args) {
+            Ok(source) => Next::Serve(source),
+            Err(error) => Next::Exit(output::failed(&error)),
+        },
+        Command::Firewall(command) => exit(commands::firewall::run(&command)),
         Command::Check(args) => exit(commands::check::run(&args)),
         Command::Explain(args) => exit(commands::explain::run(&args)),
         Command::Reload(args) => exit(commands::reload::run(&args)),

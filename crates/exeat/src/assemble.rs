@@ -9,7 +9,7 @@ use anyhow::Context;
 use exeat_api::{Access, Admin, Order, Socket, SocketFile, Status};
 use exeat_audit::{AuditLog, AuditWriter, Sink};
 use exeat_cli::Source;
-use exeat_dns::{NoGate, Resolver, Server, VirtualNames};
+use exeat_dns::{Gate, NoGate, Resolver, Server, VirtualNames};
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
 use exeat_proxy::{Door, Parts, Proxy, Tls};
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use crate::cores::{self, Cores, DnsDoor, UnixDoor};
 use crate::descriptors;
+use crate::firewall;
 use crate::inherited::Inherited;
 use crate::listening::{DnsListening, Listening, listen, listen_dns};
 use crate::log::Log;
@@ -141,13 +142,15 @@ async fn serve(
         is_redirected: listener.is_redirected,
     });
     let listeners = listening.into_iter().map(|listening| listening.sockets).zip(doors);
-    let server = Server::new(
-        settings.dns.server.clone(),
-        resolver,
-        proxy.surroundings(),
-        Arc::new(NoGate),
-        virtual_names,
-    );
+    let firewall = settings.firewall.as_ref();
+    let firewall =
+        firewall.map(|settings| firewall::start(settings, &dns_bound, &bound, &proxy)).transpose()?;
+    let gate: Arc<dyn Gate> = match &firewall {
+        Some(firewall) => Arc::clone(firewall) as _,
+        None => Arc::new(NoGate),
+    };
+    let server =
+        Server::new(settings.dns.server.clone(), resolver, proxy.surroundings(), gate, virtual_names);
     let dns = dns.into_iter().zip(&settings.dns.listen).map(|(listening, listener)| {
         let interface = listener.interface.as_deref().map(Arc::from);
         (listening.sockets, DnsDoor { interface, server: server.clone() })
@@ -163,6 +166,7 @@ async fn serve(
         history: Arc::clone(&history),
         base_dir: &base_dir(&source),
         listeners: &ours,
+        firewall,
     });
     let _socket = socket.map(|socket| serve_admin(socket, admin));
     for socket in health.into_iter().flat_map(|health| health.sockets) {
@@ -227,7 +231,7 @@ fn number(history: &History, loaded: &mut Loaded) {
 fn base_dir(source: &Source) -> PathBuf {
     match source {
         Source::File(path) => path.parent().unwrap_or(Path::new("")).to_owned(),
-        Source::Flags { .. } => PathBuf::new(),
+        Source::Attached { .. } | Source::Flags { .. } => PathBuf::new(),
     }
 }
 

@@ -4,6 +4,7 @@
 mod assemble;
 mod cores;
 mod descriptors;
+mod firewall;
 mod inherited;
 mod listening;
 mod log;

@@ -76,7 +76,7 @@ impl Reloader {
                 tracing::error!(revision = %self.revision(), "reload refused: the configuration has errors; the old one stays");
                 let digest = match &self.source {
                     Source::File(path) => exeat_store::digest_of_file(path),
-                    Source::Flags { .. } => None,
+                    Source::Attached { .. } | Source::Flags { .. } => None,
                 };
                 Err(self.refused(cause, false, digest, Refused::Problems(report)))
             }
@@ -101,7 +101,7 @@ impl Reloader {
         }
         let path = match &self.source {
             Source::File(path) if path.is_file() => path,
-            Source::File(_) | Source::Flags { .. } => {
+            Source::File(_) | Source::Attached { .. } | Source::Flags { .. } => {
                 return Err(Refused::NoFile { source_name: self.source.describe() });
             }
         };
@@ -211,6 +211,7 @@ impl Reloader {
             ("limits", old.limits != new.limits),
             ("resolver", old.resolver != new.resolver),
             ("dns", old.dns != new.dns),
+            ("firewall", old.firewall != new.firewall),
             ("audit", old.audit != new.audit),
             ("state", old.state != new.state),
             ("api", old.api != new.api),

@@ -197,6 +197,12 @@ impl Workloads {
         self.all.iter().map(|workload| &workload.principal)
     }
 
+    /// The networks that tell workloads apart, in no order and with repetitions.
+    pub fn networks(&self) -> impl Iterator<Item = IpNet> {
+        let described = self.described.iter().filter_map(|(origin, _)| origin.network);
+        described.chain(self.networks.iter().flat_map(|(_, networks)| networks.keys().copied()))
+    }
+
     /// Whether some workload is known by the user of a client that came by TCP, which has to be looked up for that.
     #[must_use]
     pub fn know_users(&self) -> bool {

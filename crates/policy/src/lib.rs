@@ -40,10 +40,10 @@ pub use hosts::{HOST_ITEMS_MAX, HostList, HostListError};
 pub use labels::{Label, Labels};
 pub use list::{EntryProblem, List, ListBuilder, Severity};
 pub use narrowing::TokenTerms;
+pub use networks::{NETWORKS_MAX, Network, PortPiece, TooManyNetworks, literal, networks, port_pieces};
 pub use permit::{
     HopPermit, InfraPermit, OpeningRule, Permit, permit, permit_hop, permit_key_server, permit_via,
 };
-pub use networks::{NETWORKS_MAX, Network, PortPiece, TooManyNetworks, networks, port_pieces};
 pub use place::{Place, Revision};
 pub use reach::{Reach, allows_below, may_resolve, reach};
 pub use reason::{DnsRefusal, KernelVerdict, Reason};

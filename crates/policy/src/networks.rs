@@ -9,7 +9,7 @@ use exeat_model::{
 use hashbrown::HashSet;
 
 use crate::cuts::Cuts;
-use crate::decide::{EgressRequest, each_match, owners};
+use crate::decide::{Denial, EgressRequest, each_match, owners};
 use crate::reach::permitted;
 use crate::rule::ListSide;
 use crate::set::{Bound, Mode, PolicySet};
@@ -73,6 +73,23 @@ pub fn networks(set: &PolicySet, bound: &Bound) -> Result<Vec<Network>, TooManyN
         before = here;
     }
     Ok(found)
+}
+
+/// Returns whether `bound` may send packets to one port of one address without a name, straight from here, and why it could
+/// not if only report mode lets it.
+///
+/// # Errors
+/// The reason why not.
+pub fn literal(
+    set: &PolicySet,
+    bound: &Bound,
+    ip: IpAddr,
+    port: Port,
+    transport: Transport,
+) -> Result<Option<Denial>, Denial> {
+    let target = Authority { host: Host::Address(CanonicalIp::new(ip)), port };
+    let permit = permitted(set, &EgressRequest { bound, target: &target, transport }, &[ip])?;
+    Ok(permit.would_deny())
 }
 
 /// Returns all ports in pieces: what is opened by name of any principal that has no token begins and ends with one.

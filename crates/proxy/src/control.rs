@@ -21,6 +21,12 @@ use crate::{
 };
 
 impl Proxy {
+    /// Returns a number that grows with every change of what decides: a new policy, a quarantine, a revocation.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.shared.current().epoch
+    }
+
     /// Returns every live flow, the oldest first. Holds no flow up for longer than it takes to copy it.
     #[must_use]
     pub fn flows(&self) -> Vec<FlowView> {

@@ -166,9 +166,8 @@ impl Told {
     /// Why a request was denied, or an allowed one came to nothing, if that is what the record tells.
     pub(crate) fn refused(&self) -> Option<Reason> {
         match (self.event, self.verdict) {
-            (Event::Decision | Event::Request | Event::Dns, _) | (Event::End, Some(Outcome::Deny)) => {
-                self.reason
-            }
+            (Event::Decision | Event::Request | Event::Dns | Event::Packet, _)
+            | (Event::End, Some(Outcome::Deny)) => self.reason,
             (Event::End, Some(Outcome::Allow) | None) | (Event::Control | Event::Lost, _) => None,
         }
     }
@@ -217,6 +216,7 @@ impl Metrics {
                 self.note_end(&self.tunnel_ends, told);
             }
             Event::Dns => self.lookups.note(told),
+            Event::Packet => self.note_verdict(told),
             Event::Control | Event::Lost => {}
         }
     }

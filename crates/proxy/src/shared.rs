@@ -356,7 +356,7 @@ impl Shared {
         trail.status = Some(refusal.status);
         let ending = match event {
             Event::Request => Some(Ending::nothing_moved(refusal.reason.token())),
-            Event::Decision | Event::End | Event::Dns | Event::Control | Event::Lost => None,
+            Event::Decision | Event::End | Event::Dns | Event::Packet | Event::Control | Event::Lost => None,
         };
         self.note(trail.record(event, ending));
     }

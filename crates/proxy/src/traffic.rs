@@ -204,7 +204,11 @@ impl Sums {
             (Event::Decision, Some(Outcome::Allow), None) => Some(one),
             (Event::Request, Some(Outcome::Allow), None) => Some(bytes(one)),
             (Event::End, _, _) => Some(bytes(Self::default())),
-            (Event::Decision | Event::Request | Event::Dns | Event::Control | Event::Lost, _, _) => None,
+            (
+                Event::Decision | Event::Request | Event::Dns | Event::Packet | Event::Control | Event::Lost,
+                _,
+                _,
+            ) => None,
         }
     }
 

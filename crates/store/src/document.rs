@@ -14,6 +14,7 @@ use crate::certificates::{self, Certificate};
 use crate::clients::{self, Client};
 use crate::dns;
 use crate::files::Files;
+use crate::firewall;
 use crate::groups::{self, Group};
 use crate::issuers::{self, Issuer};
 use crate::keys::{self, Section};
@@ -25,7 +26,7 @@ use crate::problem::{Code, Finding, Severity, shown};
 use crate::reader::{self, Fields, What};
 use crate::secrets;
 use crate::sections::{self, Proxy};
-use crate::settings::{ApiSettings, AuditSettings, DnsSettings};
+use crate::settings::{ApiSettings, AuditSettings, DnsSettings, FirewallSettings};
 use crate::source::Source;
 use crate::suggest::{closest, listed};
 use crate::syntax::{self, Parsed};
@@ -38,6 +39,7 @@ pub(crate) struct Document {
     pub(crate) anonymous_span: Range<usize>,
     pub(crate) resolver: ResolverConfig,
     pub(crate) dns: DnsSettings,
+    pub(crate) firewall: Option<FirewallSettings>,
     pub(crate) limits: Limits,
     pub(crate) audit: AuditSettings,
     pub(crate) state: Option<PathBuf>,
@@ -108,17 +110,20 @@ fn read_sections(root: &DeTable<'_>, broken: bool, cx: &mut Cx<'_, '_>) -> Docum
     let proxy = single(root, &keys::PROXY, cx);
     let resolver = single(root, &keys::RESOLVER, cx);
     let dns = single(root, &keys::DNS, cx);
+    let firewall = single(root, &keys::FIREWALL, cx);
     let audit = single(root, &keys::AUDIT, cx);
     let state = single(root, &keys::STATE, cx);
     let limits = single(root, &keys::LIMITS_SECTION, cx);
     let api = single(root, &keys::API, cx);
-    let anonymous = proxy.as_ref().and_then(|fields| fields.get("anonymous"));
     let mode_span = dns.as_ref().and_then(|fields| fields.key_span("mode"));
+    let dns = dns.map(|fields| dns::read(&fields, cx.notes)).unwrap_or_default();
+    let anonymous = proxy.as_ref().and_then(|fields| fields.get("anonymous"));
     let document = Document {
         anonymous_span: anonymous.map(toml::Spanned::span).unwrap_or_default(),
         proxy: proxy.map(|fields| sections::read_proxy(&fields, cx.base_dir, cx.notes)).unwrap_or_default(),
         resolver: resolver.map(|fields| sections::read_resolver(&fields, cx.notes)).unwrap_or_default(),
-        dns: dns.map(|fields| dns::read(&fields, cx.notes)).unwrap_or_default(),
+        firewall: firewall.and_then(|fields| firewall::read(&fields, &dns, cx.notes)),
+        dns,
         limits: limits.map(|fields| limits::read(&fields, cx.notes)).unwrap_or_default(),
         audit: audit.map(|fields| sections::read_audit(&fields, cx.base_dir, cx.notes)).unwrap_or_default(),
         state: state.and_then(|fields| sections::read_state(&fields, cx.base_dir, cx.notes)),

@@ -1,9 +1,11 @@
 //! A configuration without a file: `exeat serve --allow HOST --deny HOST`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
+use exeat_firewall::Device;
 use exeat_identity::{PasswordHash, hash_generated};
 use exeat_policy::{
     Caps, Defaults, Entry, Labels, List, ListBuilder, Mode, Place, Severity as EntrySeverity, Side,
@@ -17,7 +19,7 @@ use crate::policies::Policy;
 use crate::problem::{Code, Finding, Problem, Severity};
 use crate::report::Report;
 use crate::sections::Proxy;
-use crate::settings::{Listener, Loaded};
+use crate::settings::{ApiSettings, DnsListener, DnsSettings, FirewallSettings, Listener, Loaded};
 use crate::source::Source;
 
 /// The name of the one client, and of its policy.
@@ -38,6 +40,68 @@ pub struct Flags<'f> {
     pub mode: Mode,
 }
 
+/// What the command line says of the clients of network devices.
+#[derive(Clone, Debug)]
+pub struct AttachFlags<'f> {
+    /// What they may reach, in order: text entries, groups but `@any-public` excepted. A dot at the end of a name is fine.
+    pub allow: &'f [String],
+    /// The value of each `--deny`, in order.
+    pub deny: &'f [String],
+    /// The bridges.
+    pub bridges: &'f [String],
+    /// The other devices.
+    pub interfaces: &'f [String],
+    /// Where names are asked for.
+    pub addresses: &'f [IpAddr],
+    /// The socket of the admin API.
+    pub socket: &'f Path,
+    /// Whether the policy is enforced.
+    pub mode: Mode,
+}
+
+/// Makes a configuration of one policy, which holds for every client of these devices, and no proxy.
+///
+/// # Errors
+/// A report of every value that is not an entry or a device.
+pub fn from_attach_flags(flags: &AttachFlags<'_>, options: &Options) -> Result<Loaded, Report> {
+    let mut problems = Vec::new();
+    let allow: Vec<String> = flags.allow.iter().map(|entry| without_final_dot(entry)).collect();
+    let policy = policy(&allow, flags.deny, flags.mode, &mut problems)?;
+    let mut devices = Vec::new();
+    for (names, is_bridge) in [(flags.bridges, true), (flags.interfaces, false)] {
+        for name in names {
+            let Some(device) = Device::new(name, is_bridge) else {
+                let finding = Finding::error(
+                    Code::InvalidValue,
+                    format!("`{name}` is not the name of a network device"),
+                );
+                return Err(Report::new(vec![Problem::of_file(&"the command line".into(), finding)]));
+            };
+            devices.push(device);
+        }
+    }
+    let listen = flags.addresses.iter().map(|&address| DnsListener {
+        address: SocketAddr::new(address, crate::sections::DNS_PORT),
+        interface: None,
+    });
+    let document = Document {
+        proxy: Proxy { listen: Vec::new(), anonymous: Some(FLAGS_CLIENT.to_owned()), ..Proxy::default() },
+        dns: DnsSettings { listen: listen.collect(), ..DnsSettings::default() },
+        firewall: Some(FirewallSettings::of(devices)),
+        api: ApiSettings { socket: Some(flags.socket.to_owned()), listen: None },
+        ..document(policy)
+    };
+    finish(document, problems, options)
+}
+
+/// A text entry whose name may be written with the dot that ends it in a zone file.
+fn without_final_dot(entry: &str) -> String {
+    match entry.split_once(".:") {
+        Some((name, ports)) => format!("{name}:{ports}"),
+        None => entry.strip_suffix('.').unwrap_or(entry).to_owned(),
+    }
+}
+
 /// Makes a configuration of one policy and one client. Places name the flag as the file and count its uses as
 /// lines: `--allow:2`.
 ///
@@ -45,12 +109,7 @@ pub struct Flags<'f> {
 /// A report of every value that is not an entry.
 pub fn from_flags(flags: &Flags<'_>, options: &Options) -> Result<Loaded, Report> {
     let mut problems = Vec::new();
-    let allow = read_list("--allow", flags.allow, Side::Allow, &mut problems);
-    let deny = read_list("--deny", flags.deny, Side::Deny, &mut problems);
-    problems.sort_by(|one, other| (one.file(), one.location()).cmp(&(other.file(), other.location())));
-    if problems.iter().any(|problem| problem.severity() == Severity::Error) {
-        return Err(Report::new(problems));
-    }
+    let policy = policy(flags.allow, flags.deny, flags.mode, &mut problems)?;
     let default = Proxy::default();
     let listen = if flags.listen.is_empty() {
         default.listen
@@ -59,31 +118,8 @@ pub fn from_flags(flags: &Flags<'_>, options: &Options) -> Result<Loaded, Report
     };
     // A hash made here always parses; without one nobody could authenticate, which is the safe side.
     let hashes = PasswordHash::parse(&hash_generated(flags.password.as_bytes())).into_iter().collect();
-    let policy = Policy {
-        name: FLAGS_CLIENT.to_owned(),
-        span: 0..0,
-        place: Place { file: "--allow".into(), line: 1, column: 0 },
-        allow,
-        deny,
-        defaults: Defaults::default(),
-        mode: flags.mode,
-        bind: None,
-        metadata: Vec::new(),
-        next_hop: None,
-    };
     let document = Document {
         proxy: Proxy { listen, ..default },
-        anonymous_span: Range::default(),
-        resolver: exeat_dns::ResolverConfig::default(),
-        dns: crate::DnsSettings::default(),
-        limits: exeat_proxy::Limits::default(),
-        audit: crate::AuditSettings::default(),
-        state: None,
-        api: crate::ApiSettings::default(),
-        groups: Vec::new(),
-        policies: vec![policy],
-        ceilings: Vec::new(),
-        next_hops: Vec::new(),
         clients: vec![Client {
             name: FLAGS_CLIENT.to_owned(),
             span: 0..0,
@@ -93,11 +129,63 @@ pub fn from_flags(flags: &Flags<'_>, options: &Options) -> Result<Loaded, Report
             labels: Labels::default(),
             caps: Caps::default(),
         }],
+        ..document(policy)
+    };
+    finish(document, problems, options)
+}
+
+/// The one policy of a command line.
+fn policy(
+    allow: &[String],
+    deny: &[String],
+    mode: Mode,
+    problems: &mut Vec<Problem>,
+) -> Result<Policy, Report> {
+    let allow = read_list("--allow", allow, Side::Allow, problems);
+    let deny = read_list("--deny", deny, Side::Deny, problems);
+    problems.sort_by(|one, other| (one.file(), one.location()).cmp(&(other.file(), other.location())));
+    if problems.iter().any(|problem| problem.severity() == Severity::Error) {
+        return Err(Report::new(std::mem::take(problems)));
+    }
+    Ok(Policy {
+        name: FLAGS_CLIENT.to_owned(),
+        span: 0..0,
+        place: Place { file: "--allow".into(), line: 1, column: 0 },
+        allow,
+        deny,
+        defaults: Defaults::default(),
+        mode,
+        bind: None,
+        metadata: Vec::new(),
+        next_hop: None,
+    })
+}
+
+/// A document that has nothing but a policy.
+fn document(policy: Policy) -> Document {
+    Document {
+        proxy: Proxy::default(),
+        anonymous_span: Range::default(),
+        resolver: exeat_dns::ResolverConfig::default(),
+        dns: DnsSettings::default(),
+        firewall: None,
+        limits: exeat_proxy::Limits::default(),
+        audit: crate::AuditSettings::default(),
+        state: None,
+        api: ApiSettings::default(),
+        groups: Vec::new(),
+        policies: vec![policy],
+        ceilings: Vec::new(),
+        next_hops: Vec::new(),
+        clients: Vec::new(),
         workloads: Vec::new(),
         certificates: Vec::new(),
         issuers: Vec::new(),
         broken: false,
-    };
+    }
+}
+
+fn finish(document: Document, problems: Vec<Problem>, options: &Options) -> Result<Loaded, Report> {
     match compile(document, options) {
         Ok(loaded) => Ok(Loaded { warnings: Report::new(problems), ..loaded }),
         Err(finding) => Err(Report::new(vec![Problem::of_file(&"--allow".into(), finding)])),

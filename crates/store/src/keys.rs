@@ -52,6 +52,10 @@ pub(crate) const DNS: Section = Section {
 /// Keys of a listener of `[dns]` written as a table.
 pub(crate) const DNS_LISTENER: &[&str] = &["address", "interface"];
 
+/// `[firewall]`.
+pub(crate) const FIREWALL: Section =
+    Section { name: "firewall", named: false, keys: &["bridges", "interfaces", "lifetime", "elements"] };
+
 /// `[limits]`.
 pub(crate) const LIMITS_SECTION: Section = Section { name: "limits", named: false, keys: &limit_names() };
 
@@ -219,10 +223,11 @@ pub(crate) const ISSUER: Section = Section {
 pub(crate) const ISSUER_JWKS: &[&str] = &["file", "keys", "url", "ca", "refresh"];
 
 /// Every section, in the order of the documentation.
-pub(crate) const SECTIONS: [&Section; 15] = [
+pub(crate) const SECTIONS: [&Section; 16] = [
     &PROXY,
     &RESOLVER,
     &DNS,
+    &FIREWALL,
     &LIMITS_SECTION,
     &AUDIT,
     &STATE,

@@ -15,6 +15,7 @@ mod document;
 mod edit;
 mod entry;
 mod files;
+mod firewall;
 mod flags;
 mod floor;
 mod groups;
@@ -48,15 +49,15 @@ mod written;
 pub use api::api_socket;
 pub use edit::{EditError, Existing, NewClient, WriteError, add_client, write_atomically};
 pub use files::{GROUP_FILE_BYTES_MAX, GROUP_FILE_PROBLEMS_MAX, GROUP_LINE_BYTES_MAX};
-pub use flags::{FLAGS_CLIENT, Flags, from_flags};
+pub use flags::{AttachFlags, FLAGS_CLIENT, Flags, from_attach_flags, from_flags};
 pub use import::{Imported, import_hosts_yaml};
 pub use load::{CONFIGURATION_BYTES_MAX, CONFIGURATION_PROBLEMS_MAX, Options, load, load_as, load_text};
 pub use problem::{Code, Location, Problem, Severity};
 pub use report::{Colour, Report};
 pub use revisions::{History, HistoryError, Kept, News, Origin, REVISIONS_BYTES_MAX, REVISIONS_MAX};
 pub use settings::{
-    ApiSettings, AuditSettings, DnsListener, DnsSettings, LISTEN_DEFAULT, Listener, Loaded, Settings,
-    SocketListener,
+    ApiSettings, AuditSettings, DnsListener, DnsSettings, FirewallSettings, LISTEN_DEFAULT, Listener, Loaded,
+    Settings, SocketListener,
 };
 pub use surroundings::{
     CONTAINER_DIRECTORY, CONTAINER_USER, Mount, NoListener, Platform, Surroundings, surroundings,

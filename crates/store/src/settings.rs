@@ -3,9 +3,11 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use exeat_audit::Sink;
 use exeat_dns::{Ranges, ResolverConfig, ServerConfig};
+use exeat_firewall::Device;
 use exeat_identity::{Certificates, Clients, Demand, Issuers, Principal, Workloads};
 use exeat_model::IpBlock;
 use exeat_policy::PolicySet;
@@ -42,6 +44,8 @@ pub struct Settings {
     pub resolver: ResolverConfig,
     /// Where clients ask for names, and how they are answered.
     pub dns: DnsSettings,
+    /// Whose packets the kernel holds to the policy; `None` is nobody's.
+    pub firewall: Option<FirewallSettings>,
     /// Where decisions are recorded.
     pub audit: AuditSettings,
     /// The folder of what must outlive the process, already relative to the working directory or absolute. `None`
@@ -49,6 +53,17 @@ pub struct Settings {
     pub state: Option<PathBuf>,
     /// Where operators see and steer the proxy.
     pub api: ApiSettings,
+}
+
+/// Whose packets the kernel holds to the policy, and how.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FirewallSettings {
+    /// The network devices that they come by; never empty.
+    pub devices: Vec<Device>,
+    /// How long what a name opened stays open after its last use.
+    pub lifetime: Duration,
+    /// Elements of each set of the kernel.
+    pub elements: u32,
 }
 
 /// The policy server for names: off unless told where.

@@ -54,14 +54,14 @@ fn sections_and_keys() {
             "section misspelled",
             "[prxoy]\n[policy.p]\nallow = [\"a.example.com\"]",
             &[
-                "e 1:2 unknown section `prxoy` | did you mean `proxy`? the sections are `proxy`, `resolver`, `dns`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling`, `next_hop`, `client`, `workload`, `certificate` and `issuer`",
+                "e 1:2 unknown section `prxoy` | did you mean `proxy`? the sections are `proxy`, `resolver`, `dns`, `firewall`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling`, `next_hop`, `client`, `workload`, `certificate` and `issuer`",
             ],
         ),
         (
             "section of another version",
             "[tenant.x]\n[policy.p]\nallow = [\"a.example.com\"]",
             &[
-                "e 1:2 unknown section `tenant` | the sections are `proxy`, `resolver`, `dns`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling`, `next_hop`, `client`, `workload`, `certificate` and `issuer`",
+                "e 1:2 unknown section `tenant` | the sections are `proxy`, `resolver`, `dns`, `firewall`, `limits`, `audit`, `state`, `api`, `groups`, `policy`, `ceiling`, `next_hop`, `client`, `workload`, `certificate` and `issuer`",
             ],
         ),
         (

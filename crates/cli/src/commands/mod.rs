@@ -5,6 +5,7 @@ pub(crate) mod client;
 pub(crate) mod diff;
 pub(crate) mod docs;
 pub(crate) mod explain;
+pub(crate) mod firewall;
 pub(crate) mod flows;
 pub(crate) mod generate;
 pub(crate) mod health;

@@ -1,14 +1,14 @@
 //! `serve`: where the configuration comes from, and what the start prints.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::bail;
 use exeat_audit::Sink;
 use exeat_policy::Mode;
-use exeat_store::{FLAGS_CLIENT, Flags, Loaded, Options, Report};
+use exeat_store::{AttachFlags, FLAGS_CLIENT, Flags, Loaded, Options, Report};
 
-use crate::args::ServeArgs;
+use crate::args::{FirewallAttachArgs, ServeArgs};
 use crate::output::to_stderr;
 
 /// The file that `serve` looks for when it is told nothing.
@@ -19,6 +19,13 @@ const DEFAULT_CONFIG: &str = "exeat.toml";
 pub enum Source {
     /// A file.
     File(PathBuf),
+    /// The command line of `firewall attach`.
+    Attached {
+        /// The arguments as given.
+        args: FirewallAttachArgs,
+        /// The addresses of the devices.
+        addresses: Vec<IpAddr>,
+    },
     /// The command line, with the password made at the start.
     Flags {
         /// The flags as given.
@@ -51,6 +58,21 @@ impl Source {
         Ok(Self::Flags { args, password })
     }
 
+    /// Returns the source for the clients of devices.
+    ///
+    /// # Errors
+    /// If there is no such device, or it has no address.
+    pub(crate) fn attaching(args: FirewallAttachArgs) -> anyhow::Result<Self> {
+        let addresses = exeat_firewall::addresses(args.bridges.iter().chain(&args.interfaces))?;
+        if addresses.is_empty() {
+            bail!(
+                "{} has no address that clients could ask for names at",
+                args.bridges.iter().chain(&args.interfaces).cloned().collect::<Vec<_>>().join(", ")
+            );
+        }
+        Ok(Self::Attached { args, addresses })
+    }
+
     /// Reads and compiles the configuration.
     ///
     /// # Errors
@@ -58,6 +80,22 @@ impl Source {
     pub fn load(&self, options: &Options) -> Result<Loaded, Report> {
         match self {
             Self::File(path) => exeat_store::load(path, options),
+            Self::Attached { args, addresses } => {
+                let flags = AttachFlags {
+                    allow: &args.allow,
+                    deny: &args.deny,
+                    bridges: &args.bridges,
+                    interfaces: &args.interfaces,
+                    addresses,
+                    socket: &args.socket,
+                    mode: if args.report { Mode::Report } else { Mode::Enforce },
+                };
+                let mut loaded = exeat_store::from_attach_flags(&flags, options)?;
+                if let Some(path) = &args.audit {
+                    loaded.settings.audit.sink = Sink::File(path.clone());
+                }
+                Ok(loaded)
+            }
             Self::Flags { args, password } => {
                 let flags = Flags {
                     allow: &args.allow,
@@ -80,7 +118,7 @@ impl Source {
     pub fn describe(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),
-            Self::Flags { .. } => "the command line".to_owned(),
+            Self::Attached { .. } | Self::Flags { .. } => "the command line".to_owned(),
         }
     }
 }
@@ -107,6 +145,10 @@ pub fn announce(
         let by = listener.interface.as_ref().map(|name| format!(" for {name}")).unwrap_or_default();
         text.push_str(&format!("  names      {address}{by}, UDP and TCP\n"));
     }
+    if let Some(firewall) = &loaded.settings.firewall {
+        let devices: Vec<&str> = firewall.devices.iter().map(|device| &**device.name()).collect();
+        text.push_str(&format!("  firewall   {}\n", devices.join(", ")));
+    }
     if let Some(address) = health {
         text.push_str(&format!("  metrics    http://{address}/metrics\n"));
     }
@@ -118,6 +160,9 @@ pub fn announce(
         Sink::File(path) => path.display().to_string(),
     };
     text.push_str(&format!("  audit      {audit}\n"));
+    if let Source::Attached { args, .. } = source {
+        text.push_str(&format!("  allowed    {}\n", args.allow.join(" ")));
+    }
     if let (Source::Flags { args, password }, Some(address)) = (source, listening.first()) {
         text.push_str(&format!("  allowed    {}\n", args.allow.join(" ")));
         let example = args.allow.iter().find(|entry| !entry.contains(['*', '@', '/', ':']));

@@ -1,0 +1,76 @@
+//! Arguments of `firewall`.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::Output;
+
+/// What to do with the firewall.
+#[derive(Debug, Subcommand)]
+pub enum FirewallCommand {
+    /// Hold the clients of a bridge or a device to what names they may reach: sets all of it up and runs
+    Attach(FirewallAttachArgs),
+    /// List what names have opened, for whom, and for how long
+    Show(FirewallShowArgs),
+    /// Say which names have opened an address, or what is open for a client
+    Why(FirewallWhyArgs),
+    /// Check that the rules are in force, for both address families
+    #[command(after_help = "Exit status: 0 all is well, 1 something is not.")]
+    Doctor,
+    /// Take away every rule of the firewall, whether or not it runs
+    Remove,
+}
+
+/// Arguments of `firewall attach`.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Names are asked of this program, whichever server the clients have; an answer opens what it says, \
+                        for the client that asked, before it is given. The rules stay when the program ends: nothing more \
+                        is opened then. `exeat firewall remove` takes them away.\n\n\
+                        Examples:\n  \
+                        exeat firewall attach --bridge br-1c9e0c8ba3f2 example.com '*.example.org:443'\n  \
+                        exeat firewall attach --interface veth0 'db.example.com:5432' 10.20.0.0/16:22"
+)]
+pub struct FirewallAttachArgs {
+    /// A bridge whose members are the clients, such as that of a Docker network; repeatable
+    #[arg(long = "bridge", value_name = "NAME", required_unless_present = "interfaces")]
+    pub bridges: Vec<String>,
+    /// Another device that clients come by; repeatable
+    #[arg(long = "interface", value_name = "NAME")]
+    pub interfaces: Vec<String>,
+    /// What the clients may reach: a name, *.name or a network, each with :ports; a dot at the end is fine
+    #[arg(value_name = "ENTRY", required = true)]
+    pub allow: Vec<String>,
+    /// What of that they may not; repeatable
+    #[arg(long, value_name = "ENTRY")]
+    pub deny: Vec<String>,
+    /// Refuse nothing that is public, and record what would have been refused
+    #[arg(long)]
+    pub report: bool,
+    /// The file for audit records [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub audit: Option<PathBuf>,
+    /// The socket of the admin API, for `show` and `why`
+    #[arg(long, value_name = "PATH", default_value = crate::commands::firewall::SOCKET)]
+    pub socket: PathBuf,
+}
+
+/// Arguments of `firewall show`.
+#[derive(Args, Debug)]
+pub struct FirewallShowArgs {
+    /// Where and how to print.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Arguments of `firewall why`.
+#[derive(Args, Debug)]
+pub struct FirewallWhyArgs {
+    /// The address of a destination, or of a client
+    pub address: IpAddr,
+    /// Where and how to print.
+    #[command(flatten)]
+    pub output: Output,
+}

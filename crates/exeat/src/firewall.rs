@@ -1,0 +1,140 @@
+//! Joins the firewall to what decides: it begins before anybody is answered, and follows every change.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use exeat_audit::{Event, Outcome, PrincipalRecord, Record, Text};
+use exeat_firewall::{Config, Fate, Firewall, Packet, Packets};
+use exeat_identity::{Place, Principal};
+use exeat_model::IpBlock;
+use exeat_policy::PolicySet;
+use exeat_proxy::Proxy;
+use exeat_store::FirewallSettings;
+
+/// Between two looks whether something else decides: a change reaches the kernel within a second, with time to spare for a
+/// large table of flows.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What decides at one time, as the kernel's part sees it.
+struct Decides {
+    deciding: Arc<dyn exeat_dns::Deciding>,
+    networks: Vec<IpBlock>,
+}
+
+impl Decides {
+    fn now(proxy: &Proxy) -> Arc<Self> {
+        let snapshot = proxy.snapshot();
+        let networks = snapshot.workloads.networks();
+        let networks =
+            networks.filter_map(|network| IpBlock::between(network.network(), network.broadcast()));
+        Arc::new(Self { deciding: proxy.surroundings().now(), networks: networks.collect() })
+    }
+}
+
+impl exeat_firewall::Deciding for Decides {
+    fn policy(&self) -> &PolicySet {
+        self.deciding.policy()
+    }
+
+    fn asker(&self, place: &Place) -> Option<Arc<Principal>> {
+        self.deciding.asker(place).ok()
+    }
+
+    fn networks(&self) -> Vec<IpBlock> {
+        self.networks.clone()
+    }
+}
+
+/// Puts the rules in force. `dns` and `doors` are what we listen on for names and as a proxy.
+///
+/// # Errors
+/// If `nft` is missing, or the kernel refuses.
+pub(crate) fn start(
+    settings: &FirewallSettings,
+    dns: &[SocketAddr],
+    doors: &[SocketAddr],
+    proxy: &Proxy,
+) -> anyhow::Result<Arc<Firewall>> {
+    let config = Config {
+        devices: settings.devices.clone(),
+        lifetime: settings.lifetime,
+        size: settings.elements,
+        dns: dns.to_vec(),
+        doors: doors.to_vec(),
+    };
+    let epoch = proxy.epoch();
+    let firewall = Firewall::start(config, Decides::now(proxy)).context("cannot start the firewall")?;
+    let firewall = Arc::new(firewall);
+    let around = proxy.surroundings();
+    let packets = Packets::listen(&firewall, move |packet| around.note(record(&packet)));
+    if let Err(error) = &packets {
+        tracing::warn!(%error, "refused packets are not in the audit log");
+    }
+    let follows = (Arc::clone(&firewall), proxy.clone());
+    let name = "firewall-policy".to_owned();
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
+        // For as long as the program runs.
+        let _packets = packets;
+        follow(&follows.0, &follows.1, epoch);
+    });
+    thread.context("cannot start a thread for the firewall")?;
+    Ok(firewall)
+}
+
+/// Tells the firewall of every change, for as long as the program runs.
+fn follow(firewall: &Firewall, proxy: &Proxy, mut told: u64) {
+    loop {
+        std::thread::sleep(LOOK_EVERY);
+        let epoch = proxy.epoch();
+        if epoch == told {
+            continue;
+        }
+        let decides = Decides::now(proxy);
+        match firewall.replace(decides) {
+            Ok(swept) => {
+                told = epoch;
+                tracing::info!(kept = swept.kept, cut = swept.cut, "the firewall follows what decides now");
+            }
+            // What is in force is older; nothing more is opened by name until it is not.
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the firewall does not follow what decides now"
+                );
+            }
+        }
+    }
+}
+
+/// The record of a packet that the policy does not allow.
+fn record(packet: &Packet) -> Record {
+    let mut record = Record::new(Event::Packet, SystemTime::now());
+    record.revision = Some(packet.revision);
+    record.source = Some(packet.source);
+    record.principal = packet.principal.as_ref().map(|principal| PrincipalRecord {
+        name: Arc::clone(&principal.name),
+        proof: principal.proof.name(),
+        labels: principal.labels.clone(),
+        token: None,
+    });
+    record.method = packet.transport.map(|transport| Text::from(transport.word()));
+    record.target = Some(Text::from(packet.target.to_string().as_str()));
+    record.port = Some(packet.target.port()).filter(|port| *port != 0);
+    record.address = Some(packet.target);
+    match packet.fate {
+        Fate::Refused | Fate::Spoofed => {
+            record.verdict = Some(Outcome::Deny);
+            record.reason = Some(packet.reason);
+        }
+        Fate::Watched => {
+            record.verdict = Some(Outcome::Allow);
+            record.would_deny = Some(packet.reason);
+        }
+    }
+    record.names = Some(packet.names.iter().map(|name| name.as_str().into()).collect());
+    record.names = record.names.filter(|names| !names.is_empty());
+    record.end = packet.is_late.then_some("name_expired");
+    record
+}

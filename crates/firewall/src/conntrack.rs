@@ -1,0 +1,189 @@
+//! The kernel's table of flows: which of ours are open, and how to end one.
+//!
+//! A flow whose entry is deleted is not known any more: its next packet meets the rules as a new one, which is refused with
+//! a reset if the policy does not allow it by then.
+
+use std::{io, net::IpAddr};
+
+use exeat_model::{CanonicalIp, Port, Transport};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla,
+};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple},
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+
+use crate::script::LABEL;
+
+/// `CTA_LABELS`, and `CTA_ID`, which tells an entry from a later one of the same addresses and ports.
+const LABELS: u16 = 22;
+const ID: u16 = 12;
+const DATAGRAM_BYTES: usize = 64 * 1024;
+
+/// A flow that we let through, as its first packet was sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Flow {
+    pub(crate) client: IpAddr,
+    pub(crate) client_port: u16,
+    pub(crate) address: IpAddr,
+    pub(crate) port: Port,
+    pub(crate) transport: Transport,
+    /// What names it to the kernel.
+    entry: Vec<ConntrackAttribute>,
+}
+
+/// Returns every flow that has our label. Takes time in proportion to the kernel's whole table.
+///
+/// # Errors
+/// If the kernel does not answer.
+pub(crate) fn flows() -> io::Result<Vec<Flow>> {
+    let socket = connect()?;
+    let mut found = Vec::new();
+    for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
+        let question = ConntrackMessage::Get(Vec::new());
+        socket.send(&message(family, question, NLM_F_DUMP), 0)?;
+        read_all(&socket, |message| {
+            if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = message.inner {
+                found.extend(flow(&attributes));
+            }
+        })?;
+    }
+    Ok(found)
+}
+
+/// Forgets flows, so that each of their next packets is decided on as a new one. Returns how many were still there.
+///
+/// # Errors
+/// If the kernel cannot be asked.
+pub(crate) fn forget(flows: &[Flow]) -> io::Result<usize> {
+    let socket = connect()?;
+    let mut gone = 0;
+    for flow in flows {
+        let family =
+            if flow.client.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
+        let order = ConntrackMessage::Delete(flow.entry.clone());
+        socket.send(&message(family, order, NLM_F_ACK), 0)?;
+        match read_all(&socket, |_| {}) {
+            Ok(()) => gone += 1,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(gone)
+}
+
+fn connect() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.set_non_blocking(true)?;
+    Ok(socket)
+}
+
+fn message(family: NetfilterProtoFamily, message: ConntrackMessage, flags: u16) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | flags;
+    let message =
+        NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), NetfilterMessageInner::Conntrack(message));
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+/// Reads one answer to its end. What is answered is there when the question has been sent; of a long list its beginning.
+fn read_all(socket: &Socket, mut found: impl FnMut(NetfilterMessage)) -> io::Result<()> {
+    loop {
+        let mut datagram = Vec::with_capacity(DATAGRAM_BYTES);
+        socket.recv(&mut datagram, 0)?;
+        let mut rest = datagram.as_slice();
+        while !rest.is_empty() {
+            let length = NetlinkBuffer::new_checked(rest).map_err(invalid)?.length() as usize;
+            let whole = rest.get(..length).ok_or_else(|| invalid("a message that is cut off"))?;
+            let message = NetlinkMessage::<NetfilterMessage>::deserialize(whole).map_err(invalid)?;
+            match message.payload {
+                NetlinkPayload::InnerMessage(message) => found(message),
+                NetlinkPayload::Done(_) => return Ok(()),
+                NetlinkPayload::Error(error) if error.code.is_none() => return Ok(()),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                NetlinkPayload::Noop | NetlinkPayload::Overrun(_) | _ => {}
+            }
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+/// Returns the flow that an entry is about, if it is one of ours.
+fn flow(attributes: &[ConntrackAttribute]) -> Option<Flow> {
+    let mut original = None;
+    let mut entry = Vec::new();
+    let mut is_ours = false;
+    for attribute in attributes {
+        if let ConntrackAttribute::CtaTupleOrig(tuple) = attribute {
+            original = ends(tuple);
+            entry.push(attribute.clone());
+        }
+        if let ConntrackAttribute::Other(other) = attribute {
+            match other.kind() {
+                LABELS => is_ours = has_label(other),
+                ID => entry.push(attribute.clone()),
+                _ => {}
+            }
+        }
+    }
+    let (client, client_port, address, port, transport) = original.filter(|_| is_ours)?;
+    Some(Flow { client, client_port, address, port, transport, entry })
+}
+
+/// Whether our bit is among those of a label. They come in words of the machine, the lowest first.
+fn has_label(attribute: &impl Nla) -> bool {
+    let mut bytes = vec![0; attribute.value_len()];
+    attribute.emit_value(&mut bytes);
+    let mut bits =
+        bytes.chunks_exact(4).filter_map(|word| word.first_chunk().map(|word| u32::from_ne_bytes(*word)));
+    let (word, bit) = ((LABEL / 32) as usize, LABEL % 32);
+    bits.nth(word).is_some_and(|bits| bits & (1 << bit) != 0)
+}
+
+fn ends(tuple: &[Tuple]) -> Option<(IpAddr, u16, IpAddr, Port, Transport)> {
+    let (mut source, mut destination) = (None, None);
+    let (mut source_port, mut destination_port, mut transport) = (None, None, None);
+    for part in tuple {
+        if let Tuple::Ip(addresses) = part {
+            for address in addresses {
+                if let IPTuple::SourceAddress(ip) = address {
+                    source = Some(*ip);
+                }
+                if let IPTuple::DestinationAddress(ip) = address {
+                    destination = Some(*ip);
+                }
+            }
+        }
+        if let Tuple::Proto(parts) = part {
+            for part in parts {
+                match part {
+                    ProtoTuple::Protocol(Protocol::Tcp) => transport = Some(Transport::Tcp),
+                    ProtoTuple::Protocol(Protocol::Udp) => transport = Some(Transport::Udp),
+                    ProtoTuple::SourcePort(port) => source_port = Some(*port),
+                    ProtoTuple::DestinationPort(port) => destination_port = Some(*port),
+                    ProtoTuple::Protocol(_) | ProtoTuple::Other(_) | _ => {}
+                }
+            }
+        }
+    }
+    let canonical = |ip: IpAddr| CanonicalIp::new(ip).get();
+    Some((
+        canonical(source?),
+        source_port?,
+        canonical(destination?),
+        Port::new(destination_port?)?,
+        transport?,
+    ))
+}
+
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}

@@ -1,0 +1,677 @@
+//! The firewall as the rest of the program sees it: it is started, opens what answers need, takes a new policy, and leaves
+//! the kernel closed when it ends.
+
+use std::{
+    collections::HashSet,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use exeat_dns::{Gate, GateError, Opened, Opening};
+use exeat_identity::{Part, Place};
+use exeat_model::{DnsName, Port, Transport};
+use exeat_policy::{Reach, Reason, Revision, literal, reach};
+use nix::errno::Errno;
+
+use crate::{
+    conntrack::{self, Flow},
+    element::{Element, Sender, Station},
+    kernel::{ELEMENTS_PER_BATCH, Fingerprint, Kernel},
+    neighbours::Neighbours,
+    nft::{self, NftError},
+    plan::{Deciding, Device, Plan},
+    refused::{Fate, Headers, NAMES_MAX, Packet},
+    script::{self, Frame, kept_sets},
+    state::{Entry, State, View},
+    watch::Watch,
+    wire::{Batch, Held, Put},
+};
+
+/// The least time that something is open for after it was asked for or used.
+pub use exeat_dns::LIFETIME_MIN;
+
+/// What a firewall is made of.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The devices whose clients are held to the policy.
+    pub devices: Vec<Device>,
+    /// How long something opened by name is open after the last packet to it; at least [`LIFETIME_MIN`].
+    pub lifetime: Duration,
+    /// Elements that each set of the kernel holds at most, and entries of our own.
+    pub size: u32,
+    /// Where our name server listens, for what is asked on port 53.
+    pub dns: Vec<SocketAddr>,
+    /// Our other listeners that clients may connect to.
+    pub doors: Vec<SocketAddr>,
+}
+
+/// Why the firewall cannot be had, or a policy is not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum FirewallError {
+    /// The rules could not be set.
+    #[error("the rules of the firewall could not be set")]
+    Rules(#[from] NftError),
+    /// The kernel could not be asked.
+    #[error("the kernel could not be asked for its firewall")]
+    Kernel(#[from] io::Error),
+    /// Somebody else changed rules while ours were set, so that it is not known what is in force.
+    #[error("somebody else changes the kernel's firewall at the same time")]
+    Interrupted,
+}
+
+/// Times that the rules are set before it is given up for now, because somebody else changes theirs at the same time. It
+/// takes some 10 ms each time.
+const ATTEMPTS: usize = 5;
+
+/// The firewall. The rules stay when it is dropped, so that the kernel opens nothing more; [`remove`] takes them away.
+pub struct Firewall {
+    inner: Arc<Inner>,
+    _watch: Watch,
+}
+
+pub(crate) struct Inner {
+    config: Config,
+    working: Mutex<Working>,
+}
+
+struct Working {
+    kernel: Kernel,
+    neighbours: Neighbours,
+    deciding: Arc<dyn Deciding>,
+    plan: Plan,
+    state: State,
+    revision: Revision,
+    serial: u64,
+    /// `None` if the rules of the plan are not in force.
+    in_force: Option<Fingerprint>,
+}
+
+/// What a change of policy came to.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Swept {
+    /// Flows that were cut.
+    pub cut: usize,
+    /// Flows that go on.
+    pub kept: usize,
+}
+
+impl Firewall {
+    /// Puts the rules in force, and takes over what a firewall before this one has opened, as far as the policy still
+    /// allows it. It is called before anybody is answered.
+    ///
+    /// # Errors
+    /// If `nft` is missing, or the kernel refuses. Then nothing has changed.
+    pub fn start(config: Config, deciding: Arc<dyn Deciding>) -> Result<Self, FirewallError> {
+        nft::version()?;
+        let mut kernel = Kernel::connect()?;
+        let found = match kernel.contents()? {
+            Some(contents) => {
+                let sets = contents
+                    .sets
+                    .iter()
+                    .filter(|set| set.starts_with("names") || set.starts_with("stations"));
+                let mut found = Vec::new();
+                for set in sets {
+                    found.extend(kernel.list(set)?);
+                }
+                found
+            }
+            None => Vec::new(),
+        };
+        let plan = Plan::new(&*deciding, &config.devices);
+        let mut working = Working {
+            kernel,
+            neighbours: Neighbours::connect()?,
+            plan,
+            state: State::new(config.size as usize),
+            revision: deciding.policy().revision(),
+            deciding,
+            serial: 0,
+            in_force: None,
+        };
+        working.adopt(&config, &found);
+        working.apply(&config)?;
+        working.decide_again(&config, &found.iter().map(|held| held.element).collect::<Vec<_>>())?;
+        let swept = working.sweep()?;
+        tracing::info!(
+            adopted = working.state.len(),
+            cut = swept.cut,
+            kept = swept.kept,
+            "the firewall is in force"
+        );
+        let inner = Arc::new(Inner { config, working: Mutex::new(working) });
+        let watch = Watch::start(Arc::clone(&inner))?;
+        Ok(Self { inner, _watch: watch })
+    }
+
+    /// Decides by `deciding` from now on, on packets and on open flows. Those that are no longer allowed are cut, the
+    /// others never notice. Takes milliseconds: call it where that may be.
+    ///
+    /// # Errors
+    /// If the kernel could not be told all of it. Then what names have opened is held to the new policy all the same where
+    /// that can be, new names are refused, and it is tried again until it works.
+    pub fn replace(&self, deciding: Arc<dyn Deciding>) -> Result<Swept, FirewallError> {
+        let plan = Plan::new(&*deciding, &self.inner.config.devices);
+        let mut working = self.inner.working();
+        working.revision = deciding.policy().revision();
+        working.deciding = deciding;
+        working.plan = plan;
+        working.in_force = None;
+        let applied = working.apply(&self.inner.config);
+        working.decide_again(&self.inner.config, &[])?;
+        let swept = working.sweep()?;
+        applied.map(|()| swept)
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+
+    /// The names of the devices whose clients are held to the policy.
+    pub fn devices(&self) -> impl Iterator<Item = &str> {
+        self.inner.config.devices.iter().map(|device| &**device.name())
+    }
+
+    /// Whether the rules of what decides now are in force.
+    #[must_use]
+    pub fn is_in_force(&self) -> bool {
+        self.inner.working().in_force.is_some()
+    }
+
+    /// Returns what was opened by name, in no order.
+    #[must_use]
+    pub fn opened(&self) -> Vec<OpenedView> {
+        let working = self.inner.working();
+        let now = Instant::now();
+        working.state.views().map(|view| OpenedView::of(&view, now)).collect()
+    }
+}
+
+impl Firewall {
+    /// Returns what was opened by name of `address`, or for it, with what is left of it in the kernel.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub fn why(&self, address: IpAddr) -> Result<Vec<OpenedView>, FirewallError> {
+        let mut working = self.inner.working();
+        let now = Instant::now();
+        let mut found: Vec<(OpenedView, Vec<Element>)> = Vec::new();
+        let views = working.state.views().filter(|view| view.address == address || view.client == address);
+        found.extend(views.map(|view| (OpenedView::of(&view, now), view.entry.elements.clone())));
+        for (view, elements) in &mut found {
+            view.remaining = Duration::ZERO;
+            for element in elements {
+                let left = working.kernel.get(element)?.map_or(Duration::ZERO, |held| held.remaining);
+                view.remaining = left.max(view.remaining);
+            }
+        }
+        Ok(found.into_iter().map(|(view, _)| view).collect())
+    }
+}
+
+/// Returns the addresses of devices that clients can send to: none that holds for one link alone.
+///
+/// # Errors
+/// If there is no such device.
+pub fn addresses<'a>(devices: impl Iterator<Item = &'a String> + Clone) -> io::Result<Vec<IpAddr>> {
+    for device in devices.clone() {
+        if number(device).is_none() {
+            let message = format!("there is no network device `{device}`");
+            return Err(io::Error::new(io::ErrorKind::NotFound, message));
+        }
+    }
+    let is_named = |name: &str| devices.clone().any(|device| device == name);
+    let found = nix::ifaddrs::getifaddrs()?;
+    let found = found.filter(|found| is_named(&found.interface_name)).filter_map(|found| ip(found.address?));
+    let is_of_link = |address: &IpAddr| match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    Ok(found.filter(|address| !is_of_link(address)).collect())
+}
+
+/// Takes away every trace of a firewall in this network namespace. Flows that it let through go on.
+///
+/// # Errors
+/// If `nft` is missing or refuses.
+pub fn remove() -> Result<(), FirewallError> {
+    nft::version()?;
+    Ok(nft::run(&script::removal())?)
+}
+
+/// Something that a name opened.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OpenedView {
+    /// For whom.
+    pub client: IpAddr,
+    /// The name.
+    pub name: DnsName,
+    /// An address of it.
+    pub address: IpAddr,
+    /// Transports and ports.
+    pub ports: Vec<(Transport, exeat_model::PortRange)>,
+    /// How long it was still open at least, by what was asked; new connections make that longer. Zero if it has ended.
+    pub remaining: Duration,
+}
+
+impl OpenedView {
+    fn of(view: &View<'_>, now: Instant) -> Self {
+        let mut ports: Vec<_> =
+            view.entry.elements.iter().map(|element| (element.transport, element.ports)).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        Self {
+            client: view.client,
+            name: view.name.clone(),
+            address: view.address,
+            ports,
+            remaining: view.entry.until.saturating_duration_since(now),
+        }
+    }
+}
+
+impl Gate for Firewall {
+    fn open(&self, opening: Opening) -> Opened<'_> {
+        // The kernel answers within the call, in microseconds: nothing is waited for.
+        Box::pin(std::future::ready(self.inner.working().open(&self.inner.config, &opening)))
+    }
+}
+
+impl Inner {
+    fn working(&self) -> MutexGuard<'_, Working> {
+        self.working.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says whose a logged packet was, and why it may not pass.
+    pub(crate) fn explain(&self, fate: Fate, headers: &Headers) -> Packet {
+        let Headers { source, target, transport } = *headers;
+        let working = self.working();
+        let now = Instant::now();
+        let interface = self.config.devices.first().map(|device| Arc::clone(device.name()));
+        let interface = interface.map_or(Part::Nothing, Part::Known);
+        let place = Place { address: Some(source.ip()), interface, ..Place::default() };
+        let principal = working.deciding.asker(&place).filter(|_| fate != Fate::Spoofed);
+        let policy = working.deciding.policy();
+        let of_client = working.state.of_client(source.ip()).filter(|view| view.address == target.ip());
+        let (mut names, mut is_late, mut is_known) = (Vec::new(), false, false);
+        for view in of_client {
+            is_known = true;
+            is_late |= view.entry.until <= now;
+            names.push(view.name.clone());
+        }
+        if names.is_empty() {
+            let others = working.state.views().filter(|view| view.address == target.ip());
+            names.extend(others.map(|view| view.name.clone()).take(NAMES_MAX));
+        }
+        names.sort_unstable();
+        names.dedup();
+        names.truncate(NAMES_MAX);
+        let reason = match (fate, &principal, transport, Port::new(target.port())) {
+            (Fate::Spoofed, ..) => Reason::ContainerMismatch,
+            (Fate::Refused | Fate::Watched, None, ..) => Reason::AuthRequired,
+            (Fate::Refused, Some(_), Some(_), Some(_)) if is_known && !is_late => Reason::PortNotAllowed,
+            (Fate::Refused | Fate::Watched, Some(principal), Some(transport), Some(port)) => {
+                match literal(policy, &principal.bound, target.ip(), port, transport) {
+                    Err(denial) => denial.reason,
+                    // It is allowed by now, or only where a flow begins.
+                    Ok(would_deny) => would_deny.map_or(Reason::PolicyChanged, |denial| denial.reason),
+                }
+            }
+            (Fate::Refused | Fate::Watched, Some(_), _, _) => Reason::IpLiteralNotAllowed,
+        };
+        Packet {
+            fate,
+            source,
+            target,
+            transport,
+            principal,
+            reason,
+            revision: policy.revision(),
+            names,
+            is_late,
+        }
+    }
+
+    /// Puts the rules in force again if `seen` is not what they should look like. Returns whether they were not.
+    ///
+    /// # Errors
+    /// If that does not work.
+    pub(crate) fn mend(&self, seen: Option<Fingerprint>) -> Result<bool, FirewallError> {
+        let mut working = self.working();
+        if working.in_force.is_some() && seen == working.in_force {
+            return Ok(false);
+        }
+        // It may have been ours, between the two looks.
+        let now = working.kernel.fingerprint()?;
+        if working.in_force.is_some() && now == working.in_force {
+            return Ok(false);
+        }
+        working.in_force = None;
+        working.apply(&self.config)?;
+        working.sweep()?;
+        Ok(true)
+    }
+}
+
+impl Working {
+    /// Sets the rules of the plan. What has been opened by name stays open throughout, if it was.
+    fn apply(&mut self, config: &Config) -> Result<(), FirewallError> {
+        // Somebody may change them between our look at what is there and what we make of it.
+        let mut result = self.try_apply(config);
+        for _ in 1..ATTEMPTS {
+            if result.is_ok() {
+                break;
+            }
+            result = self.try_apply(config);
+        }
+        result
+    }
+
+    fn try_apply(&mut self, config: &Config) -> Result<(), FirewallError> {
+        let frame = config.frame();
+        let old = self.kernel.contents()?;
+        self.serial += 1;
+        while old.as_ref().is_some_and(|old| old.has_serial(self.serial)) {
+            self.serial += 1;
+        }
+        let mut is_new = old.is_none();
+        let mut before = self.kernel.generation()?;
+        let result = nft::run(&script::script(&self.plan, &frame, old.as_ref(), self.serial));
+        match (result, &old) {
+            (Err(NftError::Refused { complaint }), Some(_)) => {
+                tracing::warn!(%complaint, "the table of the firewall is made anew");
+                is_new = true;
+                let fresh = script::script(&self.plan, &frame, None, self.serial);
+                before = self.kernel.generation()?;
+                nft::run(&(script::removal() + &fresh))?;
+            }
+            (result, _) => result?,
+        }
+        let fingerprint = self.kernel.fingerprint()?;
+        // What was taken is what we have set only if nothing else has changed meanwhile.
+        if self.kernel.generation()? != before.wrapping_add(1) {
+            return Err(FirewallError::Interrupted);
+        }
+        if is_new {
+            self.put_all(config)?;
+        }
+        self.in_force = fingerprint;
+        Ok(())
+    }
+
+    /// Tells the kernel everything again that is open.
+    fn put_all(&mut self, config: &Config) -> io::Result<()> {
+        let now = Instant::now();
+        let known: HashSet<String> = kept_sets(&self.plan).into_iter().map(|(name, _)| name).collect();
+        let mut puts = Vec::new();
+        for view in self.state.views() {
+            let lifetime = view.entry.until.saturating_duration_since(now).min(config.lifetime);
+            let elements = view.entry.elements.iter().filter(|element| known.contains(&element.set()));
+            if !lifetime.is_zero() {
+                puts.extend(elements.map(|element| put(*element, lifetime, view.name)));
+            }
+        }
+        self.put(&puts)
+    }
+
+    fn put(&mut self, puts: &[Put]) -> io::Result<()> {
+        for puts in puts.chunks(ELEMENTS_PER_BATCH) {
+            let mut batch = Batch::default();
+            batch.put(puts, self.kernel.renews_in_place());
+            self.kernel.commit(batch)?;
+        }
+        Ok(())
+    }
+
+    /// Opens what an answer needs.
+    fn open(&mut self, config: &Config, opening: &Opening) -> Result<(), GateError> {
+        if opening.revision < self.revision {
+            return Err(GateError::Outdated);
+        }
+        if self.in_force.is_none() {
+            self.apply(config).map_err(|error| GateError::Kernel(io::Error::other(error)))?;
+        }
+        let lifetime = opening.lifetime.max(config.lifetime);
+        let now = Instant::now();
+        let mut entries: Vec<(IpAddr, Entry)> = Vec::new();
+        for reached in &opening.reach {
+            for &address in &reached.addrs {
+                let elements = self.elements(config, opening.client, address, reached).ok_or_else(|| {
+                    GateError::Kernel(io::Error::other("ports that the rules of the firewall do not know"))
+                })?;
+                match entries.iter_mut().find(|(other, _)| *other == address) {
+                    Some((_, entry)) => entry.elements.extend(elements),
+                    None => entries.push((address, Entry { elements, until: now + lifetime })),
+                }
+            }
+        }
+        let addresses: Vec<IpAddr> = entries.iter().map(|(address, _)| *address).collect();
+        self.state.make_room(opening.client, &opening.name, &addresses, now).map_err(|_| GateError::Full)?;
+        let elements = entries.iter().flat_map(|(_, entry)| &entry.elements);
+        let puts: Vec<Put> = elements.map(|element| put(*element, lifetime, &opening.name)).collect();
+        self.put(&puts).or_else(|error| self.put_after(config, error, &puts)).map_err(|error| {
+            if error.raw_os_error() == Some(Errno::ENFILE as i32) {
+                GateError::Full
+            } else {
+                GateError::Kernel(error)
+            }
+        })?;
+        self.state.note(opening.client, &opening.name, &opening.place, entries);
+        Ok(())
+    }
+
+    /// Tries once more where the sets were gone, because somebody has flushed our table.
+    fn put_after(&mut self, config: &Config, error: io::Error, puts: &[Put]) -> io::Result<()> {
+        if error.kind() != io::ErrorKind::NotFound {
+            return Err(error);
+        }
+        tracing::error!("somebody has removed the rules of the firewall: they are set again");
+        self.in_force = None;
+        self.apply(config).map_err(io::Error::other)?;
+        self.put(puts)
+    }
+
+    /// What the kernel has to be told so that `client` reaches one address. `None` if the rules have no such ports. Empty
+    /// if the client is not known in the family of the address: it may have none of that.
+    fn elements(
+        &self,
+        config: &Config,
+        client: IpAddr,
+        address: IpAddr,
+        reached: &Reach,
+    ) -> Option<Vec<Element>> {
+        let sender = if client.is_ipv4() == address.is_ipv4() {
+            Some(Sender::Address(client))
+        } else {
+            self.station(config, client).map(Sender::Station)
+        };
+        let Some(sender) = sender else { return Some(Vec::new()) };
+        let parts = self.plan.split(reached.ports)?;
+        let transport = reached.transport;
+        Some(parts.into_iter().map(|ports| Element { sender, address, transport, ports }).collect())
+    }
+
+    /// Who a client is on the enforced device that it is a neighbour on.
+    fn station(&self, config: &Config, client: IpAddr) -> Option<Station> {
+        let mut numbers = config.devices.iter().filter_map(|device| number(device.name()));
+        numbers.find_map(|device| self.neighbours.get(device, client).ok().flatten())
+    }
+
+    /// Takes over what is in the kernel already, as far as it says what it was opened for. It is decided on again before it
+    /// counts.
+    fn adopt(&mut self, config: &Config, found: &[Held]) {
+        let now = Instant::now();
+        let neighbours = self.neighbours.all().unwrap_or_default();
+        for held in found {
+            let Some(name) = held.name.as_deref().and_then(|name| DnsName::parse(name).ok()) else {
+                continue;
+            };
+            let element = held.element;
+            let client = match element.sender {
+                Sender::Address(client) => Some(client),
+                Sender::Station(station) => neighbours
+                    .iter()
+                    .find(|(ip, at)| *at == station && ip.is_ipv4() != element.address.is_ipv4())
+                    .map(|(ip, _)| *ip),
+            };
+            let Some(client) = client else { continue };
+            let place = Place {
+                address: Some(client),
+                interface: self.interface(config, client, &neighbours).map_or(Part::Nothing, Part::Known),
+                ..Place::default()
+            };
+            let until = now + held.remaining;
+            let entry = Entry { elements: vec![element], until };
+            if self.state.make_room(client, &name, &[element.address], now).is_ok() {
+                self.state.note(client, &name, &place, [(element.address, entry)]);
+            }
+        }
+    }
+
+    /// The enforced device that a client is on.
+    fn interface(
+        &self,
+        config: &Config,
+        client: IpAddr,
+        neighbours: &[(IpAddr, Station)],
+    ) -> Option<Arc<str>> {
+        let devices = neighbours.iter().filter(|(ip, _)| *ip == client).map(|(_, station)| station.device);
+        let devices: Vec<u32> = devices.collect();
+        let is_there =
+            |device: &&Device| number(device.name()).is_some_and(|number| devices.contains(&number));
+        let found = config.devices.iter().find(is_there).or(config.devices.first());
+        found.map(|device| Arc::clone(device.name()))
+    }
+
+    /// Holds what was opened by name to what decides now. `found` may be in the kernel besides what we know of.
+    fn decide_again(&mut self, config: &Config, found: &[Element]) -> io::Result<()> {
+        let now = Instant::now();
+        let mut state = std::mem::replace(&mut self.state, State::new(0));
+        let (mut gone, new) = state.decide_again(now, |view| self.again(config, view));
+        self.state = state;
+        let open: HashSet<Element> =
+            self.state.views().flat_map(|view| view.entry.elements.clone()).collect();
+        gone.extend(found.iter().filter(|element| !open.contains(element)));
+        let known: HashSet<String> = kept_sets(&self.plan).into_iter().map(|(name, _)| name).collect();
+        gone.retain(|element| known.contains(&element.set()));
+        self.delete(&gone)?;
+        let names: Vec<(Element, DnsName)> = self
+            .state
+            .views()
+            .flat_map(|view| view.entry.elements.iter().map(|element| (*element, view.name.clone())))
+            .filter(|(element, _)| new.contains_key(element))
+            .collect();
+        let puts = names.iter().filter_map(|(element, name)| Some(put(*element, *new.get(element)?, name)));
+        let puts: Vec<Put> = puts.collect();
+        self.put(&puts)?;
+        // A packet that was under way may have renewed what was being deleted.
+        self.delete(&gone)
+    }
+
+    /// What a name opens now of what it has opened.
+    fn again(&self, config: &Config, view: &View<'_>) -> Vec<Element> {
+        let Some(asker) = self.deciding.asker(view.place) else { return Vec::new() };
+        let Ok(reached) = reach(self.deciding.policy(), &asker.bound, view.name, &[view.address]) else {
+            return Vec::new();
+        };
+        let elements =
+            reached.iter().filter_map(|reached| self.elements(config, view.client, view.address, reached));
+        elements.flatten().collect()
+    }
+
+    /// Deletes elements, each of which may have ended by itself.
+    fn delete(&mut self, gone: &[Element]) -> io::Result<()> {
+        for gone in gone.chunks(ELEMENTS_PER_BATCH) {
+            let mut batch = Batch::default();
+            batch.delete(gone);
+            match self.kernel.commit(batch) {
+                Ok(()) => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            for element in gone {
+                let mut batch = Batch::default();
+                batch.delete(&[*element]);
+                match self.kernel.commit(batch) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    Ok(()) | Err(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts the flows that are open and not allowed.
+    fn sweep(&mut self) -> io::Result<Swept> {
+        let flows = conntrack::flows()?;
+        if flows.is_empty() {
+            return Ok(Swept::default());
+        }
+        let neighbours = self.neighbours.all()?;
+        let open: HashSet<Element> =
+            self.state.views().flat_map(|view| view.entry.elements.clone()).collect();
+        let (kept, cut): (Vec<Flow>, Vec<Flow>) =
+            flows.into_iter().partition(|flow| self.is_allowed(flow, &open, &neighbours));
+        self.keep_apart(&cut)?;
+        conntrack::forget(&cut)?;
+        Ok(Swept { cut: cut.len(), kept: kept.len() })
+    }
+
+    fn is_allowed(&self, flow: &Flow, open: &HashSet<Element>, neighbours: &[(IpAddr, Station)]) -> bool {
+        let Flow { client, address, port, transport, .. } = *flow;
+        let stations = neighbours.iter().filter(|(ip, _)| *ip == client).map(|(_, at)| Sender::Station(*at));
+        let mut senders = std::iter::once(Sender::Address(client)).chain(stations);
+        let ranges = self.plan.ranges.iter().copied().filter(|range| range.contains(port));
+        let ports: Vec<_> = std::iter::once(port.into()).chain(ranges).collect();
+        senders.any(|sender| {
+            ports.iter().any(|&ports| open.contains(&Element { sender, address, transport, ports }))
+        }) || self
+            .plan
+            .behind
+            .iter()
+            .any(|behind| self.plan.allows(behind.device.name(), client, address, transport, port))
+    }
+
+    /// Lets the datagrams of flows that are cut not begin them again from the other side.
+    fn keep_apart(&mut self, cut: &[Flow]) -> io::Result<()> {
+        let datagrams = cut.iter().filter(|flow| flow.transport == Transport::Udp);
+        for flow in datagrams {
+            let mut batch = Batch::default();
+            batch.keep_apart((flow.client, flow.client_port), (flow.address, flow.port.get()));
+            self.kernel.commit(batch)?;
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    fn frame(&self) -> Frame {
+        let is_ours = |name: &str| self.devices.iter().any(|device| **device.name() == *name);
+        let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|address| {
+            let ip = ip(address.address?)?;
+            is_ours(&address.interface_name).then_some((address.interface_name, ip))
+        });
+        Frame {
+            dns: self.dns.clone(),
+            doors: self.doors.clone(),
+            addresses: addresses.collect(),
+            lifetime: self.lifetime.max(LIFETIME_MIN),
+            size: self.size,
+        }
+    }
+}
+
+fn ip(address: nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+}
+
+fn number(device: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(device).ok()
+}
+
+fn put(element: Element, lifetime: Duration, name: &DnsName) -> Put {
+    Put { element, lifetime, comment: name.as_str().to_owned() }
+}

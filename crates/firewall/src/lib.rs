@@ -1,0 +1,27 @@
+//! The kernel's part: what the policy lets packets do, as rules and sets of nftables.
+//!
+//! A name that the policy allows is opened for the client that asks for it, before the client is told an address
+//! ([`Firewall`] is a [`Gate`](exeat_dns::Gate)); all else that packets may do is in the [`Plan`].
+#![forbid(unsafe_code)]
+
+mod conntrack;
+mod doctor;
+mod element;
+mod firewall;
+mod kernel;
+mod neighbours;
+mod nft;
+mod plan;
+mod refused;
+mod script;
+mod state;
+mod watch;
+mod wire;
+
+pub use doctor::{Finding, doctor};
+pub use element::{Element, Sender, Station};
+pub use firewall::{Config, Firewall, FirewallError, LIFETIME_MIN, OpenedView, Swept, addresses, remove};
+pub use nft::{NFT_VERSION_MIN, NftError, version};
+pub use plan::{Deciding, Device, Plan};
+pub use refused::{Fate, NAMES_MAX, Packet, Packets};
+pub use script::LOG_GROUP;

@@ -1,0 +1,79 @@
+//! The program `nft`, which reads a whole set of rules from text. It runs at the start, for a new policy, after somebody
+//! has flushed our rules, and at the end: never for a lookup.
+
+use std::{
+    io::{self, Write},
+    process::{Command, Stdio},
+};
+
+/// The first version that knows all that we write, and that is found in distributions still in use.
+pub const NFT_VERSION_MIN: (u32, u32, u32) = (1, 0, 2);
+/// Bytes of what `nft` complains of that are kept: its first lines say what is wrong.
+const COMPLAINT_BYTES: usize = 1000;
+
+/// Why rules could not be set.
+#[derive(Debug, thiserror::Error)]
+pub enum NftError {
+    /// There is no such program.
+    #[error("there is no program `nft`: install the package nftables, version {}.{}.{} or later", NFT_VERSION_MIN.0, NFT_VERSION_MIN.1, NFT_VERSION_MIN.2)]
+    Missing,
+    /// It is too old.
+    #[error("`nft` has version {found}, and {}.{}.{} is the first that will do", NFT_VERSION_MIN.0, NFT_VERSION_MIN.1, NFT_VERSION_MIN.2)]
+    TooOld {
+        /// What it says of itself.
+        found: String,
+    },
+    /// It could not be run.
+    #[error("`nft` could not be run")]
+    Run(#[source] io::Error),
+    /// It, or the kernel, refused the rules. None of them is in force.
+    #[error("the rules were refused: {complaint}")]
+    Refused {
+        /// What it says is wrong.
+        complaint: String,
+    },
+}
+
+/// Looks for `nft` and checks its version, which it returns.
+///
+/// # Errors
+/// If it is missing, too old, or cannot be run.
+pub fn version() -> Result<String, NftError> {
+    let output = Command::new("nft").arg("--version").stdin(Stdio::null()).output().map_err(run_error)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let found = text.split_whitespace().find_map(|word| word.strip_prefix('v')).unwrap_or_default();
+    let mut numbers = found.split('.').map(|number| number.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    if (next(), next(), next()) < NFT_VERSION_MIN {
+        return Err(NftError::TooOld { found: found.to_owned() });
+    }
+    Ok(found.to_owned())
+}
+
+/// Carries out `script` as one transaction.
+///
+/// # Errors
+/// If `nft` cannot be run or refuses it: then nothing of it is in force.
+pub(crate) fn run(script: &str) -> Result<(), NftError> {
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(run_error)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // If it ends without reading all of it, it says why.
+        let _ = stdin.write_all(script.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(NftError::Run)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let kept = output.stderr.get(..COMPLAINT_BYTES).unwrap_or(&output.stderr);
+    Err(NftError::Refused { complaint: String::from_utf8_lossy(kept).trim().replace('\n', " ") })
+}
+
+fn run_error(error: io::Error) -> NftError {
+    if error.kind() == io::ErrorKind::NotFound { NftError::Missing } else { NftError::Run(error) }
+}

@@ -1,0 +1,452 @@
+//! The plan as the text that `nft` reads: one transaction that takes the place of the rules that were there, and keeps
+//! what has been opened by name.
+//!
+//! A packet from an enforced device is let through in this order: its source fits the device; it answers a flow that
+//! somebody else began, or belongs to one that was let through (which has our label); its client has asked for a name
+//! that has this address, within the lifetime; a network rule covers it. All else is refused at once.
+
+use std::{
+    collections::BTreeSet,
+    fmt::{Display, Write},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use exeat_model::{IpBlock, PortRange};
+use exeat_policy::Network;
+
+use crate::{
+    element::set_name,
+    kernel::Contents,
+    plan::{Behind, Plan, Source},
+    wire::{CUT_FOR, CUT_SETS, TABLE},
+};
+
+/// The bit of a connection's label that says that we let it through: the last one, which `connlabel.conf` of no
+/// distribution names. A mark would do, but marks are other programs' (routing, Docker, WireGuard).
+pub(crate) const LABEL: u32 = 127;
+/// The group of netfilter's log that refused packets go to.
+pub const LOG_GROUP: u16 = 5391;
+/// Refused packets that are logged a second, and at once: somebody who scans must not fill the log.
+const LOGGED_PER_SECOND: u32 = 100;
+const LOGGED_AT_ONCE: u32 = 500;
+/// Bytes of a refused packet that are logged: the headers of IPv6 and TCP.
+const LOGGED_BYTES: u32 = 96;
+/// What holds whatever the policy says.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Frame {
+    /// Where our own name server listens.
+    pub(crate) dns: Vec<SocketAddr>,
+    /// Our other listeners that clients may connect to: they decide for themselves.
+    pub(crate) doors: Vec<SocketAddr>,
+    /// The addresses of the enforced devices.
+    pub(crate) addresses: Vec<(String, IpAddr)>,
+    /// How long something opened by name is open after the last new connection to it.
+    pub(crate) lifetime: Duration,
+    /// Elements that each set holds at most.
+    pub(crate) size: u32,
+}
+
+/// Prefixes of what a log line is about.
+pub(crate) const REFUSED: &str = "exeat refused";
+pub(crate) const SPOOFED: &str = "exeat spoofed";
+pub(crate) const WATCHED: &str = "exeat watched";
+
+/// The sets that hold what was opened by name, each with the type of its key.
+pub(crate) fn kept_sets(plan: &Plan) -> Vec<(String, String)> {
+    let one = exeat_model::Port::HTTP.into();
+    let mut sets = Vec::new();
+    for ports in std::iter::once(one).chain(plan.ranges.iter().copied()) {
+        for (is_of_stations, is_ipv6) in [(false, false), (false, true), (true, false), (true, true)] {
+            let address = if is_ipv6 { "ipv6_addr" } else { "ipv4_addr" };
+            let sender = if is_of_stations { "iface_index . ether_addr" } else { address };
+            let port = if ports == one { " . inet_service" } else { "" };
+            let key = format!("{sender} . {address} . inet_proto{port}");
+            sets.push((set_name(is_of_stations, is_ipv6, ports), key));
+        }
+    }
+    sets
+}
+
+/// Returns the text. `old` is what is in our table already, and `serial` is not that of anything there.
+pub(crate) fn script(plan: &Plan, frame: &Frame, old: Option<&Contents>, serial: u64) -> String {
+    let mut text = format!("add table inet {TABLE}\nflush table inet {TABLE}\n");
+    let kept: BTreeSet<String> = kept_sets(plan).into_iter().map(|(name, _)| name).collect();
+    if let Some(old) = old {
+        remove_old(&mut text, old, &kept);
+    }
+    let mut script = Script { text, frame, serial };
+    script.line(format_args!("table inet {TABLE} {{"));
+    script.sets(plan);
+    script.hooks(plan);
+    script.ways(plan);
+    script.new_flows(plan);
+    plan.behind.iter().enumerate().for_each(|(number, behind)| script.sources(number, behind));
+    plan.regions.iter().enumerate().for_each(|(number, open)| script.region(number, open));
+    script.line("}");
+    script.text
+}
+
+/// Returns the text that removes every trace of us.
+pub(crate) fn removal() -> String {
+    // Adding it first makes that no error if there is none.
+    format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")
+}
+
+/// Removes what belongs to another plan. The rules are gone by then; maps hold on to chains, so they go before those.
+fn remove_old(text: &mut String, old: &Contents, kept: &BTreeSet<String>) {
+    let (maps, sets): (Vec<_>, Vec<_>) = old.sets.iter().partition(|name| name.starts_with("from"));
+    for map in maps {
+        let _ = writeln!(text, "delete map inet {TABLE} {map}");
+    }
+    for set in sets {
+        // The kernel's own, for sets that stand in a rule, go with the rule.
+        let is_anonymous = set.starts_with("__");
+        if !is_anonymous && !kept.contains(set) && !CUT_SETS.contains(&set.as_str()) {
+            let _ = writeln!(text, "delete set inet {TABLE} {set}");
+        }
+    }
+    for chain in old.chains.iter().filter(|chain| chain.contains('_')) {
+        let _ = writeln!(text, "delete chain inet {TABLE} {chain}");
+    }
+}
+
+struct Script<'a> {
+    text: String,
+    frame: &'a Frame,
+    serial: u64,
+}
+
+impl Script<'_> {
+    fn line(&mut self, line: impl Display) {
+        // Writing to a string does not fail.
+        let _ = writeln!(self.text, "{line}");
+    }
+
+    fn chain(&mut self, name: &str, lines: &[String]) {
+        self.line(format_args!("chain {name} {{"));
+        lines.iter().for_each(|line| self.line(line));
+        self.line("}");
+    }
+
+    fn sets(&mut self, plan: &Plan) {
+        let size = self.frame.size;
+        for (name, key) in kept_sets(plan) {
+            self.line(format_args!("set {name} {{ type {key}; flags dynamic, timeout; size {size}; }}"));
+        }
+        for (name, address) in CUT_SETS.into_iter().zip(["ipv4_addr", "ipv6_addr"]) {
+            self.line(format_args!(
+                "set {name} {{ type {address} . {address} . inet_service . inet_service; flags dynamic, timeout; size {size}; }}"
+            ));
+        }
+        for counter in ["allowed", "refused", "spoofed"] {
+            self.line(format_args!("counter {counter} {{ }}"));
+        }
+    }
+
+    /// Where the kernel hands packets over. Ours come before the usual filters: what we refuse stays refused, and what we let
+    /// through those may still refuse.
+    fn hooks(&mut self, plan: &Plan) {
+        let devices = plan.behind.iter().map(|behind| format!("\"{}\"", behind.device.name()));
+        let devices: Vec<String> = devices.collect();
+        let hook = |hook| format!("type filter hook {hook} priority filter - 10; policy accept;");
+        let nat = "type nat hook prerouting priority dstnat - 10; policy accept;".to_owned();
+        let (mut forward, mut input, mut output, mut prerouting) =
+            (vec![hook("forward")], vec![hook("input")], vec![hook("output")], vec![nat]);
+        if !devices.is_empty() {
+            let devices = format!("{{ {} }}", devices.join(", "));
+            for bridge in plan.behind.iter().filter(|behind| behind.device.is_bridge()) {
+                let name = bridge.device.name();
+                forward.push(format!("iifname \"{name}\" oifname \"{name}\" accept"));
+            }
+            forward.push(format!("iifname {devices} goto through"));
+            forward.push(format!("oifname {devices} goto towards"));
+            input.push(format!("iifname {devices} goto here"));
+            output.push(format!("oifname {devices} goto towards"));
+            prerouting.push(format!("iifname {devices} meta l4proto {{ tcp, udp }} th dport 53 goto names"));
+        }
+        // Those that are jumped to first.
+        self.chain("refuse", &refuse());
+        self.chain("spoofed", &[logged(SPOOFED), "counter name spoofed drop".to_owned()]);
+        self.chain("towards", &towards());
+        self.chain("names", &self.redirect());
+        let used = self.used();
+        self.chain("used", &used);
+        self.text.push_str("chain decide { }\n");
+        self.chain("through", &passing(&[]));
+        self.chain("here", &passing(&self.doors()));
+        self.chain("forward", &forward);
+        self.chain("input", &input);
+        self.chain("output", &output);
+        self.chain("prerouting", &prerouting);
+    }
+
+    /// All that is asked on port 53 comes to us, whomever it was sent to.
+    fn redirect(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (family, is_ipv6) in [("ipv4", false), ("ipv6", true)] {
+            let ours = self.frame.dns.iter().filter(|listener| listener.is_ipv6() == is_ipv6);
+            let ours: Vec<&SocketAddr> = ours.filter(|listener| !listener.ip().is_loopback()).collect();
+            let ip = if is_ipv6 { "ip6" } else { "ip" };
+            for (device, address) in &self.frame.addresses {
+                if let Some(own) = ours.iter().find(|listener| listener.ip() == *address) {
+                    lines.push(format!("iifname \"{device}\" meta nfproto {family} meta l4proto {{ tcp, udp }} dnat {ip} to {own}"));
+                }
+            }
+            match ours.first() {
+                Some(any) if any.ip().is_unspecified() => {
+                    lines.push(format!(
+                        "meta nfproto {family} meta l4proto {{ tcp, udp }} redirect to :{}",
+                        any.port()
+                    ));
+                }
+                Some(first) => lines
+                    .push(format!("meta nfproto {family} meta l4proto {{ tcp, udp }} dnat {ip} to {first}")),
+                None => {}
+            }
+        }
+        lines
+    }
+
+    /// What clients may connect to here whatever the policy says.
+    fn doors(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (listener, protocols) in self
+            .frame
+            .dns
+            .iter()
+            .map(|listener| (listener, "{ tcp, udp }"))
+            .chain(self.frame.doors.iter().map(|listener| (listener, "tcp")))
+        {
+            let port = listener.port();
+            let (family, ip) = if listener.is_ipv6() { ("ipv6", "ip6") } else { ("ipv4", "ip") };
+            if listener.ip().is_unspecified() {
+                lines.push(format!("meta nfproto {family} meta l4proto {protocols} th dport {port} accept"));
+            } else {
+                let address = listener.ip();
+                lines.push(format!("{ip} daddr {address} meta l4proto {protocols} th dport {port} accept"));
+            }
+        }
+        lines
+    }
+
+    /// The chain of each range of ports: what was opened by name for all of it.
+    fn ways(&mut self, plan: &Plan) {
+        for &range in &plan.ranges {
+            let lines = self.by_name(range);
+            let name = range_chain(range);
+            self.chain(&name, &lines);
+        }
+    }
+
+    /// A packet of a flow that was let through keeps open what let it through, if that is one port: whoever connects again
+    /// after hours finds what it uses. It passes in any case.
+    fn used(&self) -> Vec<String> {
+        let one = exeat_model::Port::HTTP.into();
+        let renewing = self.opened(one).into_iter().map(|renewing| format!("{renewing} accept"));
+        renewing.chain(["accept".to_owned()]).collect()
+    }
+
+    /// Lets through what was opened by name for these ports, and renews it.
+    fn by_name(&self, ports: PortRange) -> Vec<String> {
+        let opened = self.opened(ports).into_iter();
+        opened
+            .map(|renewing| format!("{renewing} ct label set {LABEL} counter name allowed accept"))
+            .collect()
+    }
+
+    /// What matches a packet that fits an element, and renews that.
+    fn opened(&self, ports: PortRange) -> Vec<String> {
+        let seconds = self.frame.lifetime.as_secs();
+        let port = if ports.first() == ports.last() { " . th dport" } else { "" };
+        let mut lines = Vec::new();
+        for is_of_stations in [false, true] {
+            for (is_ipv6, ip) in [(false, "ip"), (true, "ip6")] {
+                let set = set_name(is_of_stations, is_ipv6, ports);
+                let sender =
+                    if is_of_stations { "iif . ether saddr".to_owned() } else { format!("{ip} saddr") };
+                let key = format!("{sender} . {ip} daddr . meta l4proto{port}");
+                lines.push(format!("{key} @{set} update @{set} {{ {key} timeout {seconds}s }}"));
+            }
+        }
+        lines
+    }
+
+    /// The decision on a new flow.
+    fn new_flows(&mut self, plan: &Plan) {
+        let mut lines = vec![
+            // In the middle of a connection that we did not let through, or no longer.
+            "tcp flags & (fin | syn | rst | ack) != syn counter name refused reject with tcp reset"
+                .to_owned(),
+            "meta l4proto != { tcp, udp } goto refuse".to_owned(),
+            // Names are asked of us alone.
+            "th dport 53 goto refuse".to_owned(),
+        ];
+        lines.extend(self.by_name(exeat_model::Port::HTTP.into()));
+        let ranges: Vec<String> = plan
+            .ranges
+            .iter()
+            .map(|range| format!("{}-{} : jump {}", range.first(), range.last(), range_chain(*range)))
+            .collect();
+        if !ranges.is_empty() {
+            lines.push(format!("th dport vmap {{ {} }}", ranges.join(", ")));
+        }
+        let serial = self.serial;
+        for (number, behind) in plan.behind.iter().enumerate() {
+            let chain = format!("behind_{serial}_{number}");
+            self.line(format_args!("chain {chain} {{ }}"));
+            lines.push(format!("iifname \"{}\" goto {chain}", behind.device.name()));
+        }
+        lines.push("goto refuse".to_owned());
+        self.chain("decide", &lines);
+    }
+
+    /// Who is at which addresses behind a device.
+    fn sources(&mut self, number: usize, behind: &Behind) {
+        let serial = self.serial;
+        let regions: BTreeSet<usize> = behind.sources.iter().map(|source| source.region).collect();
+        for region in regions {
+            self.line(format_args!("chain region_{serial}_{region} {{ }}"));
+        }
+        let mut lines = Vec::new();
+        for (is_ipv6, ip, kind) in [(false, "ip", "ipv4_addr"), (true, "ip6", "ipv6_addr")] {
+            let of_family = |source: &&Source| source.block.first().is_ipv6() == is_ipv6;
+            let elements = behind.sources.iter().filter(of_family);
+            let elements: Vec<String> = elements
+                .map(|source| format!("{} : goto region_{serial}_{}", span(&source.block), source.region))
+                .collect();
+            if elements.is_empty() {
+                continue;
+            }
+            let map = format!("from_{serial}_{number}_{}", if is_ipv6 { 6 } else { 4 });
+            self.line(format_args!(
+                "map {map} {{ type {kind} : verdict; flags interval; elements = {{ {} }} }}",
+                elements.join(", ")
+            ));
+            lines.push(format!("{ip} saddr vmap @{map}"));
+        }
+        lines.push("goto refuse".to_owned());
+        self.chain(&format!("behind_{serial}_{number}"), &lines);
+    }
+
+    /// What may be reached without a name.
+    fn region(&mut self, number: usize, open: &[Network]) {
+        let serial = self.serial;
+        // Forms of IPv6 that carry another address, which no interval tells apart.
+        let closed = [
+            "ip6 daddr & ::fdff:ffff:0:0 == ::5efe:0:0 goto refuse",
+            "ip6 daddr { 2001::/32, 64:ff9b:1::/48 } goto refuse",
+        ];
+        let mut lines: Vec<String> = closed.map(str::to_owned).to_vec();
+        for (is_watched, suffix, log) in
+            [(false, "", String::new()), (true, "_watched", logged_part(WATCHED))]
+        {
+            for (is_ipv6, ip, kind) in [(false, "ip", "ipv4_addr"), (true, "ip6", "ipv6_addr")] {
+                let fits = |network: &&Network| {
+                    network.is_watched == is_watched && network.block.first().is_ipv6() == is_ipv6
+                };
+                let elements: Vec<String> = open.iter().filter(fits).map(element).collect();
+                if elements.is_empty() {
+                    continue;
+                }
+                let set = format!("region_{serial}_{number}_{}{suffix}", if is_ipv6 { 6 } else { 4 });
+                self.line(format_args!(
+                    "set {set} {{ type {kind} . inet_proto . inet_service; flags interval; elements = {{ {} }} }}",
+                    elements.join(", ")
+                ));
+                let key = format!("{ip} daddr . meta l4proto . th dport @{set}");
+                if is_watched {
+                    lines.push(format!("{key} {log}"));
+                }
+                lines.push(format!("{key} ct label set {LABEL} counter name allowed accept"));
+            }
+        }
+        lines.push("goto refuse".to_owned());
+        self.chain(&format!("region_{serial}_{number}"), &lines);
+    }
+}
+
+/// What every packet from a client goes through; `first` is what this host answers to itself.
+fn passing(first: &[String]) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !first.is_empty() {
+        // Without these there is no IPv6 at all.
+        lines.push(
+            "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, mld-listener-report, mld2-listener-report } accept"
+                .to_owned(),
+        );
+    }
+    lines.push("fib saddr . iif oif missing goto spoofed".to_owned());
+    lines.extend_from_slice(first);
+    lines.extend(
+        [
+            "ct state invalid counter name refused drop",
+            "ct direction reply accept",
+            "ct state related meta l4proto { icmp, ipv6-icmp } accept",
+        ]
+        .map(str::to_owned),
+    );
+    lines.push(format!("ct state established ct label {LABEL} goto used"));
+    lines.push("goto decide".to_owned());
+    lines
+}
+
+/// Packets to clients: what others begin is not ours to judge, but what we have cut must not begin again from there.
+fn towards() -> Vec<String> {
+    let mut lines = vec![
+        "ct state != new accept".to_owned(),
+        "tcp flags & (fin | syn | rst | ack) != syn counter name refused reject with tcp reset".to_owned(),
+    ];
+    for (ip, set) in [("ip", "cut4"), ("ip6", "cut6")] {
+        let key = format!("{ip} daddr . {ip} saddr . udp dport . udp sport");
+        lines.push(format!(
+            "{key} @{set} update @{set} {{ {key} timeout {}s }} counter name refused reject with icmpx type admin-prohibited",
+            CUT_FOR.as_secs()
+        ));
+    }
+    lines
+}
+
+/// No packet is dropped that its sender should know of. ICMP is sent to one address some six times at once and then once a
+/// second, whoever asks for it; a reset has no such bound, so that is what TCP gets.
+fn refuse() -> Vec<String> {
+    vec![
+        "counter name refused".to_owned(),
+        logged(REFUSED),
+        "meta l4proto tcp reject with tcp reset".to_owned(),
+        "reject with icmpx type admin-prohibited".to_owned(),
+    ]
+}
+
+fn logged(prefix: &str) -> String {
+    logged_part(prefix)
+}
+
+fn logged_part(prefix: &str) -> String {
+    format!(
+        "limit rate {LOGGED_PER_SECOND}/second burst {LOGGED_AT_ONCE} packets log prefix \"{prefix}\" group {LOG_GROUP} snaplen {LOGGED_BYTES}"
+    )
+}
+
+fn range_chain(range: PortRange) -> String {
+    format!("ports_{}_{}", range.first(), range.last())
+}
+
+fn element(network: &Network) -> String {
+    format!(
+        "{} . {} . {}-{}",
+        span(&network.block),
+        network.transport,
+        network.ports.first(),
+        network.ports.last()
+    )
+}
+
+/// A block as `nft` reads it wherever it stands: never as a network, since its parts are joined by the same sign.
+fn span(block: &IpBlock) -> String {
+    if block.first() == block.last() {
+        block.first().to_string()
+    } else {
+        format!("{}-{}", block.first(), block.last())
+    }
+}

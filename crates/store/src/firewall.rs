@@ -1,0 +1,143 @@
+//! `[firewall]`: what clients of network devices may reach, held to the policy by the kernel.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use exeat_firewall::{Device, LIFETIME_MIN};
+
+use crate::notes::Notes;
+use crate::problem::{Code, Finding, shown};
+use crate::reader::{self, Fields, What};
+use crate::settings::{DnsSettings, FirewallSettings};
+
+/// How long a name stays open after its last use: clients keep addresses for minutes, and what nobody has used for a week
+/// belongs to somebody else by then.
+const LIFETIME: RangeInclusive<Duration> = LIFETIME_MIN..=Duration::from_secs(7 * 24 * 3600);
+
+/// The default: three times the least, so that hourly pauses of a busy client matter little and addresses do not pile up.
+const LIFETIME_DEFAULT: Duration = Duration::from_secs(30 * 60);
+
+/// Elements of one set of the kernel. A few would be full at once; a million takes the kernel 300 MB.
+const ELEMENTS: RangeInclusive<u64> = 1024..=1_048_576;
+
+/// The default: 65,536 addresses and ports, some 20 MB if all are used.
+const ELEMENTS_DEFAULT: u32 = 65_536;
+
+/// Devices: more than a host has networks.
+const DEVICES_MAX: usize = 256;
+
+const DEVICES_HELP: &str = "write bridges = [\"br0\"] or interfaces = [\"eth1\"]";
+
+impl FirewallSettings {
+    /// The defaults, for these devices.
+    pub(crate) fn of(devices: Vec<Device>) -> Self {
+        Self { devices, lifetime: LIFETIME_DEFAULT, elements: ELEMENTS_DEFAULT }
+    }
+}
+
+/// Reads `[firewall]`. `dns` is what `[dns]` says: without a name server of ours nobody could ask for a name.
+pub(crate) fn read(
+    fields: &Fields<'_, '_>,
+    dns: &DnsSettings,
+    notes: &mut Notes,
+) -> Option<FirewallSettings> {
+    let mut devices = Vec::new();
+    for (key, is_bridge) in [("bridges", true), ("interfaces", false)] {
+        read_devices(fields, key, is_bridge, &mut devices, notes);
+    }
+    let lifetime = fields.duration("lifetime", &LIFETIME, notes).unwrap_or(LIFETIME_DEFAULT);
+    let elements = fields.integer("elements", &ELEMENTS, notes).and_then(|number| u32::try_from(number).ok());
+    if devices.is_empty() {
+        let finding = Finding::error(Code::InvalidValue, "`[firewall]` names no device");
+        notes.push(fields.span(), finding.help(DEVICES_HELP));
+        return None;
+    }
+    if dns.listen.is_empty() {
+        let message = "`[firewall]` needs a name server of ours, since it opens what clients ask that for";
+        let help = "write [dns] with listen = [\"10.0.0.1\"], the address of the device";
+        notes.push(fields.span(), Finding::error(Code::MissingKey, message).help(help));
+    }
+    let default = FirewallSettings::of(devices);
+    Some(FirewallSettings { lifetime, elements: elements.unwrap_or(default.elements), ..default })
+}
+
+fn read_devices(
+    fields: &Fields<'_, '_>,
+    key: &'static str,
+    is_bridge: bool,
+    devices: &mut Vec<Device>,
+    notes: &mut Notes,
+) {
+    for value in fields.list(key, "network devices", notes).unwrap_or_default().iter().take(DEVICES_MAX) {
+        let Some(name) = reader::string(value, What::Element("a network device"), notes) else { continue };
+        match Device::new(name, is_bridge) {
+            Some(device) if devices.iter().any(|other| other.name() == device.name()) => {
+                let message = format!("`{name}` is listed twice");
+                notes.push(value.span(), Finding::error(Code::Duplicate, message).help("remove one"));
+            }
+            Some(device) => devices.push(device),
+            None => {
+                let message = format!("`{}` is not the name of a network device", shown(name));
+                let help = "a name has up to 15 letters, digits, `-`, `_`, `.` or `@`: \"br-lan\"";
+                notes.push(value.span(), Finding::error(Code::InvalidValue, message).help(help));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use exeat_policy::Revision;
+
+    use super::*;
+    use crate::{Options, load_text};
+
+    fn load(text: &str) -> Result<Option<FirewallSettings>, String> {
+        let loaded = load_text("t.toml", text, Path::new(""), &Options::new(Revision(1)));
+        loaded.map(|loaded| loaded.settings.firewall).map_err(|report| {
+            let texts = report
+                .problems()
+                .iter()
+                .map(|problem| format!("{} | {}", problem.message(), problem.help().unwrap_or_default()));
+            texts.collect::<Vec<_>>().join("; ")
+        })
+    }
+
+    #[test]
+    fn it_is_off_unless_told_and_has_defaults() {
+        assert_eq!(load(""), Ok(None));
+        let device = |name, is_bridge| Device::new(name, is_bridge).unwrap();
+        let text =
+            "[dns]\nlisten = [\"10.0.0.1\"]\n[firewall]\nbridges = [\"br0\"]\ninterfaces = [\"eth1.5\"]\n";
+        let want = FirewallSettings {
+            devices: vec![device("br0", true), device("eth1.5", false)],
+            lifetime: Duration::from_secs(1800),
+            elements: 65_536,
+        };
+        assert_eq!(load(text), Ok(Some(want.clone())));
+        let text = format!("{text}lifetime = \"1h\"\nelements = 2048\n");
+        let want = FirewallSettings { lifetime: Duration::from_secs(3600), elements: 2048, ..want };
+        assert_eq!(load(&text), Ok(Some(want)));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_correction() {
+        for (text, want) in [
+            ("", "`[firewall]` names no device | write bridges"),
+            ("bridges = [\"br0\", \"br0\"]", "`br0` is listed twice | remove one"),
+            ("bridges = [\"br0\"]\ninterfaces = [\"br0\"]", "`br0` is listed twice"),
+            ("interfaces = [\"a\\\"; drop\"]", "is not the name of a network device"),
+            ("interfaces = [\"veth*\"]", "is not the name of a network device"),
+            ("interfaces = [\"sixteen-letters-\"]", "is not the name of a network device"),
+            ("bridges = [\"br0\"]\nlifetime = \"5m\"", "`lifetime`"),
+            ("bridges = [\"br0\"]\nelements = 12", "`elements`"),
+        ] {
+            let error = load(&format!("[dns]\nlisten = [\"10.0.0.1\"]\n[firewall]\n{text}\n")).unwrap_err();
+            assert!(error.contains(want), "{text}: {error}");
+        }
+        let error = load("[firewall]\nbridges = [\"br0\"]\n").unwrap_err();
+        assert!(error.contains("needs a name server of ours"), "{error}");
+    }
+}
