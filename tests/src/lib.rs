@@ -4,6 +4,7 @@
 pub mod api;
 pub mod asker;
 pub mod client;
+pub mod confined;
 pub mod container;
 pub mod content;
 pub mod dns;

@@ -91,7 +91,9 @@ fn replace(path: &str, text: &str) -> Result<()> {
     file.write_all(text.as_bytes())?;
     fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     let none: Option<&str> = None;
-    mount(Some(file.path()), Path::new(path), none, MsFlags::MS_BIND, none)
+    // It stays: nothing could be mounted over a file that is gone.
+    let (_, file) = file.keep().context("keep a file")?;
+    mount(Some(&file), Path::new(path), none, MsFlags::MS_BIND, none)
         .with_context(|| format!("bind over {path}"))
 }
 

@@ -119,6 +119,19 @@ impl Terminal {
         }
     }
 
+    /// Waits until this was written to the terminal.
+    ///
+    /// # Errors
+    /// When it never is.
+    pub fn until_written(&self, text: &str) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while !self.written().contains(text) {
+            ensure!(Instant::now() < end, "waited in vain for {text:?}; {}", self.last_words());
+            thread::sleep(LOOK_AGAIN);
+        }
+        Ok(())
+    }
+
     /// Waits for the end of the commands and returns the status of the last one.
     ///
     /// # Errors

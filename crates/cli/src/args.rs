@@ -1,5 +1,6 @@
 //! The command line as typed. Help, completions and the man page all come from here.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the proxy
     Serve(ServeArgs),
+    /// Run a command whose only way out is the proxy
+    Run(RunArgs),
     /// Check a configuration and print every problem with its place and its correction
     Check(CheckArgs),
     /// Say whether a client may reach a URL, which rule decides, and what would allow it
@@ -126,6 +129,56 @@ pub struct ServeArgs {
     /// The file for audit records [default: standard output]
     #[arg(long, value_name = "FILE", requires = "allow")]
     pub audit: Option<PathBuf>,
+}
+
+/// Arguments of `run`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "The command gets namespaces of its own: its network has nothing but loopback, every connection that it\n\
+                        makes goes to the proxy, and sockets of the host are out of its sight. Nothing needs to be set up, and\n\
+                        nobody needs to be root. As root, name a user with --user.\n\n\
+                        Exit status: the command's; 128 and the number of the signal that ended it; 127 there is no such\n\
+                        command, 126 it cannot be run, 125 it was not run for another reason.\n\n\
+                        Examples:\n  \
+                        exeat run --allow example.com -- curl https://example.com/\n  \
+                        exeat run --allow '*.example.org' --audit audit.jsonl -- ./build.sh\n  \
+                        exeat run --config exeat.toml --policy ci -- make test\n  \
+                        sudo exeat run --user nobody --allow example.com -- ./untrusted"
+)]
+pub struct RunArgs {
+    /// The configuration file
+    #[arg(long, short, value_name = "FILE", conflicts_with_all = ["allow", "deny", "report", "audit"])]
+    pub config: Option<PathBuf>,
+    /// The policy of the configuration that the command is under [default: that of `anonymous`]
+    #[arg(long, value_name = "NAME", requires = "config")]
+    pub policy: Option<String>,
+    /// Allow a destination: a name, *.name, network, each with :ports; repeatable; without any, nothing is reached
+    #[arg(long, value_name = "ENTRY")]
+    pub allow: Vec<String>,
+    /// Deny a destination that --allow covers; repeatable
+    #[arg(long, value_name = "ENTRY", requires = "allow")]
+    pub deny: Vec<String>,
+    /// Refuse nothing that is public, and record what would have been refused
+    #[arg(long)]
+    pub report: bool,
+    /// The file for audit records [default: none are kept]
+    #[arg(long, value_name = "FILE")]
+    pub audit: Option<PathBuf>,
+    /// As root: the user that the command runs as
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// A file or directory that the command may not write; repeatable
+    #[arg(long = "ro", value_name = "PATH")]
+    pub read_only: Vec<PathBuf>,
+    /// A file or directory that is empty for the command; repeatable
+    #[arg(long, value_name = "PATH")]
+    pub hide: Vec<PathBuf>,
+    /// A unix socket of the host that the command may connect to; repeatable
+    #[arg(long, value_name = "PATH")]
+    pub socket: Vec<PathBuf>,
+    /// The command and its arguments
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
+    pub command: Vec<OsString>,
 }
 
 /// Arguments of `check`.
@@ -674,11 +727,26 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_a_command_is_the_commands() {
+        for words in [
+            &["exeat", "run", "--allow", "example.com", "curl", "--allow", "-x"][..],
+            &["exeat", "run", "--allow", "example.com", "--", "curl", "--allow", "-x"],
+        ] {
+            let Command::Run(args) = Cli::try_parse_from(words).unwrap().command else { panic!("{words:?}") };
+            assert_eq!((args.allow.len(), args.command.len()), (1, 3), "{words:?}");
+        }
+    }
+
+    #[test]
     fn flags_of_the_quick_start_exclude_a_file() {
         for words in [
             &["exeat", "serve", "--config", "x", "--allow", "example.com"][..],
             &["exeat", "serve", "--deny", "example.com"],
             &["exeat", "serve", "--listen", "example.com:80", "--allow", "x.example"],
+            &["exeat", "run", "--config", "x", "--allow", "example.com", "true"],
+            &["exeat", "run", "--policy", "x", "true"],
+            &["exeat", "run", "--allow", "example.com"],
+            &["exeat", "run", "--alow", "example.com", "true"],
             &["exeat", "client", "add", "x", "--label", "space"],
             &["exeat", "top", "--interval", "0"],
             &["exeat", "top", "--interval", "NaN"],

@@ -1,7 +1,7 @@
 //! The command line: arguments as typed, then commands.
 //!
-//! Everything but `serve` runs here from start to end. `serve` needs every crate put together,
-//! which is the binary's work, so it is handed back.
+//! Everything but `serve` and `run` runs here from start to end. Those need every crate put together,
+//! which is the binary's work, so they are handed back.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -16,6 +16,7 @@ use args::FirewallCommand;
 use clap::Parser;
 
 pub use args::{Cli, Command, ServeArgs};
+pub use commands::run::Run;
 pub use commands::serve::{Source, announce};
 pub use output::{Exit, error_text, print_error, print_report, report_text};
 
@@ -26,14 +27,25 @@ pub enum Next {
     Exit(ExitCode),
     /// Run the proxy with this configuration.
     Serve(Source),
+    /// Run a command that has no other way out than the proxy.
+    Run(Run),
 }
 
 /// Parses the process's arguments and runs the command.
 ///
-/// Ends the process with status 2 and a usage message if the arguments are wrong.
+/// Ends the process with status 2, or 125 for `run`, and a usage message if the arguments are wrong.
 #[must_use]
 pub fn run() -> Next {
-    match Cli::parse().command {
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        // A command that is run has exit statuses of its own, and this one could be taken for one of them.
+        if error.use_stderr() && std::env::args_os().nth(1).is_some_and(|word| word == "run") {
+            // There is nobody else to tell.
+            let _ = error.print();
+            std::process::exit(Exit::NotRun.status().into());
+        }
+        error.exit()
+    });
+    match cli.command {
         Command::Serve(args) => match Source::from_args(args) {
             Ok(source) => Next::Serve(source),
             Err(error) => Next::Exit(output::failed(&error)),
@@ -43,6 +55,7 @@ pub fn run() -> Next {
             Err(error) => Next::Exit(output::failed(&error)),
         },
         Command::Firewall(command) => exit(commands::firewall::run(&command)),
+        Command::Run(args) => Next::Run(Run::from_args(args)),
         Command::Check(args) => exit(commands::check::run(&args)),
         Command::Explain(args) => exit(commands::explain::run(&args)),
         Command::Reload(args) => exit(commands::reload::run(&args)),

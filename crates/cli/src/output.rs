@@ -20,15 +20,24 @@ pub enum Exit {
     Failure,
     /// The configuration is not usable (`EX_CONFIG` of sysexits).
     Config,
+    /// `run`: the command was not run.
+    NotRun,
+}
+
+impl Exit {
+    pub(crate) const fn status(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Refused | Self::Different | Self::Failure => 1,
+            Self::Config => 78,
+            Self::NotRun => 125,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Success => 0,
-            Exit::Refused | Exit::Different | Exit::Failure => 1,
-            Exit::Config => 78,
-        })
+        Self::from(exit.status())
     }
 }
 

@@ -29,7 +29,7 @@ use crate::reloader::{Reloader, snapshot, warn_unkept};
 use crate::signals::{Signal, Signals};
 
 /// How long the last audit records may take to reach their sink when the program ends.
-const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const AUDIT_FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Changes that are asked for over the admin API while one is under way.
 const ORDERS_WAITING: usize = 8;

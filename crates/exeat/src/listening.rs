@@ -82,7 +82,7 @@ fn new_socket(address: SocketAddr, interface: Option<&str>) -> io::Result<Socket
 }
 
 /// One queue for all: whoever comes first takes from it. Another process may hold the same socket, and take over.
-fn share(socket: TcpListener, count: usize) -> io::Result<Vec<TcpListener>> {
+pub(crate) fn share(socket: TcpListener, count: usize) -> io::Result<Vec<TcpListener>> {
     let mut sockets = vec![socket];
     while let Some(first) = sockets.first().filter(|_| sockets.len() < count) {
         sockets.push(first.try_clone()?);

@@ -11,12 +11,14 @@ mod log;
 mod notify;
 mod recorded;
 mod reloader;
+mod run;
 mod signals;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use exeat_cli::{Exit, Next, Source};
 use exeat_policy::Revision;
 use exeat_store::Options;
@@ -36,29 +38,24 @@ const LOG_FILTER_DEFAULT: &str = "info";
 const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    if let Some(code) = exeat_sandbox::run_if_inside() {
+        return code;
+    }
     match exeat_cli::run() {
         Next::Exit(code) => code,
         Next::Serve(source) => serve(source),
+        Next::Run(command) => run::run(&command),
     }
 }
 
 fn serve(source: Source) -> ExitCode {
-    let log = match Log::start() {
+    let log = match start_log(LOG_FILTER_DEFAULT) {
         Ok(log) => log,
         Err(error) => {
-            exeat_cli::print_error(&anyhow::Error::new(error).context("cannot start the log"));
+            exeat_cli::print_error(&error);
             return Exit::Failure.into();
         }
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOG_FILTER_DEFAULT));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(log.clone())
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        // It would report a log that cannot be written in the log, and panic when that cannot be written.
-        .log_internal_errors(false)
-        .init();
     let loaded = match source.load(&Options::new(Revision(1))) {
         Ok(loaded) => loaded,
         Err(report) => {
@@ -77,4 +74,19 @@ fn serve(source: Source) -> ExitCode {
     };
     log.finish(LOG_FLUSH_TIMEOUT);
     code
+}
+
+/// Starts the log, which shows what the filter of this name lets through unless `RUST_LOG` says otherwise.
+fn start_log(filter: &str) -> anyhow::Result<Log> {
+    let log = Log::start().context("cannot start the log")?;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(log.clone())
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        // It would report a log that cannot be written in the log, and panic when that cannot be written.
+        .log_internal_errors(false)
+        .init();
+    Ok(log)
 }

@@ -1,4 +1,4 @@
-//! A configuration without a file: `exeat serve --allow HOST --deny HOST`.
+//! A configuration without a file: `exeat serve --allow HOST --deny HOST`, and the same of `exeat run`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -34,8 +34,9 @@ pub struct Flags<'f> {
     pub deny: &'f [String],
     /// The addresses to listen on; empty means [`crate::LISTEN_DEFAULT`].
     pub listen: &'f [SocketAddr],
-    /// The generated password of the client [`FLAGS_CLIENT`].
-    pub password: &'f str,
+    /// The generated password of the client [`FLAGS_CLIENT`]. Without one there is no such client, and whoever reaches a
+    /// listener is under the policy.
+    pub password: Option<&'f str>,
     /// Whether the policy is enforced.
     pub mode: Mode,
 }
@@ -116,19 +117,10 @@ pub fn from_flags(flags: &Flags<'_>, options: &Options) -> Result<Loaded, Report
     } else {
         flags.listen.iter().copied().map(Listener::plain).collect()
     };
-    // A hash made here always parses; without one nobody could authenticate, which is the safe side.
-    let hashes = PasswordHash::parse(&hash_generated(flags.password.as_bytes())).into_iter().collect();
+    let anonymous = flags.password.is_none().then(|| FLAGS_CLIENT.to_owned());
     let document = Document {
-        proxy: Proxy { listen, ..default },
-        clients: vec![Client {
-            name: FLAGS_CLIENT.to_owned(),
-            span: 0..0,
-            hashes,
-            origins: None,
-            policies: vec![(FLAGS_CLIENT.to_owned(), 0..0)],
-            labels: Labels::default(),
-            caps: Caps::default(),
-        }],
+        proxy: Proxy { listen, anonymous, ..default },
+        clients: flags.password.map(client).into_iter().collect(),
         ..document(policy)
     };
     finish(document, problems, options)
@@ -189,6 +181,20 @@ fn finish(document: Document, problems: Vec<Problem>, options: &Options) -> Resu
     match compile(document, options) {
         Ok(loaded) => Ok(Loaded { warnings: Report::new(problems), ..loaded }),
         Err(finding) => Err(Report::new(vec![Problem::of_file(&"--allow".into(), finding)])),
+    }
+}
+
+/// The client of this password.
+fn client(password: &str) -> Client {
+    Client {
+        name: FLAGS_CLIENT.to_owned(),
+        span: 0..0,
+        // A hash made here always parses; without one nobody could authenticate, which is the safe side.
+        hashes: PasswordHash::parse(&hash_generated(password.as_bytes())).into_iter().collect(),
+        origins: None,
+        policies: vec![(FLAGS_CLIENT.to_owned(), 0..0)],
+        labels: Labels::default(),
+        caps: Caps::default(),
     }
 }
 

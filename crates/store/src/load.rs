@@ -232,7 +232,8 @@ fn bind_clients(clients: Vec<Client>, policy: &PolicySet) -> Clients {
     bound
 }
 
-fn anonymous(name: &str, policy: &PolicySet) -> Arc<Principal> {
+/// Who has no credentials, under this policy.
+pub(crate) fn anonymous(name: &str, policy: &PolicySet) -> Arc<Principal> {
     let labels = Labels::default();
     Arc::new(Principal {
         name: names::ANONYMOUS.into(),

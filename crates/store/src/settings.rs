@@ -169,6 +169,24 @@ pub struct Loaded {
     pub written: Option<Written>,
 }
 
+impl Loaded {
+    /// Leaves one principal, who needs no proof, under the policy of this name; or under that of clients without credentials,
+    /// if none is named. It is for a proxy that only one workload can reach. Returns whether there is such a policy.
+    pub fn keep_one(&mut self, policy: Option<&str>) -> bool {
+        if let Some(name) = policy {
+            if !self.policy.has_policy(name) {
+                return false;
+            }
+            self.anonymous = Some(crate::load::anonymous(name, &self.policy));
+        }
+        self.clients = Clients::default();
+        self.workloads = Workloads::default();
+        self.certificates = Certificates::default();
+        self.issuers = Issuers::default();
+        self.anonymous.is_some()
+    }
+}
+
 impl Default for AuditSettings {
     /// Standard output, not required.
     fn default() -> Self {

@@ -238,7 +238,7 @@ async fn authenticate(loaded: &Loaded, name: &str, password: &str) -> Option<Arc
 async fn flags_make_one_policy_and_one_client() {
     let (allow, deny) =
         (["a.example.com".to_owned(), "*.example.org:8443".to_owned()], ["x.example.org".to_owned()]);
-    let flags = Flags { allow: &allow, deny: &deny, password: "secret", ..Flags::default() };
+    let flags = Flags { allow: &allow, deny: &deny, password: Some("secret"), ..Flags::default() };
     let loaded = from_flags(&flags, &options()).unwrap();
     assert_eq!(loaded.settings.listen, [Listener::plain(LISTEN_DEFAULT)]);
     assert!(loaded.warnings.is_empty() && loaded.anonymous.is_none());

@@ -101,7 +101,7 @@ impl Source {
                     allow: &args.allow,
                     deny: &args.deny,
                     listen: args.listen.as_slice(),
-                    password,
+                    password: Some(password),
                     mode: if args.report { Mode::Report } else { Mode::Enforce },
                 };
                 let mut loaded = exeat_store::from_flags(&flags, options)?;

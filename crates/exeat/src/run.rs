@@ -1,0 +1,125 @@
+//! `exeat run`: a command inside, and the proxy for it outside.
+
+use std::net::TcpListener;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use exeat_audit::AuditLog;
+use exeat_cli::{Exit, Run};
+use exeat_dns::Resolver;
+use exeat_identity::Authenticator;
+use exeat_policy::Revision;
+use exeat_proxy::{Door, Limits, Parts, Proxy};
+use exeat_sandbox::{Ended, Failure, Held, PROXY, REDIRECTED, Sandbox, Sockets};
+use exeat_store::{Loaded, Options};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::assemble::AUDIT_FLUSH_TIMEOUT;
+use crate::cores::{self, Cores};
+use crate::descriptors;
+use crate::listening::share;
+use crate::reloader::snapshot;
+
+/// The command has standard error to itself as long as nothing is wrong.
+const LOG_FILTER: &str = "warn";
+
+/// How long the last log lines may take to be read.
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How long the connections of a command that has ended may take to end. Nobody is at their other side.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// Runs the command, and returns its exit status.
+pub(crate) fn run(command: &Run) -> ExitCode {
+    let mut listeners = vec![PROXY];
+    listeners.extend(REDIRECTED);
+    let options = Options { listeners, ..Options::new(Revision(1)) };
+    let result = command.load(&options).and_then(|loaded| match loaded {
+        Ok(loaded) => {
+            exeat_cli::print_report(&loaded.warnings);
+            confined(command, loaded)
+        }
+        Err(report) => {
+            exeat_cli::print_report(&report);
+            Ok(Exit::NotRun.into())
+        }
+    });
+    result.unwrap_or_else(|error| {
+        exeat_cli::print_error(&error);
+        error.downcast_ref().map_or(Exit::NotRun.into(), |failure: &Failure| failure.status.into())
+    })
+}
+
+fn confined(command: &Run, loaded: Loaded) -> anyhow::Result<ExitCode> {
+    let plan = command.plan()?;
+    let (sandbox, sockets) = Sandbox::prepare(&plan)?;
+    // Before there is another thread.
+    let mut signals = Held::hold().context("cannot hold signals")?;
+    let log = crate::start_log(LOG_FILTER)?;
+    log.take_panics();
+    let outside = Outside::start(loaded, sockets)?;
+    let ended = sandbox.start().and_then(|()| sandbox.wait(&mut signals));
+    outside.stop();
+    log.finish(LOG_FLUSH_TIMEOUT);
+    Ok(ended.map(Ended::status)?.into())
+}
+
+/// The proxy of one command.
+struct Outside {
+    proxy: Proxy,
+    cores: Cores,
+    runtime: Runtime,
+    writer: exeat_audit::AuditWriter,
+}
+
+impl Outside {
+    fn start(loaded: Loaded, sockets: Sockets) -> anyhow::Result<Self> {
+        let settings = loaded.settings.clone();
+        let audit = &settings.audit;
+        let (audit, writer) = AuditLog::start(audit.sink.clone(), audit.required)
+            .with_context(|| format!("cannot open the audit log ({:?})", audit.sink))?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let here = runtime.enter();
+        let limits = descriptors::raise_limit()
+            .map_or(settings.limits, |most| descriptors::fit(settings.limits, most));
+        let proxy = Proxy::new(Parts {
+            authenticator: Authenticator::new()?,
+            resolver: Resolver::new(settings.resolver).context("cannot set up the resolver")?,
+            audit,
+            limits: Limits { drain_timeout: DRAIN, ..limits },
+            http2: settings.http2,
+            pac: settings.pac,
+            proxy_protocol_from: Vec::new(),
+            virtual_names: None,
+            snapshot: snapshot(loaded),
+        })
+        .context("cannot set up the proxy")?;
+        let redirected = sockets.redirected.into_iter().map(|socket| (socket, true));
+        let listeners: Result<Vec<_>, _> = std::iter::once((sockets.proxy, false))
+            .chain(redirected)
+            .map(|(socket, is_redirected)| {
+                Ok::<_, std::io::Error>((on_each_core(socket)?, Door { is_redirected, ..Door::default() }))
+            })
+            .collect();
+        let listeners = listeners.context("cannot use the sockets of the sandbox")?;
+        let cores = Cores::start(&proxy, listeners, Vec::new(), Vec::new())?;
+        drop(here);
+        Ok(Self { proxy, cores, runtime, writer })
+    }
+
+    /// Ends what is left, and has the last records written.
+    fn stop(self) {
+        self.runtime.block_on(self.proxy.drain());
+        self.cores.stop();
+        drop(self.proxy);
+        if !self.writer.shutdown(AUDIT_FLUSH_TIMEOUT) {
+            tracing::error!("the last audit records could not be written");
+        }
+    }
+}
+
+fn on_each_core(socket: TcpListener) -> std::io::Result<Vec<TcpListener>> {
+    socket.set_nonblocking(true)?;
+    share(socket, cores::count())
+}

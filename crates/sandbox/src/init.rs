@@ -1,0 +1,133 @@
+//! Process 1 inside: arranges what the command sees, gives up every privilege, runs the command, and reaps what it leaves.
+//! When this ends, the kernel ends everything inside.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, ExitCode, Stdio};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior, set_parent_process_death_signal};
+
+use crate::failure::{During, Failure, STATUS_OURS, Step};
+use crate::signals::Held;
+use crate::wire::{Channel, Ended, Order, ToInside, ToLauncher};
+use crate::{mounts, privileges, syscalls};
+
+/// The exit statuses of shells for a command that cannot be run, and for one that is not there.
+const STATUS_UNUSABLE: u8 = 126;
+const STATUS_MISSING: u8 = 127;
+
+/// Does init's part for `command`.
+pub(crate) fn run(command: Vec<OsString>) -> ExitCode {
+    let Ok(channel) = Channel::from_stdin() else { return STATUS_OURS.into() };
+    let said = match confine_and_run(&channel, &command) {
+        Ok(ended) => ToLauncher::Ended(ended),
+        Err(failure) => ToLauncher::Failed(failure),
+    };
+    // If nobody listens, nobody needs to know.
+    let _ = channel.send(&said);
+    ExitCode::SUCCESS
+}
+
+fn confine_and_run(channel: &Channel, command: &[OsString]) -> Result<Ended, Failure> {
+    set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).during(Step::Start)?;
+    let (order, stdin) = confine(channel)?;
+    channel.send(&ToLauncher::Confined).during(Step::Talk)?;
+    let Some((ToInside::Go, _)) = channel.receive().during(Step::Talk)? else {
+        return Err(Failure::new(Step::Talk, "it is not to be run"));
+    };
+    let child = start(command, &order, stdin)?;
+    channel.send(&ToLauncher::Started).during(Step::Talk)?;
+    attend(channel, &child).during(Step::Talk)
+}
+
+/// Does everything that must be done before the command.
+fn confine(channel: &Channel) -> Result<(Order, OwnedFd), Failure> {
+    let Some((ToInside::Order(order), descriptors)) = channel.receive().during(Step::Talk)? else {
+        return Err(Failure::new(Step::Talk, "there is no order"));
+    };
+    let Ok([stdin, table]) = <[OwnedFd; 2]>::try_from(descriptors) else {
+        return Err(Failure::new(Step::Talk, "descriptors are missing"));
+    };
+    mounts::arrange(&order, File::from(table))?;
+    // By its path: as it was inherited, it may be one that is hidden by now.
+    env::set_current_dir(&order.directory).during_with(Step::Directory, order.directory.display())?;
+    privileges::give_up().during(Step::Privileges)?;
+    // The command has our user, and must not look into this process: the channel is here.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).during(Step::Privileges)?;
+    syscalls::restrict().during(Step::SystemCalls)?;
+    Ok((order, stdin))
+}
+
+fn start(command: &[OsString], order: &Order, stdin: OwnedFd) -> Result<Child, Failure> {
+    let Some((program, args)) = command.split_first() else {
+        return Err(Failure::new(Step::Command, "there is none"));
+    };
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::from(stdin));
+    for (name, value) in &order.environment {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.spawn().map_err(|error| {
+        let failure = Failure::new(Step::Command, format_args!("`{}`: {error}", program.display()));
+        let is_missing = error.kind() == io::ErrorKind::NotFound;
+        Failure { status: if is_missing { STATUS_MISSING } else { STATUS_UNUSABLE }, ..failure }
+    })
+}
+
+/// Waits for the end of the command, and meanwhile reaps what has no parent but us and passes signals on.
+fn attend(channel: &Channel, child: &Child) -> io::Result<Ended> {
+    let child = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
+    let mut told = Held::children()?;
+    loop {
+        told.clear()?;
+        if let Some(ended) = reap(child)? {
+            return Ok(ended);
+        }
+        let mut ready = [PollFd::new(channel, PollFlags::IN), PollFd::new(&told, PollFlags::IN)];
+        match poll(&mut ready, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if ready[0].revents().is_empty() {
+            continue;
+        }
+        match channel.receive()? {
+            Some((ToInside::Signal(signal), _)) => {
+                // It may have ended just now.
+                let _ = Signal::try_from(signal).and_then(|signal| kill(child, signal));
+            }
+            Some(_) => return Err(io::Error::from(io::ErrorKind::InvalidData)),
+            // Whoever wanted the command run has gone.
+            None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
+        }
+    }
+}
+
+/// Reaps all that have ended. Returns how the command has, if it is among them.
+fn reap(child: Pid) -> io::Result<Option<Ended>> {
+    loop {
+        let (pid, ended) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, status)) => (pid, Ended::Exited(status.to_le_bytes()[0])),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                (pid, Ended::Killed((signal as i32).to_le_bytes()[0]))
+            }
+            Ok(_) | Err(Errno::ECHILD) => return Ok(None),
+            Err(Errno::EINTR) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if pid == child {
+            return Ok(Some(ended));
+        }
+    }
+}

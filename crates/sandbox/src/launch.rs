@@ -1,0 +1,180 @@
+//! The outer side: starts the processes inside one after the other, gets their sockets, and waits for the command.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FileType, fstat};
+
+use crate::environment;
+use crate::failure::{During, Failure, Step};
+use crate::names;
+use crate::plan::Plan;
+use crate::signals::Held;
+use crate::wire::{Channel, Ended, Order, ToInside, ToLauncher};
+
+/// The argument that makes this program the stage.
+pub(crate) const STAGE: &str = "sandbox-stage";
+
+/// The variable that keeps the allocator from starting threads: a process with two cannot make a user namespace.
+pub(crate) const ALLOCATOR: (&str, &str) = ("_RJEM_MALLOC_CONF", "background_thread:false");
+
+/// What the proxy listens on inside.
+#[derive(Debug)]
+pub struct Sockets {
+    /// For clients that know of the proxy.
+    pub proxy: TcpListener,
+    /// For all other connections, which the kernel redirects: one for each family that there is.
+    pub redirected: Vec<TcpListener>,
+}
+
+/// A sandbox, and the processes that keep it. All of them, the command's included, end when it is dropped.
+#[derive(Debug)]
+pub struct Sandbox {
+    stage: Child,
+    channel: Channel,
+}
+
+impl Sandbox {
+    /// Makes it all but for the command, which does not run yet, and returns the sockets to serve.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn prepare(plan: &Plan) -> Result<(Self, Sockets), Failure> {
+        let (channel, theirs) = Channel::pair().during(Step::Start)?;
+        let stage = Command::new("/proc/self/exe")
+            .arg(STAGE)
+            .args(&plan.command)
+            .env(ALLOCATOR.0, ALLOCATOR.1)
+            .stdin(Stdio::from(theirs))
+            .spawn()
+            .during(Step::Start)?;
+        let sandbox = Self { stage, channel };
+        sandbox.say(&ToInside::Setup(plan.user.setup.clone()))?;
+        sandbox.expect(|said| matches!(said, ToLauncher::Unshared))?;
+        sandbox.map_user(plan)?;
+        sandbox.say(&ToInside::Mapped)?;
+        let descriptors = sandbox.expect(|said| matches!(said, ToLauncher::Listening))?;
+        let mut sockets = descriptors.into_iter().map(TcpListener::from);
+        let proxy = sockets.next().ok_or_else(|| Failure::new(Step::Listen, "there is no socket"))?;
+        let sockets = Sockets { proxy, redirected: sockets.collect() };
+        sandbox.order(plan)?;
+        sandbox.expect(|said| matches!(said, ToLauncher::Confined))?;
+        Ok((sandbox, sockets))
+    }
+
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// If it cannot be run; the status tells whether it is there.
+    pub fn start(&self) -> Result<(), Failure> {
+        self.say(&ToInside::Go)?;
+        self.expect(|said| matches!(said, ToLauncher::Started)).map(drop)
+    }
+
+    /// Waits for its end, and passes on the signals that come meanwhile.
+    ///
+    /// # Errors
+    /// If the sandbox ends without a word.
+    pub fn wait(self, signals: &mut Held) -> Result<Ended, Failure> {
+        loop {
+            let mut ready = [PollFd::new(&self.channel, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+            match poll(&mut ready, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(Failure::new(Step::Talk, error)),
+            }
+            let has_word = !ready[0].revents().is_empty();
+            while let Some(signal) = signals.next_sent().during(Step::Talk)? {
+                // It may have ended by now.
+                let _ = self.channel.send(&ToInside::Signal(signal));
+            }
+            if !has_word {
+                continue;
+            }
+            match self.channel.receive::<ToLauncher>().during(Step::Talk)? {
+                Some((ToLauncher::Ended(ended), _)) => return Ok(ended),
+                Some((_, _)) => return Err(Failure::new(Step::Talk, "it said what makes no sense")),
+                None => return Err(Failure::new(Step::Talk, "it ended without a word")),
+            }
+        }
+    }
+
+    /// The stage cannot do this itself where the user is not its own.
+    fn map_user(&self, plan: &Plan) -> Result<(), Failure> {
+        let setup = &plan.user.setup;
+        for (file, text) in [
+            // Without it, the kernel lets nobody but root map a group.
+            ("setgroups", "deny".to_owned()),
+            ("uid_map", format!("{0} {0} 1", setup.uid)),
+            ("gid_map", format!("{0} {0} 1", setup.gid)),
+        ] {
+            fs::write(format!("/proc/{}/{file}", self.stage.id()), text).during_with(Step::Mapping, file)?;
+        }
+        Ok(())
+    }
+
+    fn order(&self, plan: &Plan) -> Result<(), Failure> {
+        let mut environment = plan.user.environment();
+        environment.extend(environment::of_command());
+        let runtime_directory = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let runtime_directory = runtime_directory.filter(|directory| directory.is_absolute());
+        let order = ToInside::Order(Order {
+            directory: plan.directory.clone(),
+            environment,
+            hidden: plan.hidden.clone(),
+            read_only: names::protected(plan.user.home().as_deref(), &plan.directory)
+                .chain(plan.read_only.iter().cloned())
+                .collect(),
+            sockets: plan.sockets.clone(),
+            runtime_directory,
+        });
+        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+        refuse_directories([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+        let sockets = File::open("/proc/net/unix").during(Step::Hide)?;
+        self.channel.send_with(&order, &[stdin.as_fd(), sockets.as_fd()]).during(Step::Talk)
+    }
+
+    fn say(&self, message: &ToInside) -> Result<(), Failure> {
+        match self.channel.send(message) {
+            Ok(()) => Ok(()),
+            // Whatever made it end may be among what it said last.
+            Err(_) => self.expect(|_| false).map(drop),
+        }
+    }
+
+    /// Waits for one message, and returns what goes along with it.
+    fn expect(&self, is_it: impl FnOnce(&ToLauncher) -> bool) -> Result<Vec<OwnedFd>, Failure> {
+        match self.channel.receive::<ToLauncher>().during(Step::Talk)? {
+            Some((ToLauncher::Failed(failure), _)) => Err(failure),
+            Some((said, descriptors)) if is_it(&said) => Ok(descriptors),
+            Some(_) => Err(Failure::new(Step::Talk, "it said what makes no sense")),
+            None => Err(Failure::new(Step::Talk, "it ended without a word")),
+        }
+    }
+}
+
+/// An open directory leads to what is below it, hidden or not.
+fn refuse_directories(streams: [BorrowedFd<'_>; 3]) -> Result<(), Failure> {
+    for (stream, name) in streams.into_iter().zip(["input", "output", "error"]) {
+        let mode = fstat(stream).during(Step::Descriptors)?.st_mode;
+        if FileType::from_raw_mode(mode).is_dir() {
+            let cause = format!("standard {name} is a directory");
+            return Err(
+                Failure::new(Step::Descriptors, cause).with_help("give it a file, a pipe or a terminal")
+            );
+        }
+    }
+    Ok(())
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // Init is killed with the stage, and everything inside with init.
+        let _ = self.stage.kill();
+        let _ = self.stage.wait();
+    }
+}

@@ -1,0 +1,47 @@
+//! Runs a command whose only way out is the proxy, whatever the command does.
+//!
+//! The program starts itself anew twice. The *stage* (`stage.rs`) makes the namespaces and a network that has nothing but
+//! loopback, and binds in it the sockets that the proxy outside serves. *Init* (`init.rs`) is process 1 inside: it puts out of
+//! sight what would lead out, gives up every privilege and runs the command. What is told between them and the process that
+//! wants the command run, the *launcher* (`launch.rs`), is in `wire.rs`.
+//!
+//! Each step either succeeds or ends it all: [`Failure`] says which, and what to do about it.
+#![forbid(unsafe_code)]
+
+mod environment;
+mod failure;
+mod init;
+mod launch;
+mod mounts;
+mod names;
+mod network;
+mod plan;
+mod privileges;
+mod redirect;
+mod run_as;
+mod signals;
+mod stage;
+mod syscalls;
+mod wire;
+
+pub use failure::{Failure, Step};
+pub use launch::{Sandbox, Sockets};
+pub use network::{PROXY, REDIRECTED};
+pub use plan::Plan;
+pub use run_as::RunAs;
+pub use signals::Held;
+pub use wire::Ended;
+
+use std::process::ExitCode;
+
+/// Runs the stage or init if that is what this process was started as. Call it before anything else: both need the process to
+/// have one thread.
+#[must_use]
+pub fn run_if_inside() -> Option<ExitCode> {
+    let mut args = std::env::args_os().skip(1);
+    match args.next()?.to_str()? {
+        launch::STAGE => Some(stage::run(args.collect())),
+        stage::INIT => Some(init::run(args.collect())),
+        _ => None,
+    }
+}

@@ -1,0 +1,247 @@
+//! What the command sees of the host's files: all that its user may see, but nothing that leads out.
+//!
+//! A unix socket belongs to a file and not to a network, so those of the host are put out of sight: the directories where they
+//! are kept, and those that the kernel lists elsewhere.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, StatVfsMountFlags, statvfs};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind,
+    mount_bind_recursive, mount_change, mount_remount, move_mount, open_tree,
+};
+
+use crate::failure::{During, Failure, Step};
+use crate::names;
+use crate::wire::Order;
+
+/// Where daemons keep their sockets. The first one is also where files of our own are put.
+const SOCKET_FOLDERS: [&str; 3] = [RUN, "/var/run", "/tmp/.X11-unix"];
+const RUN: &str = "/run";
+
+/// The settings for names.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+const NSSWITCH: &str = "/etc/nsswitch.conf";
+
+/// For the user alone.
+const MODE_PRIVATE: u32 = 0o700;
+
+/// Bytes of the table of unix sockets that are read: each line has some 150, so this is for a hundred thousand.
+const TABLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Arranges the mounts of this process, whose namespace is its own. `table` is the host's table of unix sockets.
+pub(crate) fn arrange(order: &Order, table: File) -> Result<(), Failure> {
+    // What is mounted outside from now on does not turn up inside.
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).during_with(Step::Hide, "/")?;
+    let settings = Settings::read();
+    let kept = keep(&order.sockets)?;
+    mount_proc().during(Step::Proc)?;
+    let folders = SOCKET_FOLDERS.iter().map(Path::new).chain(order.runtime_directory.as_deref());
+    for folder in folders {
+        // One is often a link to the other.
+        if folder != Path::new(RUN) && fs::canonicalize(folder).is_ok_and(|real| real.starts_with(RUN)) {
+            continue;
+        }
+        empty(folder, "mode=0755").during_with(Step::Hide, folder.display())?;
+    }
+    if let Some(folder) = &order.runtime_directory {
+        private_directory(folder).during_with(Step::Hide, folder.display())?;
+    }
+    own_memory().during_with(Step::Hide, "/dev/shm and /dev/mqueue")?;
+    for path in &order.hidden {
+        hide(path).during_with(Step::Hide, path.display())?;
+    }
+    hide_sockets(table)?;
+    settings.replace()?;
+    for (path, socket) in kept {
+        show(&path, &socket).during_with(Step::Hide, path.display())?;
+    }
+    order.read_only.iter().try_for_each(|path| protect(path).during_with(Step::ReadOnly, path.display()))
+}
+
+/// The kernel gives it only to those from whom no part of /proc is hidden.
+fn mount_proc() -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(mount("proc", "/proc", "proc", flags, None)?)
+}
+
+/// Mounts an empty file system over a directory, if there is such a directory.
+fn empty(folder: &Path, options: &str) -> io::Result<()> {
+    if !is_directory(folder)? {
+        return Ok(());
+    }
+    let options = std::ffi::CString::new(options)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    Ok(mount("tmpfs", folder, "tmpfs", flags, Some(options.as_c_str()))?)
+}
+
+fn is_directory(path: &Path) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.is_dir()),
+        // The command cannot see it either: it has the same user and fewer privileges.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes a directory that programs want to be there.
+fn private_directory(folder: &Path) -> io::Result<()> {
+    if folder.starts_with(RUN) {
+        DirBuilder::new().recursive(true).mode(MODE_PRIVATE).create(folder)
+    } else {
+        Ok(())
+    }
+}
+
+/// Memory that is shared by name, and queues of messages, are of the host until they are mounted anew.
+fn own_memory() -> io::Result<()> {
+    empty(Path::new("/dev/shm"), "mode=1777")?;
+    if is_directory(Path::new("/dev/mqueue"))? {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount("mqueue", "/dev/mqueue", "mqueue", flags, None)?;
+    }
+    Ok(())
+}
+
+/// Puts what is at a path out of sight.
+fn hide(path: &Path) -> io::Result<()> {
+    if is_directory(path)? { empty(path, "mode=0755") } else { Ok(mount_bind("/dev/null", path)?) }
+}
+
+/// Hides the sockets of the host that can still be reached.
+fn hide_sockets(table: File) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    table.take(TABLE_BYTES_MAX + 1).read_to_end(&mut text).during(Step::Hide)?;
+    if text.len() as u64 > TABLE_BYTES_MAX {
+        return Err(Failure::new(Step::Hide, "this host has too many unix sockets"));
+    }
+    for path in paths(&String::from_utf8_lossy(&text)) {
+        let is_socket = fs::metadata(&path).is_ok_and(|metadata| metadata.file_type().is_socket());
+        if is_socket {
+            hide(&path).during_with(Step::Hide, path.display())?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the absolute paths in a table as `/proc/net/unix` has it: each is what follows the seventh field of its line.
+fn paths(table: &str) -> impl Iterator<Item = PathBuf> {
+    table.lines().filter_map(|line| {
+        let start = line.find(" /")? + 1;
+        line.get(start..).map(PathBuf::from)
+    })
+}
+
+/// Takes hold of sockets that are to stay in sight.
+fn keep(sockets: &[PathBuf]) -> Result<Vec<(PathBuf, OwnedFd)>, Failure> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let keep = |path: &PathBuf| {
+        let path = path.canonicalize().during_with(Step::Hide, path.display())?;
+        if !fs::metadata(&path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+            let failure = Failure::new(Step::Hide, format_args!("`{}` is not a socket", path.display()));
+            return Err(failure.with_help("--socket names one unix socket"));
+        }
+        let held = open_tree(CWD, &path, flags).during_with(Step::Hide, path.display())?;
+        Ok((path, held))
+    };
+    sockets.iter().map(keep).collect()
+}
+
+/// Puts what was kept back to where it was.
+fn show(path: &Path, held: &OwnedFd) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_err() {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        File::create(path)?;
+    }
+    Ok(move_mount(held.as_fd(), "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+/// Makes what is at a path read-only. The other restrictions of its file system stay: the kernel does not let them be lifted.
+fn protect(path: &Path) -> io::Result<()> {
+    let now = match statvfs(path) {
+        Ok(now) => now.f_flag,
+        // It is hidden, or out of the command's reach anyway.
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::ACCESS) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    mount_bind_recursive(path, path)?;
+    let mut flags = MountFlags::BIND | MountFlags::RDONLY;
+    for (is, flag) in [
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
+        (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
+    ] {
+        if now.contains(is) {
+            flags |= flag;
+        }
+    }
+    Ok(mount_remount(path, flags, "")?)
+}
+
+/// The host's settings for names, read before anything is hidden.
+struct Settings {
+    /// Where the links lead to, if there is such a file.
+    resolv_conf: Option<PathBuf>,
+    nsswitch: Option<(PathBuf, String)>,
+}
+
+impl Settings {
+    fn read() -> Self {
+        let nsswitch = fs::canonicalize(NSSWITCH).ok();
+        let nsswitch = nsswitch.and_then(|path| Some((path.clone(), fs::read_to_string(path).ok()?)));
+        Self { resolv_conf: fs::canonicalize(RESOLV_CONF).ok(), nsswitch }
+    }
+
+    /// Without these files, programs ask 127.0.0.1 of themselves, and no daemon.
+    fn replace(self) -> Result<(), Failure> {
+        let resolv_conf = self.resolv_conf.map(|path| (path, names::RESOLV_CONF.to_owned()));
+        let nsswitch = self.nsswitch.map(|(path, text)| (path, names::nsswitch(&text)));
+        resolv_conf
+            .into_iter()
+            .chain(nsswitch)
+            .try_for_each(|(path, text)| replace(&path, &text).during_with(Step::Names, path.display()))
+    }
+}
+
+/// Shows `text` in place of the file at `path`, which may be hidden by now.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_err() {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        return fs::write(path, text);
+    }
+    let ours = Path::new(RUN).join("exeat-settings");
+    fs::write(&ours, text)?;
+    mount_bind(&ours, path)?;
+    fs::remove_file(&ours)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_found_with_their_spaces_and_abstract_names_are_none() {
+        let table = "\
+Num       RefCount Protocol Flags    Type St Inode Path
+0000000000000000: 00000002 00000000 00010000 0001 01 1234 /run/docker.sock
+0000000000000000: 00000002 00000000 00010000 0001 01 1235 /tmp/a b/agent 1
+0000000000000000: 00000002 00000000 00010000 0001 01 1236 @/tmp/abstract
+0000000000000000: 00000003 00000000 00000000 0001 03 1237
+0000000000000000: 00000002 00000000 00010000 0001 01 1238 relative.sock
+";
+        let found: Vec<PathBuf> = paths(table).collect();
+        assert_eq!(found, [PathBuf::from("/run/docker.sock"), PathBuf::from("/tmp/a b/agent 1")]);
+    }
+}

@@ -1,0 +1,23 @@
+//! What is to be run, and what it may see.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::run_as::RunAs;
+
+/// A command and the limits around it.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The program and its arguments; never empty.
+    pub command: Vec<OsString>,
+    /// Who runs it.
+    pub user: RunAs,
+    /// The working directory, absolute.
+    pub directory: PathBuf,
+    /// Files and directories of the host that are empty inside, beside those that always are.
+    pub hidden: Vec<PathBuf>,
+    /// Files and directories that are read-only inside, beside those that always are.
+    pub read_only: Vec<PathBuf>,
+    /// Unix sockets of the host that the command may connect to.
+    pub sockets: Vec<PathBuf>,
+}

@@ -1,0 +1,105 @@
+//! What the kernel does with packets inside: connections go to the proxy, everything else is refused at once.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fmt::Write;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::network::REDIRECTED;
+
+/// Where administrators' programs lie, which users' search paths may leave out.
+const MORE_FOLDERS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
+
+/// Why the rules are not in force.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RedirectError {
+    #[error("there is no program `nft`")]
+    Missing,
+    #[error("`{}` cannot be run", .0.display())]
+    Unusable(PathBuf, #[source] std::io::Error),
+    #[error("nft ended with {status}: {said}")]
+    Refused { status: std::process::ExitStatus, said: String },
+}
+
+/// Has the rules take force.
+pub(crate) fn load() -> Result<(), RedirectError> {
+    let nft = find().ok_or(RedirectError::Missing)?;
+    let unusable = |error| RedirectError::Unusable(nft.clone(), error);
+    let mut child = Command::new(&nft)
+        .args(["-f", "-"])
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(unusable)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(rules().as_bytes()).map_err(unusable)?;
+    }
+    let output = child.wait_with_output().map_err(unusable)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.lines().next().unwrap_or_default().to_owned();
+    Err(RedirectError::Refused { status: output.status, said })
+}
+
+/// Loopback is the command's own. A connection that was redirected goes to loopback from there on, and what answers it belongs
+/// to it. Nothing else passes.
+fn rules() -> String {
+    let mut redirects = String::new();
+    for to in REDIRECTED {
+        let family = if to.is_ipv4() { "ipv4" } else { "ipv6" };
+        // Writing to a string cannot fail.
+        let _ = writeln!(redirects, "    meta nfproto {family} meta l4proto tcp redirect to :{}", to.port());
+    }
+    format!(
+        "table inet exeat {{
+  chain to_proxy {{
+    type nat hook output priority -100; policy accept;
+    ip daddr 127.0.0.0/8 return
+    ip6 daddr ::1 return
+{redirects}  }}
+  chain nothing_else {{
+    type filter hook output priority 0; policy drop;
+    ip daddr 127.0.0.0/8 accept
+    ip6 daddr ::1 accept
+    ct state established,related accept
+    meta l4proto tcp reject with tcp reset
+    reject with icmpx type admin-prohibited
+  }}
+}}
+"
+    )
+}
+
+fn find() -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders: Vec<PathBuf> =
+        env::split_paths(&path).chain(MORE_FOLDERS.iter().map(PathBuf::from)).collect();
+    folders.iter().filter(|folder| folder.is_absolute()).find_map(|folder| program(folder, "nft".as_ref()))
+}
+
+fn program(folder: &Path, name: &OsStr) -> Option<PathBuf> {
+    let path = folder.join(name);
+    let metadata = path.metadata().ok()?;
+    (metadata.is_file() && metadata.permissions().mode() & 0o111 != 0).then_some(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_families_are_redirected_and_loopback_is_not() {
+        let rules = rules();
+        let at = |text: &str| rules.find(text).unwrap_or_else(|| panic!("{text} is missing from {rules}"));
+        assert!(at("ip daddr 127.0.0.0/8 return") < at("nfproto ipv4 meta l4proto tcp redirect to :3129"));
+        assert!(at("ip6 daddr ::1 return") < at("nfproto ipv6 meta l4proto tcp redirect to :3129"));
+        assert!(at("hook output priority 0; policy drop;") < at("reject with icmpx"));
+    }
+}

@@ -1,0 +1,115 @@
+//! The first process: makes the namespaces and the network, and starts init in them. It has one thread.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, RawFd};
+use std::process::{Command, ExitCode};
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::SigSet;
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+use crate::failure::{During, Failure, STATUS_OURS, Step};
+use crate::wire::{Channel, Setup, ToInside, ToLauncher};
+use crate::{network, privileges, redirect};
+
+/// The argument that makes this program init.
+pub(crate) const INIT: &str = "sandbox-init";
+
+/// Everything that the command has of its own. Its processes get theirs with init, since the first process in it is process 1.
+const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWUSER
+    .union(CloneFlags::CLONE_NEWNET)
+    .union(CloneFlags::CLONE_NEWNS)
+    .union(CloneFlags::CLONE_NEWIPC)
+    .union(CloneFlags::CLONE_NEWUTS);
+
+/// The first descriptor that is not a standard stream.
+const FIRST_OTHER: RawFd = 3;
+
+/// Does the stage's part for `command`, and returns when init has ended.
+pub(crate) fn run(command: Vec<OsString>) -> ExitCode {
+    // Before anything is opened here.
+    let closed = close_inherited();
+    let Ok(channel) = Channel::from_stdin() else { return STATUS_OURS.into() };
+    let done = closed.during(Step::Descriptors).and_then(|()| set_up(&channel)).and_then(|()| {
+        unshare(CloneFlags::CLONE_NEWPID).during(Step::Namespaces)?;
+        // The standard streams go along: the first is the channel.
+        Command::new("/proc/self/exe").arg(INIT).args(command).spawn().during(Step::Start)
+    });
+    let mut init = match done {
+        Ok(init) => init,
+        Err(failure) => {
+            // If nobody listens, nobody needs to know.
+            let _ = channel.send(&ToLauncher::Failed(failure));
+            return STATUS_OURS.into();
+        }
+    };
+    // The terminal's signals are meant for the command.
+    let _ = SigSet::all().thread_block();
+    let _ = init.wait();
+    ExitCode::SUCCESS
+}
+
+fn set_up(channel: &Channel) -> Result<(), Failure> {
+    let setup = match channel.receive().during(Step::Talk)? {
+        Some((ToInside::Setup(setup), _)) => setup,
+        _ => return Err(Failure::new(Step::Talk, "there is no order")),
+    };
+    if let Some(groups) = &setup.groups {
+        let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+        setgroups(&groups).during_with(Step::Become, "its groups")?;
+    }
+    unshare(NAMESPACES).during(Step::Namespaces)?;
+    channel.send(&ToLauncher::Unshared).during(Step::Talk)?;
+    let Some((ToInside::Mapped, _)) = channel.receive().during(Step::Talk)? else {
+        return Err(Failure::new(Step::Talk, "the user was not mapped"));
+    };
+    become_user(&setup).during(Step::Become)?;
+    // Changing the user has undone it if it was done before.
+    set_parent_process_death_signal(Some(Signal::KILL)).during(Step::Start)?;
+    // Some systems let anybody make a user namespace, but give no capabilities in it.
+    privileges::keep_over_exec().during(Step::Namespaces)?;
+    let has_ipv6 = network::bring_up().during(Step::Network)?;
+    redirect::load().map_err(|error| during_redirect(&error))?;
+    let sockets = network::listen(has_ipv6).during(Step::Listen)?;
+    let descriptors: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+    channel.send_with(&ToLauncher::Listening, &descriptors).during(Step::Talk)
+}
+
+fn during_redirect(error: &redirect::RedirectError) -> Failure {
+    let failure = Failure::new(Step::Redirect, error);
+    match error {
+        redirect::RedirectError::Missing => failure,
+        redirect::RedirectError::Unusable(_, cause) => {
+            Failure { cause: format!("{error}: {cause}"), help: None, ..failure }
+        }
+        redirect::RedirectError::Refused { .. } => failure.with_help(
+            "the kernel must have nf_tables with NAT and redirect (modules nft_chain_nat, nft_redir)",
+        ),
+    }
+}
+
+/// Of another user than ours, who is not mapped, this makes the one that is.
+fn become_user(setup: &Setup) -> nix::Result<()> {
+    let (uid, gid) = (Uid::from_raw(setup.uid), Gid::from_raw(setup.gid));
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)
+}
+
+/// Closes all but the standard streams: what whoever started us has left open is not for the command.
+fn close_inherited() -> io::Result<()> {
+    let mut open = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd")? {
+        open.extend(entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()));
+    }
+    for descriptor in open.into_iter().filter(|descriptor| *descriptor >= FIRST_OTHER) {
+        match nix::unistd::close(descriptor) {
+            // The directory itself was among them.
+            Ok(()) | Err(nix::errno::Errno::EBADF) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! The system calls that the command is refused, because they lead past its network namespace or reach what is outside.
+//!
+//! Everything else stays allowed, namespaces of its own included: they own nothing outside.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    apply_filter, sock_filter,
+};
+
+/// Kinds of sockets that stay in the network namespace. All others are refused: some, such as `AF_VSOCK` and
+/// `AF_BLUETOOTH`, know of no namespaces.
+const FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+
+/// Commands of `ioctl` that put words into the terminal, which the shell outside would read.
+/// They are `TIOCSTI` and `TIOCLINUX`, which C libraries give different types.
+const WORDS_INTO_TERMINAL: [u64; 2] = [0x5412, 0x541c];
+
+/// Calls that are refused whatever their arguments.
+const REFUSED: [i64; 9] = [
+    // It opens sockets and connects them without the calls that are looked at here.
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    // Keys are the user's, and not the namespace's.
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+    libc::SYS_bpf,
+    // It opens files that are out of sight.
+    libc::SYS_open_by_handle_at,
+    libc::SYS_kexec_load,
+];
+
+/// The first call of the x32 interface, which has other numbers for the same calls, and may be there on x86-64.
+const X32: u32 = 0x4000_0000;
+
+/// Refuses them from now on.
+pub(crate) fn restrict() -> Result<(), seccompiler::Error> {
+    apply_filter(&other_interface())?;
+    apply_filter(&filter()?)
+}
+
+/// A call of another architecture ends the process: its numbers mean other calls.
+fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = REFUSED.map(|call| (call, Vec::new())).into();
+    let family = FAMILIES.map(|family| condition(0, SeccompCmpOp::Ne, family.unsigned_abs().into()));
+    let family: Result<Vec<_>, _> = family.into_iter().collect();
+    rules.insert(libc::SYS_socket, vec![SeccompRule::new(family?)?]);
+    let words = WORDS_INTO_TERMINAL.map(|command| {
+        // The kernel looks at the lower half of the argument, and so must this.
+        SeccompRule::new(vec![condition(1, SeccompCmpOp::Eq, command)?])
+    });
+    rules.insert(libc::SYS_ioctl, words.into_iter().collect::<Result<_, _>>()?);
+    let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let arch = std::env::consts::ARCH.try_into()?;
+    SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch)?.try_into()
+}
+
+fn condition(
+    argument: u8,
+    operator: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
+}
+
+/// Refuses every call of the x32 interface: there is no such call elsewhere.
+fn other_interface() -> BpfProgram {
+    let instruction = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
+    vec![
+        // The number of the call is the first field of what a filter looks at.
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, X32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs()),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ]
+}

@@ -1,0 +1,135 @@
+//! What a confined command sees of the host's files, sockets and descriptors.
+
+use std::fs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use exeat_tests::confined::Starter;
+use exeat_tests::harness::Scenario;
+use exeat_tests::world::World;
+use nix::mount::{MsFlags, mount};
+
+pub(crate) fn scenarios() -> Vec<Scenario> {
+    by_each_starter![
+        sockets_of_the_host_are_out_of_sight,
+        what_others_run_is_not_written,
+        inherited_descriptors_are_closed,
+        names_are_asked_of_nobody_outside,
+    ]
+}
+
+/// Connects to a unix socket, which is abstract if its name begins with `@`.
+const CONNECT: &str = "
+import socket, sys
+name = sys.argv[1]
+s = socket.socket(socket.AF_UNIX)
+try: s.connect('\\0' + name[1:] if name[0] == '@' else name); print('connected')
+except OSError as error: print(type(error).__name__)
+";
+
+/// A socket that anybody may connect to.
+fn listen(path: &Path) -> Result<UnixListener> {
+    let socket = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn sockets_of_the_host_are_out_of_sight(starter: Starter) -> Result<()> {
+    // The machine's own stays as it is.
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))?;
+    let world = World::new()?;
+    let home = world.directory();
+    let name = format!("daemon-{starter:?}.sock");
+    let (daemon, elsewhere) = (Path::new("/run").join(&name), home.join(&name));
+    let abstract_name = format!("@daemon-{starter:?}");
+    let address = SocketAddr::from_abstract_name(abstract_name.trim_start_matches('@'))?;
+    let abstract_socket = UnixListener::bind_addr(&address)?;
+    abstract_socket.set_nonblocking(true)?;
+    let sockets = [listen(&daemon)?, listen(&elsewhere)?, abstract_socket];
+    let connect =
+        |flags: &[&str], name: &str| starter.run(home, flags, &["/usr/bin/python3", "-c", CONNECT, name]);
+    let accepted = || sockets.iter().filter_map(|socket| socket.accept().ok()).count();
+    let (daemon, elsewhere) = (daemon.to_string_lossy(), elsewhere.to_string_lossy());
+    for name in [&*daemon, &*elsewhere, &abstract_name] {
+        let refused = connect(&[], name)?;
+        let is_refused = ["ConnectionRefusedError\n", "FileNotFoundError\n"].contains(&&*refused.out);
+        ensure!(is_refused, "{starter:?}: {name}: {refused:?}");
+    }
+    ensure!(accepted() == 0, "somebody came through");
+    for name in [&*daemon, &*elsewhere] {
+        let allowed = connect(&["--socket", name], name)?;
+        ensure!(allowed.out == "connected\n" && accepted() == 1, "{starter:?}: {name}: {allowed:?}");
+        let other = if name == daemon { &elsewhere } else { &daemon };
+        let refused = connect(&["--socket", name], other)?;
+        ensure!(refused.out != "connected\n" && accepted() == 0, "{starter:?}: {other}: {refused:?}");
+    }
+    Ok(())
+}
+
+fn what_others_run_is_not_written(starter: Starter) -> Result<()> {
+    let world = World::new()?;
+    let home = world.directory();
+    fs::create_dir_all(home.join("project/.git/hooks"))?;
+    let files = [".bashrc", "project/.git/hooks/pre-commit", "kept", "secret"];
+    for file in files.iter().chain(&["project/file", ".viminfo"]) {
+        fs::write(home.join(file), "before\n")?;
+        fs::set_permissions(home.join(file), fs::Permissions::from_mode(0o666))?;
+    }
+    fs::set_permissions(home.join("project"), fs::Permissions::from_mode(0o777))?;
+    let script = "
+        for file in ../.bashrc .git/hooks/pre-commit ../kept file ../.viminfo; do
+            { echo after >> $file; } 2> /dev/null && echo $file
+        done
+        cat ../secret";
+    let mut command =
+        starter.command(home, &["--ro", "../kept", "--hide", "../secret"], &["sh", "-c", script])?;
+    let output = command.current_dir(home.join("project")).output()?;
+    let out = String::from_utf8_lossy(&output.stdout);
+    // Root's command has the home of the user that it names.
+    let (others, kept) =
+        if starter == Starter::Root { ("../.bashrc\n", &files[1..]) } else { ("", &files[..]) };
+    ensure!(out == format!("{others}file\n../.viminfo\n"), "{starter:?}: {output:?}");
+    for file in kept {
+        ensure!(fs::read_to_string(home.join(file))? == "before\n", "{starter:?}: {file}");
+    }
+    Ok(())
+}
+
+fn inherited_descriptors_are_closed(starter: Starter) -> Result<()> {
+    let world = World::new()?;
+    let home = world.directory();
+    let words = starter.words()?.join(" ");
+    // The shell that starts it holds a file open, which a program that it starts itself can read.
+    let script = |command: &str| {
+        format!("echo secret > held; exec 9< held; {command} sh -c 'cat <&9 2> /dev/null; cat'")
+    };
+    let directory =
+        starter.command(home, &[], &["ls", "/dev/fd/0/"])?.stdin(fs::File::open("/run")?).output()?;
+    let is_told = String::from_utf8_lossy(&directory.stderr).contains("standard input is a directory");
+    ensure!(directory.status.code() == Some(125) && is_told, "{directory:?}");
+    for (command, want) in [("", "secret\nstdin\n"), (&*format!("{words} --"), "stdin\n")] {
+        let mut shell = Command::new("sh");
+        shell.current_dir(home);
+        let script = format!("echo stdin | ( {} )", script(command));
+        let output = shell.args(["-c", &script]).output()?;
+        ensure!(String::from_utf8_lossy(&output.stdout) == want, "{starter:?}: {output:?}");
+    }
+    Ok(())
+}
+
+fn names_are_asked_of_nobody_outside(starter: Starter) -> Result<()> {
+    let world = World::new()?;
+    let home = world.directory();
+    let shown = starter.run(home, &[], &["cat", "/etc/resolv.conf", "/etc/nsswitch.conf"])?;
+    ensure!(shown.out.starts_with("nameserver 127.0.0.1\nnameserver ::1\n"), "{starter:?}: {shown:?}");
+    ensure!(shown.out.contains("hosts: files dns\n"), "{starter:?}: {shown:?}");
+    ensure!(!shown.out.contains("10.99.0.53"), "{starter:?}: {shown:?}");
+    // The host still has its own.
+    ensure!(fs::read_to_string("/etc/resolv.conf")?.contains("10.99.0.53"), "the host's was changed");
+    Ok(())
+}

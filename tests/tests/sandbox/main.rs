@@ -1,0 +1,28 @@
+//! `exeat run`: what leaves a confined command, and what does not.
+
+use std::process::ExitCode;
+
+use exeat_tests::harness;
+
+/// Makes a scenario of each function for everybody who can start it here.
+macro_rules! by_each_starter {
+    ($($name:ident),+ $(,)?) => {{
+        let each = |starter: Starter| {
+            vec![$(Scenario::new(format!("{}_{}", stringify!($name), starter.word()), move || $name(starter))),+]
+        };
+        Starter::all().iter().copied().flat_map(each).collect::<Vec<Scenario>>()
+    }};
+}
+
+mod command;
+mod escapes;
+mod files;
+mod refused;
+
+fn main() -> ExitCode {
+    let mut scenarios = escapes::scenarios();
+    scenarios.extend(files::scenarios());
+    scenarios.extend(command::scenarios());
+    scenarios.extend(refused::scenarios());
+    harness::main(scenarios)
+}
