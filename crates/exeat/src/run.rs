@@ -1,22 +1,24 @@
 //! `exeat run`: a command inside, and the proxy for it outside.
 
-use std::net::TcpListener;
+use std::io;
+use std::net::{TcpListener, UdpSocket};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use exeat_audit::AuditLog;
 use exeat_cli::{Exit, Run};
-use exeat_dns::Resolver;
+use exeat_dns::{NoGate, Ranges, Resolver, Server, VirtualNames};
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
 use exeat_proxy::{Door, Limits, Parts, Proxy};
-use exeat_sandbox::{Ended, Failure, Held, PROXY, REDIRECTED, Sandbox, Sockets};
+use exeat_sandbox::{Ended, Failure, Held, NAMES, PROXY, REDIRECTED, Sandbox, Sockets};
 use exeat_store::{Loaded, Options};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::assemble::AUDIT_FLUSH_TIMEOUT;
-use crate::cores::{self, Cores};
+use crate::cores::{self, Cores, DnsDoor, DnsSockets};
 use crate::descriptors;
 use crate::listening::share;
 use crate::reloader::snapshot;
@@ -34,6 +36,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub(crate) fn run(command: &Run) -> ExitCode {
     let mut listeners = vec![PROXY];
     listeners.extend(REDIRECTED);
+    listeners.extend(NAMES);
     let options = Options { listeners, ..Options::new(Revision(1)) };
     let result = command.load(&options).and_then(|loaded| match loaded {
         Ok(loaded) => {
@@ -83,15 +86,17 @@ impl Outside {
         let here = runtime.enter();
         let limits = descriptors::raise_limit()
             .map_or(settings.limits, |most| descriptors::fit(settings.limits, most));
+        let resolver = Resolver::new(settings.resolver).context("cannot set up the resolver")?;
+        let names = Some(Arc::new(VirtualNames::new(Ranges::default(), Instant::now())));
         let proxy = Proxy::new(Parts {
             authenticator: Authenticator::new()?,
-            resolver: Resolver::new(settings.resolver).context("cannot set up the resolver")?,
+            resolver: resolver.clone(),
             audit,
             limits: Limits { drain_timeout: DRAIN, ..limits },
             http2: settings.http2,
             pac: settings.pac,
             proxy_protocol_from: Vec::new(),
-            virtual_names: None,
+            virtual_names: names.clone(),
             snapshot: snapshot(loaded),
         })
         .context("cannot set up the proxy")?;
@@ -99,11 +104,19 @@ impl Outside {
         let listeners: Result<Vec<_>, _> = std::iter::once((sockets.proxy, false))
             .chain(redirected)
             .map(|(socket, is_redirected)| {
-                Ok::<_, std::io::Error>((on_each_core(socket)?, Door { is_redirected, ..Door::default() }))
+                Ok::<_, io::Error>((on_each_core(socket)?, Door { is_redirected, ..Door::default() }))
             })
             .collect();
         let listeners = listeners.context("cannot use the sockets of the sandbox")?;
-        let cores = Cores::start(&proxy, listeners, Vec::new(), Vec::new())?;
+        // No address is told but one that stands for its name: the redirected connection says which.
+        let server =
+            Server::new(settings.dns.server, resolver, proxy.surroundings(), Arc::new(NoGate), names);
+        let door = DnsDoor { interface: None, server };
+        let dns: io::Result<Vec<_>> = (sockets.names.into_iter())
+            .map(|(udp, tcp)| Ok((questions_on_each_core(&udp, tcp)?, door.clone())))
+            .collect();
+        let dns = dns.context("cannot use the sockets of the sandbox")?;
+        let cores = Cores::start(&proxy, listeners, Vec::new(), dns)?;
         drop(here);
         Ok(Self { proxy, cores, runtime, writer })
     }
@@ -119,7 +132,12 @@ impl Outside {
     }
 }
 
-fn on_each_core(socket: TcpListener) -> std::io::Result<Vec<TcpListener>> {
+fn questions_on_each_core(udp: &UdpSocket, tcp: TcpListener) -> io::Result<Vec<DnsSockets>> {
+    udp.set_nonblocking(true)?;
+    on_each_core(tcp)?.into_iter().map(|tcp| Ok((udp.try_clone()?, tcp))).collect()
+}
+
+fn on_each_core(socket: TcpListener) -> io::Result<Vec<TcpListener>> {
     socket.set_nonblocking(true)?;
     share(socket, cores::count())
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -23,13 +23,28 @@ pub(crate) const STAGE: &str = "sandbox-stage";
 /// The variable that keeps the allocator from starting threads: a process with two cannot make a user namespace.
 pub(crate) const ALLOCATOR: (&str, &str) = ("_RJEM_MALLOC_CONF", "background_thread:false");
 
-/// What the proxy listens on inside.
+/// What is listened on inside.
 #[derive(Debug)]
 pub struct Sockets {
     /// For clients that know of the proxy.
     pub proxy: TcpListener,
     /// For all other connections, which the kernel redirects: one for each family that there is.
     pub redirected: Vec<TcpListener>,
+    /// For questions for names, by UDP and by TCP, likewise.
+    pub names: Vec<(UdpSocket, TcpListener)>,
+}
+
+impl Sockets {
+    /// Takes them apart in the order in which they come.
+    fn of(descriptors: Vec<OwnedFd>) -> Option<Self> {
+        let mut descriptors = descriptors.into_iter();
+        let mut sockets = Self { proxy: descriptors.next()?.into(), redirected: vec![], names: vec![] };
+        while let Some(redirected) = descriptors.next() {
+            sockets.redirected.push(redirected.into());
+            sockets.names.push((descriptors.next()?.into(), descriptors.next()?.into()));
+        }
+        Some(sockets)
+    }
 }
 
 /// A sandbox, and the processes that keep it. All of them, the command's included, end when it is dropped.
@@ -59,9 +74,8 @@ impl Sandbox {
         sandbox.map_user(plan)?;
         sandbox.say(&ToInside::Mapped)?;
         let descriptors = sandbox.expect(|said| matches!(said, ToLauncher::Listening))?;
-        let mut sockets = descriptors.into_iter().map(TcpListener::from);
-        let proxy = sockets.next().ok_or_else(|| Failure::new(Step::Listen, "there is no socket"))?;
-        let sockets = Sockets { proxy, redirected: sockets.collect() };
+        let sockets = Sockets::of(descriptors)
+            .ok_or_else(|| Failure::new(Step::Listen, "there are too few sockets"))?;
         sandbox.order(plan)?;
         sandbox.expect(|said| matches!(said, ToLauncher::Confined))?;
         Ok((sandbox, sockets))

@@ -26,7 +26,7 @@ mod wire;
 
 pub use failure::{Failure, Step};
 pub use launch::{Sandbox, Sockets};
-pub use network::{PROXY, REDIRECTED};
+pub use network::{NAMES, PROXY, REDIRECTED};
 pub use plan::Plan;
 pub use run_as::RunAs;
 pub use signals::Held;

@@ -4,7 +4,8 @@
 //! come from somewhere: loopback has one more address of each family for that, which belongs to nobody (RFC 7600, RFC 9780).
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
@@ -24,6 +25,12 @@ pub const PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3
 pub const REDIRECTED: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 3129),
     SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 3129),
+];
+
+/// Where questions for names go (RFC 1035 §4.2).
+pub const NAMES: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 53),
 ];
 
 /// The loopback device, which is the first one of every network namespace.
@@ -51,10 +58,17 @@ pub(crate) fn bring_up() -> io::Result<bool> {
     Ok(has_ipv6)
 }
 
-/// Binds what the proxy serves, in the order of [`crate::Sockets`].
-pub(crate) fn listen(has_ipv6: bool) -> io::Result<Vec<TcpListener>> {
-    let redirected = REDIRECTED.into_iter().filter(|address| address.is_ipv4() || has_ipv6);
-    std::iter::once(PROXY).chain(redirected).map(TcpListener::bind).collect()
+/// Binds what is served from outside, in the order of [`crate::wire::ToLauncher::Listening`].
+pub(crate) fn listen(has_ipv6: bool) -> io::Result<Vec<OwnedFd>> {
+    let mut sockets = vec![TcpListener::bind(PROXY)?.into()];
+    for (redirected, names) in REDIRECTED.into_iter().zip(NAMES) {
+        if redirected.is_ipv4() || has_ipv6 {
+            sockets.push(TcpListener::bind(redirected)?.into());
+            sockets.push(UdpSocket::bind(names)?.into());
+            sockets.push(TcpListener::bind(names)?.into());
+        }
+    }
+    Ok(sockets)
 }
 
 fn up() -> LinkMessage {

@@ -22,7 +22,7 @@ use crate::failure::Failure;
 const MESSAGE_BYTES_MAX: usize = 192 * 1024;
 
 /// Descriptors that go along with one message.
-const DESCRIPTORS_MAX: usize = 4;
+const DESCRIPTORS_MAX: usize = 8;
 
 /// Said to the stage and to init.
 #[derive(Debug, Deserialize, Serialize)]
@@ -44,7 +44,8 @@ pub(crate) enum ToInside {
 pub(crate) enum ToLauncher {
     /// The stage has its namespaces.
     Unshared,
-    /// The network is there. The sockets of the proxy go along: one for clients that know of it, then those for all others.
+    /// The network is there. The sockets to serve go along: one for clients that know of the proxy, and then, for each family,
+    /// one for all other connections, and two for questions by UDP and by TCP.
     Listening,
     /// Everything is done but to run the command.
     Confined,

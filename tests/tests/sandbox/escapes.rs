@@ -11,6 +11,8 @@ use exeat_tests::world::World;
 pub(crate) fn scenarios() -> Vec<Scenario> {
     by_each_starter![
         names_are_reached_by_the_proxy_if_they_are_allowed,
+        names_are_reached_without_a_proxy_if_they_are_allowed,
+        questions_are_answered_for_names_that_are_allowed,
         addresses_are_reached_without_a_proxy_if_they_are_allowed,
         the_hosts_own_services_are_not_reached,
         packets_that_are_no_connection_reach_nobody,
@@ -70,6 +72,101 @@ fn names_are_reached_by_the_proxy_if_they_are_allowed(starter: Starter) -> Resul
     ensure!(direct.code == 6, "{starter:?}: {direct:?}");
     ensure!(world.dns.queries().len() == asked, "{:?}", world.dns.queries());
     ensure!(world.accepts() == 2, "{:?}", world.reached());
+    Ok(())
+}
+
+fn names_are_reached_without_a_proxy_if_they_are_allowed(starter: Starter) -> Result<()> {
+    let world = World::new()?;
+    let home = world.directory();
+    let flags = ["--allow", "example.com:25,80,443", "--allow", "*.example.org"];
+    let (ca, url) = (world.ca_file(), |name: &str| format!("http://{name}/"));
+    let curl = |args: &[&str]| {
+        let command = ["env", "-i", "curl", "-sSf", "--max-time", "10"];
+        starter.run(home, &flags, &[&command, args].concat())
+    };
+    for (count, args) in [
+        (1, &["http://example.com/"][..]),
+        (2, &["-6", "http://example.com/"]),
+        (3, &["--cacert", &ca, "https://example.com/"]),
+        (4, &["http://deep.below.example.org/"]),
+    ] {
+        let allowed = curl(args)?;
+        ensure!(allowed.code == 0 && allowed.out.starts_with("hello from"), "{starter:?}: {allowed:?}");
+        ensure!(world.accepts() == count, "{:?}", world.reached());
+    }
+    let asked = world.dns.names();
+    for name in ["evil.test", "example.org", "secret.of-mine.evil.test"] {
+        let refused = curl(&[&url(name)])?;
+        ensure!(refused.code == 6, "{starter:?}: {name}: {refused:?}");
+    }
+    ensure!(world.dns.names() == asked, "{asked:?}, and then {:?}", world.dns.names());
+    let script = "
+import urllib.request
+def talk(target):
+    with socket.create_connection(target, 10) as s: return s.recv(9)
+def read(url, **headers):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return opener.open(urllib.request.Request(url, headers=headers), timeout=10).read()
+address = socket.getaddrinfo('example.com', 80, socket.AF_INET)[0][4][0]
+tried('virtual', lambda: address.startswith('198.18.'))
+tried('urllib', lambda: read('http://example.com/'))
+tried('greeting', lambda: talk(('example.com', 25)))
+tried('port', lambda: talk(('example.com', 22)))
+tried('other', lambda: talk((address[:-1] + '9', 25)))
+tried('real', lambda: talk(('93.184.216.34', 25)))
+";
+    let told = python(starter, home, &flags, script)?;
+    ensure_ends(
+        &told,
+        &[
+            ("virtual", &["did True"]),
+            ("urllib", &["did b'hello from example.com\\n'"]),
+            ("greeting", &["did b'220 at yo'"]),
+            ("port", &["ECONNRESET"]),
+            ("other", &["ECONNRESET"]),
+            ("real", &["ECONNRESET"]),
+        ],
+    )?;
+    ensure!(world.accepts() == 6, "{:?}", world.reached());
+    Ok(())
+}
+
+fn questions_are_answered_for_names_that_are_allowed(starter: Starter) -> Result<()> {
+    let world = World::new()?;
+    let script = "
+def question(name, kind):
+    labels = b''.join(bytes([len(label)]) + label.encode() for label in name.split('.'))
+    return bytes.fromhex('123401000001000000000000') + labels + struct.pack('>BHH', 0, kind, 1)
+def udp(server, query):
+    with socket.socket(socket.AF_INET6 if ':' in server else socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.settimeout(10)
+        s.connect((server, 53))
+        s.send(query)
+        return s.recv(4096)
+def tcp(server, query):
+    with socket.create_connection((server, 53), 10) as s:
+        s.sendall(struct.pack('>H', len(query)) + query)
+        return s.recv(4096)[2:]
+for server in '127.0.0.1', '::1':
+    for ask in udp, tcp:
+        for name, kind in ('example.com', 1), ('example.com', 28), ('example.com', 16), ('evil.test', 1):
+            answer = ask(server, question(name, kind))
+            print(ask.__name__, name, kind, 'code', answer[3] & 15, 'answers', answer[7])
+";
+    let told = python(starter, world.directory(), &["--allow", "example.com"], script)?;
+    for ask in ["udp", "tcp"] {
+        for (line, of_both) in [
+            ("example.com 1 code 0 answers 1", 2),
+            ("example.com 28 code 0 answers 1", 2),
+            ("example.com 16 code 5 answers 0", 2),
+            ("evil.test 1 code 3 answers 0", 2),
+        ] {
+            let line = format!("{ask} {line}");
+            let count = told.out.lines().filter(|told| **told == line).count();
+            ensure!(count == of_both, "{line}: {told:?}");
+        }
+    }
+    ensure!(world.dns.names().iter().all(|name| name == "example.com"), "{:?}", world.dns.queries());
     Ok(())
 }
 
