@@ -164,6 +164,15 @@ pub struct RunArgs {
     /// The file for audit records [default: none are kept]
     #[arg(long, value_name = "FILE")]
     pub audit: Option<PathBuf>,
+    /// Print no summary at the end
+    #[arg(long, short, conflicts_with = "json")]
+    pub quiet: bool,
+    /// Print the summary as one line of JSON, on standard error too
+    #[arg(long)]
+    pub json: bool,
+    /// End with status 1 if the command ends with 0 and the policy refused something
+    #[arg(long)]
+    pub fail_on_deny: bool,
     /// As root: the user that the command runs as
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,

@@ -12,7 +12,7 @@ use exeat_store::{Colour, Report};
 pub enum Exit {
     /// It worked; `explain`: allowed; `diff`: the same.
     Success,
-    /// `explain`: refused.
+    /// `explain`: refused; `run --fail-on-deny`: something was.
     Refused,
     /// `diff`: the two allow different things.
     Different,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use exeat_audit::AuditLog;
-use exeat_cli::{Exit, Run};
+use exeat_cli::{Exit, Run, Summary};
 use exeat_dns::{NoGate, Ranges, Resolver, Server, VirtualNames};
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
@@ -28,6 +28,9 @@ const LOG_FILTER: &str = "warn";
 
 /// How long the last log lines may take to be read.
 const LOG_FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How often the traffic is looked at meanwhile: the proxy gives up counting after a minute.
+const LOOK_AGAIN: Duration = Duration::from_secs(20);
 
 /// How long the connections of a command that has ended may take to end. Nobody is at their other side.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -62,10 +65,13 @@ fn confined(command: &Run, loaded: Loaded) -> anyhow::Result<ExitCode> {
     let log = crate::start_log(LOG_FILTER)?;
     log.take_panics();
     let outside = Outside::start(loaded, sockets)?;
-    let ended = sandbox.start().and_then(|()| sandbox.wait(&mut signals));
-    outside.stop();
+    // What has ended is counted only for as long as somebody looks.
+    let look = || drop(outside.proxy.traffic());
+    look();
+    let ended = sandbox.start().and_then(|()| sandbox.wait(&mut signals, LOOK_AGAIN, look));
+    let summary = outside.stop();
     log.finish(LOG_FLUSH_TIMEOUT);
-    Ok(ended.map(Ended::status)?.into())
+    Ok(command.conclude(&summary, ended.map(Ended::status)?).into())
 }
 
 /// The proxy of one command.
@@ -121,14 +127,16 @@ impl Outside {
         Ok(Self { proxy, cores, runtime, writer })
     }
 
-    /// Ends what is left, and has the last records written.
-    fn stop(self) {
+    /// Ends what is left, has the last records written, and returns what there was.
+    fn stop(self) -> Summary {
         self.runtime.block_on(self.proxy.drain());
         self.cores.stop();
+        let summary = Summary::of(&self.proxy);
         drop(self.proxy);
         if !self.writer.shutdown(AUDIT_FLUSH_TIMEOUT) {
             tracing::error!("the last audit records could not be written");
         }
+        summary
     }
 }
 

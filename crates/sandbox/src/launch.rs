@@ -6,8 +6,9 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, fstat};
 
 use crate::environment;
@@ -90,14 +91,16 @@ impl Sandbox {
         self.expect(|said| matches!(said, ToLauncher::Started)).map(drop)
     }
 
-    /// Waits for its end, and passes on the signals that come meanwhile.
+    /// Waits for its end, passes on the signals that come meanwhile, and calls `look` at least this `often`.
     ///
     /// # Errors
     /// If the sandbox ends without a word.
-    pub fn wait(self, signals: &mut Held) -> Result<Ended, Failure> {
+    pub fn wait(self, signals: &mut Held, often: Duration, look: impl Fn()) -> Result<Ended, Failure> {
+        let often = Timespec::try_from(often).during(Step::Talk)?;
         loop {
             let mut ready = [PollFd::new(&self.channel, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
-            match poll(&mut ready, None) {
+            match poll(&mut ready, Some(&often)) {
+                Ok(0) => look(),
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(Failure::new(Step::Talk, error)),
             }

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What the command's programs read instead of `/etc/resolv.conf`: nobody is asked but whoever listens inside.
-pub(crate) const RESOLV_CONF: &str = "nameserver 127.0.0.1\nnameserver ::1\n";
+/// What the command's programs read instead of `/etc/resolv.conf`: nobody is asked but the proxy, for names as they are.
+pub(crate) const RESOLV_CONF: &str = "nameserver 127.0.0.1\nnameserver ::1\nsearch .\n";
 
 /// Files below the home directory that the user's next shell or session runs, or that say what it runs.
 const RUN_BY_OTHERS: [&str; 28] = [

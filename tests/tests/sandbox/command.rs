@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 pub(crate) fn scenarios() -> Vec<Scenario> {
     by_each_starter![
         it_ends_as_the_command_does,
+        what_it_reached_is_told_at_the_end,
         signals_reach_the_command,
         nothing_outlives_it,
         the_terminal_is_the_commands,
@@ -49,6 +50,41 @@ fn it_ends_as_the_command_does(starter: Starter) -> Result<()> {
             "{starter:?}: {output:?}"
         );
     }
+    Ok(())
+}
+
+fn what_it_reached_is_told_at_the_end(starter: Starter) -> Result<()> {
+    let world = World::new()?;
+    let home = world.directory();
+    let script = "curl -sS http://example.com/; curl -sS -o refused http://evil.test:8080/; \
+        curl -sS --noproxy '*' http://other.test/; exit 0";
+    let run = |flags: &[&str]| {
+        let flags = [&["--allow", "example.com"], flags].concat();
+        starter.run(home, &flags, &["sh", "-c", script])
+    };
+    let told = run(&[])?;
+    ensure!(told.code == 0 && told.out == "hello from example.com\n", "{starter:?}: {told:?}");
+    ensure!(told.err.contains("  reached  example.com:80  1×, "), "{starter:?}: {told:?}");
+    for entry in ["evil.test:8080", "other.test"] {
+        let is_told = told.err.lines().any(|line| {
+            line.contains(&format!("refused  {entry}  ")) && line.contains(&format!("; --allow '{entry}'"))
+        });
+        ensure!(is_told, "{starter:?}: {entry}: {told:?}");
+    }
+    let quiet = run(&["--quiet", "--fail-on-deny"])?;
+    ensure!(quiet.code == 1 && !quiet.err.contains("exeat:"), "{starter:?}: {quiet:?}");
+    let json = run(&["--json"])?;
+    let line = json.err.lines().last().context("a line")?;
+    let summary: serde_json::Value = serde_json::from_str(line)?;
+    let reached = summary.pointer("/allowed/0/target").and_then(serde_json::Value::as_str);
+    let refused = summary.pointer("/refused/0/reason").and_then(serde_json::Value::as_str);
+    ensure!(reached == Some("example.com:80") && refused == Some("host_not_allowed"), "{summary}");
+    let allowed = starter.run(
+        home,
+        &["--allow", "example.com", "--fail-on-deny"],
+        &["curl", "-sS", "http://example.com/"],
+    )?;
+    ensure!(allowed.code == 0, "{starter:?}: {allowed:?}");
     Ok(())
 }
 

@@ -10,6 +10,11 @@ use exeat_sandbox::{Plan, RunAs};
 use exeat_store::{Flags, Loaded, Options, Report};
 
 use crate::args::RunArgs;
+use crate::output::{Exit, to_stderr};
+
+mod summary;
+
+pub use summary::Summary;
 
 /// Where the records of a run go that nobody asked for.
 const NOWHERE: &str = "/dev/null";
@@ -58,6 +63,20 @@ impl Run {
         // Standard output is the command's.
         loaded.settings.audit.sink = Sink::File(args.audit.clone().unwrap_or_else(|| NOWHERE.into()));
         Ok(loaded)
+    }
+
+    /// Says what the run did, as it was asked to, and returns the status that is to be told for `status`, which is the
+    /// command's.
+    #[must_use]
+    pub fn conclude(&self, summary: &Summary, status: u8) -> u8 {
+        let args = &self.args;
+        if args.json {
+            to_stderr(&format!("{}\n", summary.json()));
+        } else if !args.quiet {
+            to_stderr(&summary.text());
+        }
+        let has_failed = args.fail_on_deny && status == Exit::Success.status() && summary.has_refusals();
+        if has_failed { Exit::Refused.status() } else { status }
     }
 
     /// Returns what is to be run, and as whom.

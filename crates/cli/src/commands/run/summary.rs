@@ -1,0 +1,131 @@
+//! What a run reached and what it was refused, in words and as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use exeat_model::{Authority, Port, Transport};
+use exeat_policy::{EgressRequest, Reason, smallest_entry};
+use exeat_proxy::{Proxy, Snapshot};
+use serde_json::{Value, json};
+
+/// Rows of each kind that are printed; the audit log has all.
+const ROWS_MAX: usize = 20;
+
+/// What a run did.
+#[derive(Debug, Default)]
+pub struct Summary {
+    allowed: Vec<Allowed>,
+    /// By target and reason, in their order.
+    refused: Vec<Refused>,
+}
+
+#[derive(Debug)]
+struct Allowed {
+    target: String,
+    requests: u64,
+    bytes_up: u64,
+    bytes_down: u64,
+}
+
+#[derive(Debug)]
+struct Refused {
+    target: String,
+    reason: Reason,
+    count: u64,
+    /// What would allow it, where an entry can.
+    entry: Option<String>,
+}
+
+impl Summary {
+    /// Returns what the proxy of a run has seen so far.
+    #[must_use]
+    pub fn of(proxy: &Proxy) -> Self {
+        let pairs = proxy.traffic().pairs.into_iter();
+        let mut allowed: Vec<Allowed> = pairs
+            .map(|pair| Allowed {
+                target: pair.target.to_string(),
+                requests: pair.requests,
+                bytes_up: pair.bytes_up,
+                bytes_down: pair.bytes_down,
+            })
+            .collect();
+        allowed.sort_by(|one, other| one.target.cmp(&other.target));
+        let mut counts: BTreeMap<(String, &'static str), (Reason, u64)> = BTreeMap::new();
+        for row in proxy.refusals() {
+            // What is behind the host of a URL was not what was decided on.
+            let target = row.target.split('/').next().unwrap_or_default();
+            // A question for a name spells it to the end.
+            let target = target.strip_suffix('.').unwrap_or(target).to_owned();
+            counts.entry((target, row.reason.token())).or_insert((row.reason, 0)).1 += row.count;
+        }
+        let snapshot = proxy.snapshot();
+        let refused = counts.into_iter().map(|((target, _), (reason, count))| {
+            let entry = entry(&snapshot, &target, reason);
+            Refused { target, reason, count, entry }
+        });
+        Self { allowed, refused: refused.collect() }
+    }
+
+    /// Whether the policy refused something.
+    #[must_use]
+    pub fn has_refusals(&self) -> bool {
+        self.refused.iter().any(Refused::is_by_policy)
+    }
+
+    /// Returns it in words; nothing if nothing was asked for.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        for Allowed { target, requests, bytes_up, bytes_down } in self.allowed.iter().take(ROWS_MAX) {
+            let _ =
+                writeln!(text, "  reached  {target}  {requests}×, {bytes_up} bytes up, {bytes_down} down");
+        }
+        for Refused { target, reason, count, entry } in self.refused.iter().take(ROWS_MAX) {
+            let entry = entry.as_ref().map(|entry| format!("; --allow '{entry}'")).unwrap_or_default();
+            let word = if reason.http_status() == STATUS_POLICY { "refused" } else { "failed " };
+            let _ = writeln!(text, "  {word}  {target}  {count}×, {reason}{entry}");
+        }
+        let rows = |count: usize| count.saturating_sub(ROWS_MAX);
+        let more = rows(self.allowed.len()) + rows(self.refused.len());
+        if more > 0 {
+            let _ = writeln!(text, "  and {more} more: see --audit");
+        }
+        if text.is_empty() { text } else { format!("exeat: what left the sandbox\n{text}") }
+    }
+
+    /// Returns it as one JSON object.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let allowed = |Allowed { target, requests, bytes_up, bytes_down }: &Allowed| json!({ "target": target, "requests": requests, "bytes_up": bytes_up, "bytes_down": bytes_down });
+        let refused = |Refused { target, reason, count, entry }: &Refused| json!({ "target": target, "reason": reason.token(), "count": count, "allow": entry });
+        json!({
+            "allowed": self.allowed.iter().map(allowed).collect::<Vec<_>>(),
+            "refused": self.refused.iter().map(refused).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// The status of what a policy refuses, as opposed to what could not be done.
+const STATUS_POLICY: u16 = 403;
+
+impl Refused {
+    fn is_by_policy(&self) -> bool {
+        self.reason.http_status() == STATUS_POLICY
+    }
+}
+
+/// Returns the smallest entry that would allow a target, as `--allow` takes it.
+fn entry(snapshot: &Snapshot, target: &str, reason: Reason) -> Option<String> {
+    // Which addresses a name had is not known here, and they are what was wrong.
+    if reason == Reason::AddressNotAllowed {
+        return None;
+    }
+    // A question for a name has no port: whoever asked meant some.
+    let authority = Authority::parse(target, Some(Port::HTTPS)).ok()?;
+    let bound = &snapshot.anonymous.as_ref()?.bound;
+    let request = EgressRequest { bound, target: &authority, transport: Transport::Tcp };
+    let text = smallest_entry(&request, reason, &[])?.to_string();
+    // What takes more than a line of text cannot be said by a flag.
+    (!text.contains(['{', '\''])).then_some(text)
+}
