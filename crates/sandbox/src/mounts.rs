@@ -23,6 +23,9 @@ use crate::wire::Order;
 const SOCKET_FOLDERS: [&str; 3] = [RUN, "/var/run", "/tmp/.X11-unix"];
 const RUN: &str = "/run";
 
+/// Devices by which a user may speak to a network past every namespace: remote memory access, and what is plugged in.
+const DEVICE_FOLDERS: [&str; 2] = ["/dev/infiniband", "/dev/bus/usb"];
+
 /// The settings for names.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const NSSWITCH: &str = "/etc/nsswitch.conf";
@@ -41,7 +44,8 @@ pub(crate) fn arrange(order: &Order, table: File) -> Result<(), Failure> {
     let settings = Settings::read();
     let kept = keep(&order.sockets)?;
     mount_proc().during(Step::Proc)?;
-    let folders = SOCKET_FOLDERS.iter().map(Path::new).chain(order.runtime_directory.as_deref());
+    let folders = SOCKET_FOLDERS.iter().chain(&DEVICE_FOLDERS).map(Path::new);
+    let folders = folders.chain(order.runtime_directory.as_deref());
     for folder in folders {
         // One is often a link to the other.
         if folder != Path::new(RUN) && fs::canonicalize(folder).is_ok_and(|real| real.starts_with(RUN)) {

@@ -14,6 +14,7 @@ macro_rules! by_each_starter {
     }};
 }
 
+mod clients;
 mod command;
 mod escapes;
 mod files;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let mut scenarios = escapes::scenarios();
     scenarios.extend(files::scenarios());
     scenarios.extend(command::scenarios());
+    scenarios.extend(clients::scenarios());
     scenarios.extend(refused::scenarios());
     harness::main(scenarios)
 }
