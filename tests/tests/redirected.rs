@@ -104,6 +104,10 @@ fn a_redirected_client_reaches_what_its_policy_names_and_nothing_else() -> Resul
         let record = decision(&mut exeat, target);
         let record = record.with_context(|| format!("{refused:?}"))?;
         ensure!(record["verdict"] == "deny" && record["reason"] == reason, "{target}: {record}");
+        if !target.ends_with(":80") {
+            // A client elsewhere may be reset before it has said that it speaks HTTP.
+            continue;
+        }
         // Told in the answer of a proxy, but never asked for credentials: the client knows of none.
         ensure!(refused.out.starts_with("HTTP/1.1 403 "), "{target}: {refused:?}");
         ensure!(refused.out.contains(&format!("x-deny-reason: {reason}")), "{target}: {refused:?}");

@@ -37,6 +37,9 @@ const METHOD: &str = "REDIRECT";
 /// with the handshake; all others learn of the refusal by a reset, which must not keep them waiting.
 const FIRST_WORDS: Duration = Duration::from_millis(20);
 
+/// The same on the port of HTTP, where a client that waits for the server to speak first is a rare one.
+const FIRST_WORDS_OF_HTTP: Duration = Duration::from_secs(1);
+
 /// Returns where a redirected connection was meant to go. Of one that was not translated, as with `tproxy`, that is where
 /// it arrived.
 pub(crate) fn original_destination(stream: &TcpStream) -> std::io::Result<SocketAddr> {
@@ -102,7 +105,9 @@ async fn named(shared: &Shared, trail: &mut Trail, literal: Authority) -> Result
 pub(crate) async fn refuse(shared: &Shared, mut stream: ClientStream, trail: &Trail, refusal: &Refusal) {
     // It stands whether or not it can be recorded.
     shared.note(trail.record(Event::Decision, None));
-    let first = timeout(FIRST_WORDS, read_chunk(&mut stream, CHUNK_BYTES)).await;
+    let is_for_http = trail.client().local.port() == Port::HTTP.get();
+    let patience = if is_for_http { FIRST_WORDS_OF_HTTP } else { FIRST_WORDS };
+    let first = timeout(patience, read_chunk(&mut stream, CHUNK_BYTES)).await;
     let is_http = matches!(&first, Ok(Ok(chunk)) if begins_like_http(chunk.bytes()));
     if !is_http {
         stream.reset();
