@@ -291,6 +291,25 @@ impl Exeat {
             .with_context(|| format!("the audit file has {:#?}", self.audit()))
     }
 
+    /// Stops it as SIGSTOP does, and waits until every thread has: the signal reaches them one after the other.
+    ///
+    /// # Errors
+    /// When the process is gone, or a thread runs on.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        let tasks = format!("/proc/{}/task", self.child.id());
+        self.until("every thread to have stopped", |_| {
+            for task in fs::read_dir(&tasks)? {
+                let stat = fs::read_to_string(task?.path().join("stat"))?;
+                // The state comes after the name, which is in parentheses and may hold some itself.
+                if !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')) {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+    }
+
     /// Sends a signal.
     ///
     /// # Errors

@@ -334,7 +334,7 @@ fn who_has_gone_before_anybody_looked_is_nobody() -> Result<()> {
     ensure!(Raw::connect(LOOPBACK.parse()?)?.ask(&request)?.status == 200, "who is there is known");
     ensure!(ask_unix(&socket)?.starts_with("HTTP/1.1 200"), "by the socket, too");
     // One of them may have been of the other user, and the other in the group.
-    exeat.signal(Signal::SIGSTOP)?;
+    exeat.freeze()?;
     let gone = std::net::TcpStream::connect(LOOPBACK)?;
     (&gone).write_all(request.as_bytes())?;
     drop(gone);

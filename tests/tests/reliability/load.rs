@@ -313,7 +313,7 @@ pub(crate) fn connections_in_the_backlog_are_served_before_the_end() -> Result<(
     let world = World::new()?;
     let mut exeat = Exeat::serve(world.directory(), &config(r#""example.com""#, ""), PROXY)?;
     // Stopped, it cannot take them; and it cannot be told to end before it goes on.
-    exeat.signal(Signal::SIGSTOP)?;
+    exeat.freeze()?;
     let mut clients = (0..REQUESTS).map(|_| Raw::proxy()).collect::<Result<Vec<_>>>()?;
     for client in &mut clients {
         client.send(request("GET http://example.com/"))?;
