@@ -294,16 +294,14 @@ impl Inner {
         let place = Place { address: Some(source.ip()), interface, ..Place::default() };
         let principal = working.deciding.asker(&place).filter(|_| fate != Fate::Spoofed);
         let policy = working.deciding.policy();
-        let of_client = working.state.of_client(source.ip()).filter(|view| view.address == target.ip());
         let (mut names, mut is_late, mut is_known) = (Vec::new(), false, false);
-        for view in of_client {
+        for (name, entry) in working.state.of_client_at(source.ip(), target.ip()) {
             is_known = true;
-            is_late |= view.entry.until <= now;
-            names.push(view.name.clone());
+            is_late |= entry.until <= now;
+            names.push(name.clone());
         }
         if names.is_empty() {
-            let others = working.state.views().filter(|view| view.address == target.ip());
-            names.extend(others.map(|view| view.name.clone()).take(NAMES_MAX));
+            names.extend_from_slice(working.state.names_of(target.ip()));
         }
         names.sort_unstable();
         names.dedup();

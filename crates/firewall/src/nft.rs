@@ -26,6 +26,9 @@ pub enum NftError {
     /// It could not be run.
     #[error("`nft` could not be run")]
     Run(#[source] io::Error),
+    /// Whoever runs it may not change the network.
+    #[error("changing the kernel's rules is not permitted: run this as root, or with CAP_NET_ADMIN")]
+    NotPermitted,
     /// It, or the kernel, refused the rules. None of them is in force.
     #[error("the rules were refused: {complaint}")]
     Refused {
@@ -71,7 +74,13 @@ pub(crate) fn run(script: &str) -> Result<(), NftError> {
         return Ok(());
     }
     let kept = output.stderr.get(..COMPLAINT_BYTES).unwrap_or(&output.stderr);
-    Err(NftError::Refused { complaint: String::from_utf8_lossy(kept).trim().replace('\n', " ") })
+    let complaint = String::from_utf8_lossy(kept).trim().replace('\n', " ");
+    // `nft` has one exit status for everything.
+    Err(if complaint.contains("Operation not permitted") {
+        NftError::NotPermitted
+    } else {
+        NftError::Refused { complaint }
+    })
 }
 
 fn run_error(error: io::Error) -> NftError {

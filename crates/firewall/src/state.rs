@@ -10,10 +10,14 @@ use std::{
 use exeat_identity::Place;
 use exeat_model::DnsName;
 
-use crate::element::Element;
+use crate::{element::Element, refused::NAMES_MAX};
 
 /// The share of all entries that one client can have: one in so many. A client that opens more waits for its own to end.
 const SHARE_OF_A_CLIENT: usize = 4;
+
+/// How often what has ended is looked for at most: that takes time in proportion to all entries, and a client whose share is
+/// full could ask for it with every question.
+const FORGETTING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What one name opened of one address for one client.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -35,8 +39,13 @@ struct Named {
 #[derive(Debug)]
 pub(crate) struct State {
     clients: HashMap<IpAddr, HashMap<DnsName, Named>>,
+    /// The names that last opened each address, whoever asked; at most [`NAMES_MAX`]. A refused packet is told of by them,
+    /// and there may be many of those: looking through all clients for each would keep lookups waiting.
+    names: HashMap<IpAddr, Vec<DnsName>>,
     entries: usize,
     entries_max: usize,
+    /// When what has ended was last forgotten to make room.
+    forgot: Option<Instant>,
 }
 
 /// What somebody opened.
@@ -56,7 +65,7 @@ pub(crate) struct Full;
 impl State {
     /// Returns an empty state with room for so many entries.
     pub(crate) fn new(entries_max: usize) -> Self {
-        Self { clients: HashMap::new(), entries: 0, entries_max }
+        Self { clients: HashMap::new(), names: HashMap::new(), entries: 0, entries_max, forgot: None }
     }
 
     /// Makes room for what `name` opens of `addresses` for `client`, of which it may have some. What has ended goes, and
@@ -86,6 +95,10 @@ impl State {
         if fits(self) {
             return Ok(());
         }
+        if self.forgot.is_some_and(|forgot| now.saturating_duration_since(forgot) < FORGETTING_INTERVAL) {
+            return Err(Full);
+        }
+        self.forgot = Some(now);
         self.forget_ended(now);
         if fits(self) { Ok(()) } else { Err(Full) }
     }
@@ -98,8 +111,15 @@ impl State {
             }
             names.retain(|_, named| !named.addresses.is_empty());
         }
+        self.count();
+    }
+
+    /// Counts again after entries have gone.
+    fn count(&mut self) {
         self.clients.retain(|_, names| !names.is_empty());
         self.entries = self.views().count();
+        let open: HashSet<IpAddr> = self.views().map(|view| view.address).collect();
+        self.names.retain(|address, _| open.contains(address));
     }
 
     /// Notes what was opened. It takes the place of what the same name opened of the same address for the same client.
@@ -119,6 +139,14 @@ impl State {
             if named.addresses.insert(address, entry).is_none() {
                 self.entries += 1;
             }
+            let last = self.names.entry(address).or_default();
+            if last.contains(name) {
+                continue;
+            }
+            if last.len() == NAMES_MAX {
+                last.remove(0);
+            }
+            last.push(name.clone());
         }
     }
 
@@ -137,15 +165,19 @@ impl State {
         })
     }
 
-    /// What one client opened.
-    pub(crate) fn of_client(&self, client: IpAddr) -> impl Iterator<Item = View<'_>> {
-        self.clients.get(&client).into_iter().flat_map(move |names| {
-            names.iter().flat_map(move |(name, named)| {
-                let view =
-                    move |(&address, entry)| View { client, name, place: &named.place, address, entry };
-                named.addresses.iter().map(view)
-            })
-        })
+    /// What one client opened of one address.
+    pub(crate) fn of_client_at(
+        &self,
+        client: IpAddr,
+        address: IpAddr,
+    ) -> impl Iterator<Item = (&DnsName, &Entry)> {
+        let names = self.clients.get(&client).into_iter().flatten();
+        names.filter_map(move |(name, named)| Some((name, named.addresses.get(&address)?)))
+    }
+
+    /// The names that last opened the address for anybody, at most [`NAMES_MAX`].
+    pub(crate) fn names_of(&self, address: IpAddr) -> &[DnsName] {
+        self.names.get(&address).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// How many entries there are.
@@ -178,10 +210,79 @@ impl State {
             }
             names.retain(|_, named| !named.addresses.is_empty());
         }
-        self.clients.retain(|_, names| !names.is_empty());
-        self.entries = self.views().count();
+        self.count();
         let gone = before.iter().filter(|element| !after.contains_key(element)).copied().collect();
         after.retain(|element, left| !before.contains(element) && !left.is_zero());
         (gone, after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(last: u16) -> IpAddr {
+        let [high, low] = last.to_be_bytes();
+        IpAddr::from([93, 184, high, low])
+    }
+
+    fn name(text: &str) -> DnsName {
+        DnsName::parse(text).unwrap()
+    }
+
+    fn open(state: &mut State, client: u16, host: &str, address: u16, now: Instant) -> Result<(), Full> {
+        state.make_room(ip(client), &name(host), &[ip(address)], now)?;
+        let entry = Entry { elements: Vec::new(), until: now + Duration::from_secs(600) };
+        state.note(ip(client), &name(host), &Place::default(), [(ip(address), entry)]);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_open_is_never_forgotten_to_make_room() {
+        let start = Instant::now();
+        let mut state = State::new(8);
+        for client in 0..4 {
+            for address in 0..2 {
+                assert_eq!(open(&mut state, client, &format!("n{address}.example"), address, start), Ok(()));
+            }
+        }
+        assert_eq!(open(&mut state, 0, "more.example", 9, start), Err(Full), "its share");
+        assert_eq!(open(&mut state, 9, "more.example", 9, start), Err(Full), "all of it");
+        assert_eq!(open(&mut state, 0, "n0.example", 0, start), Ok(()), "it has that already");
+        let ended = start + Duration::from_secs(601);
+        assert_eq!(open(&mut state, 9, "more.example", 9, ended), Ok(()));
+        assert_eq!(
+            (state.len(), state.names_of(ip(0)), state.names_of(ip(9))),
+            (1, &[][..], &[name("more.example")][..])
+        );
+    }
+
+    #[test]
+    fn what_has_ended_is_looked_for_once_a_second() {
+        let start = Instant::now();
+        let mut state = State::new(4);
+        assert_eq!(open(&mut state, 1, "a.example", 1, start), Ok(()));
+        let nearly = start + Duration::from_millis(599_500);
+        assert_eq!(open(&mut state, 1, "b.example", 2, nearly), Err(Full));
+        assert_eq!(
+            open(&mut state, 1, "b.example", 2, nearly + Duration::from_millis(900)),
+            Err(Full),
+            "not yet"
+        );
+        assert_eq!(open(&mut state, 1, "b.example", 2, nearly + Duration::from_secs(1)), Ok(()));
+    }
+
+    #[test]
+    fn an_address_is_told_of_by_its_last_names() {
+        let start = Instant::now();
+        let mut state = State::new(1000);
+        for number in 0..20 {
+            assert_eq!(open(&mut state, number, &format!("n{number}.example"), 7, start), Ok(()));
+        }
+        let last: Vec<DnsName> = (12..20).map(|number| name(&format!("n{number}.example"))).collect();
+        assert_eq!(state.names_of(ip(7)), last);
+        let of_client: Vec<_> = state.of_client_at(ip(3), ip(7)).map(|(name, _)| name.as_str()).collect();
+        assert_eq!(of_client, ["n3.example"], "its own is found however many there are");
+        assert_eq!(state.of_client_at(ip(3), ip(8)).count(), 0);
     }
 }
