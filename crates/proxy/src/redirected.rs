@@ -65,7 +65,7 @@ pub(crate) async fn serve(shared: &Arc<Shared>, client: Client, stream: ClientSt
         return None;
     };
     trail.note_target(Target::Authority(&literal, ""));
-    let target = match named(shared, &mut trail, literal).await {
+    let target = match named(shared, &mut trail, literal) {
         Ok(target) => target,
         Err(refusal) => {
             refuse(shared, stream, &trail, &refusal).await;
@@ -81,17 +81,23 @@ pub(crate) async fn serve(shared: &Arc<Shared>, client: Client, stream: ClientSt
     }
 }
 
-/// Returns what the client asks for: by name, if the address stands for one.
+/// Returns what the client asks for: by name, if the address stands for one. Whoever nobody knows gets the address, and is
+/// refused as anybody else whom nobody knows.
 ///
 /// # Errors
-/// The refusal, if nobody may know what it stands for, or if it stands for nothing that this client was told.
-async fn named(shared: &Shared, trail: &mut Trail, literal: Authority) -> Result<Authority, Refusal> {
+/// The refusal, if the address stands for nothing that this client was told.
+fn named(shared: &Shared, trail: &mut Trail, literal: Authority) -> Result<Authority, Refusal> {
     let Some(names) = &shared.virtual_names else { return Ok(literal) };
     let Host::Address(ip) = &literal.host else { return Ok(literal) };
     if !names.ranges().contains(ip.get()) {
         return Ok(literal);
     }
-    let (_, principal) = serve::authenticate(shared, trail, Credentials::Fields(&[])).await?;
+    let current = shared.current();
+    let snapshot = &current.snapshot;
+    let Ok(principal) = snapshot.peer(&trail.client().shown()).alone(snapshot.anonymous.as_ref()) else {
+        return Ok(literal);
+    };
+    trail.note_principal(&principal, &snapshot.policy);
     match names.meaning(&principal.name, ip.get(), Instant::now()) {
         Meaning::Name(name) => Ok(Authority { host: Host::Name(name), port: literal.port }),
         Meaning::Ordinary => Ok(literal),
