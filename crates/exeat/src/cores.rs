@@ -128,13 +128,11 @@ fn start_serving(runtime: &Runtime, proxy: &Proxy, share: Share) -> anyhow::Resu
     let _here = runtime.enter();
     for (socket, door) in share.tcp {
         let listener = TcpListener::from_std(socket).context("cannot use a listener")?;
-        let proxy = proxy.clone();
-        runtime.spawn(async move { proxy.serve(listener, door).await });
+        runtime.spawn(proxy.serve(listener, door));
     }
     for UnixDoor { socket, path, demand } in share.unix {
         let listener = tokio::net::UnixListener::from_std(socket).context("cannot use a unix socket")?;
-        let proxy = proxy.clone();
-        runtime.spawn(async move { proxy.serve_unix(listener, &path, demand).await });
+        runtime.spawn(proxy.serve_unix(listener, &path, demand));
     }
     for ((udp, tcp), DnsDoor { interface, server }) in share.dns {
         let udp = UdpListener::new(udp, interface.clone()).context("cannot use a socket for names")?;

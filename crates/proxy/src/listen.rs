@@ -175,33 +175,38 @@ impl Proxy {
     }
 
     /// Serves the clients of `listener`, as `door` says, until a drain begins. The connections it accepted, or the kernel
-    /// for it, go on after that.
-    pub async fn serve(&self, listener: TcpListener, door: Door) {
-        self.serve_all(Listener::tcp(listener, &door), &door).await;
+    /// for it, go on after that. A drain waits for what is returned from now on, whether it has been polled or not.
+    pub fn serve(&self, listener: TcpListener, door: Door) -> impl Future<Output = ()> + Send + use<> {
+        self.clone().serve_all(Listener::tcp(listener, &door), door, Serving::begin(&self.listeners))
     }
 
     /// Serves the clients of the unix socket that the configuration names `path`, as [`Self::serve`] does. There is
     /// neither TLS nor a device.
-    pub async fn serve_unix(&self, listener: UnixListener, path: &Path, demand: Demand) {
+    pub fn serve_unix(
+        &self,
+        listener: UnixListener,
+        path: &Path,
+        demand: Demand,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let listener = Listener::Unix { socket: listener, path: path.into() };
         let door = Door { demand, ..Door::default() };
-        self.serve_all(Listener::Unix { socket: listener, path: path.into() }, &door).await;
+        self.clone().serve_all(listener, door, Serving::begin(&self.listeners))
     }
 
-    async fn serve_all(&self, listener: Listener, door: &Door) {
-        let _serving = Serving::begin(&self.listeners);
+    async fn serve_all(self, listener: Listener, door: Door, _serving: Serving) {
         let mut draining = self.shared.flows.draining();
         let mut drain_begins = pin!(draining.wait_for(|is_draining| *is_draining));
         let mut is_starved = false;
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = &mut drain_begins => return self.take_backlog(listener, door),
-                accepted = listener.accept(door) => accepted,
+                _ = &mut drain_begins => return self.take_backlog(listener, &door),
+                accepted = listener.accept(&door) => accepted,
             };
             match accepted {
                 Ok((stream, client)) => {
                     is_starved = false;
-                    self.take(stream, client, door);
+                    self.take(stream, client, &door);
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {

@@ -42,8 +42,7 @@ impl Demanding {
         let door = Door { tls: Some(Tls::new(files, true).unwrap()), ..Door::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let proxy = world.proxy.clone();
-        tokio::spawn(async move { proxy.serve(listener, door).await });
+        tokio::spawn(world.proxy.serve(listener, door));
         Self { world, address, authority }
     }
 

@@ -1,11 +1,14 @@
 //! CONNECT through a real proxy on sockets.
 
+use std::pin::pin;
+
 use crate::common::{
     AUTH, LONG, MISSING, Origin, Setup, World, assert_refused, page, read_all, read_head, read_response,
 };
 use exeat_policy::{Expect, Mode};
-use exeat_proxy::Limits;
+use exeat_proxy::{Door, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 fn connect(authority: &str) -> String {
@@ -161,6 +164,29 @@ async fn what_opens_a_tunnel_must_fit_the_rule() {
     assert!(all.ends_with(&request), "{all}");
     let all = world.talk(connect(&target) + "GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n").await;
     assert_refused(all.split_once("\r\n\r\n").unwrap().1, 421, "host_mismatch");
+}
+
+#[tokio::test]
+async fn what_connected_before_the_listener_was_first_looked_at_outlives_a_drain() {
+    let (world, origin) = (World::start().await, Origin::echo().await);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    client.write_all(connect(&format!("example.com:{}", origin.port)).as_bytes()).await.unwrap();
+    let serving = world.proxy.serve(listener, Door::default());
+    let mut drain = pin!(world.proxy.drain());
+    tokio::select! {
+        biased;
+        _ = &mut drain => panic!("there is a listener yet"),
+        () = std::future::ready(()) => (),
+    }
+    serving.await;
+    let (cut, head) = tokio::join!(drain, async {
+        let head = read_head(&mut client).await.unwrap();
+        client.shutdown().await.unwrap();
+        head
+    });
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert_eq!(cut, 0);
 }
 
 #[tokio::test]

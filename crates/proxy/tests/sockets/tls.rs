@@ -39,8 +39,7 @@ async fn start_with(setup: Setup) -> (World, std::net::SocketAddr, TlsConnector)
     let world = World::with(setup).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let proxy = world.proxy.clone();
-    tokio::spawn(async move { proxy.serve(listener, Door { tls: Some(tls), ..Door::default() }).await });
+    tokio::spawn(world.proxy.serve(listener, Door { tls: Some(tls), ..Door::default() }));
     (world, address, TlsConnector::from(Arc::new(config)))
 }
 
