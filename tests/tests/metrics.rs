@@ -267,7 +267,7 @@ fn a_socks_tunnel_counts_as_any_other() -> Result<()> {
 
 fn limits_are_counted_by_name() -> Result<()> {
     let world = World::new()?;
-    let limits = "[limits]\ntunnels_per_client = 1\nconnections_per_source = 3\nhead_timeout = \"200ms\"\nidle_timeout = \"200ms\"\n";
+    let limits = "[limits]\ntunnels_per_client = 1\nconnections_per_source = 3\nhead_timeout = \"1s\"\nidle_timeout = \"1s\"\n";
     let exeat = serve(&world, "allow = [\"mail.example.org:25\", \"silent.example.org:8080\"]", limits)?;
     settled()?;
     let hits = |limit: &str| -> Result<f64> {

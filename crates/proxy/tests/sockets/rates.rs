@@ -52,6 +52,21 @@ async fn ask_often(world: &World, request: &str) -> usize {
     passed
 }
 
+/// What SOCKS5 says of a client that asks too often.
+const GENERAL_FAILURE: [u8; 6] = [5, 2, 1, 0, 5, 1];
+
+/// Asks for a tunnel over SOCKS5, and returns the answers to the greeting, the login and, up to its reason, the request.
+async fn ask_by_socks(world: &World) -> [u8; 6] {
+    let mut socks = world.connect().await;
+    socks
+        .write_all(b"\x05\x01\x02\x01\x03app\x06secret\x05\x01\x00\x03\x0bexample.com\x01\xbb")
+        .await
+        .unwrap();
+    let mut said = [0; 6];
+    timeout(LONG, socks.read_exact(&mut said)).await.unwrap().unwrap();
+    said
+}
+
 /// A connection from this address.
 async fn from(world: &World, source: Ipv4Addr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
@@ -67,17 +82,20 @@ async fn requests_of_one_client_leave_others_theirs() {
     assert_eq!(origin.heads().len(), passed, "what is refused reaches nobody");
     assert_eq!(hits(&world, LimitHit::RequestRatePerClient), MANY - passed);
     assert!(world.talk(get(origin.port, OTHER)).await.ends_with("hello"));
-    // In whatever protocol it asks.
-    let mut socks = world.connect().await;
-    socks
-        .write_all(b"\x05\x01\x02\x01\x03app\x06secret\x05\x01\x00\x03\x0bexample.com\x01\xbb")
-        .await
-        .unwrap();
-    let mut said = [0; 14];
-    timeout(LONG, socks.read_exact(&mut said)).await.unwrap().unwrap();
-    assert_eq!(said[..6], [5, 2, 1, 0, 5, 1], "general failure");
+    // In whatever protocol it asks; and again if another second has gone by, which lets one more pass.
+    let mut socks = ask_by_socks(&world).await;
     let connect = format!("CONNECT example.com:{} HTTP/1.1\r\nHost: a\r\n{AUTH}\r\n", origin.port);
-    assert_refused(&world.talk(connect).await, 429, "rate_limited");
+    let mut tunnel = world.talk(&connect).await;
+    for _ in 0..10 {
+        if socks != GENERAL_FAILURE {
+            socks = ask_by_socks(&world).await;
+        }
+        if !tunnel.starts_with("HTTP/1.1 429 ") {
+            tunnel = world.talk(&connect).await;
+        }
+    }
+    assert_eq!(socks, GENERAL_FAILURE);
+    assert_refused(&tunnel, 429, "rate_limited");
     world.proxy.drain().await;
     let records = world.records();
     let refused = records.iter().filter(|r| r.contains("\"reason\":\"rate_limited\"")).count();
