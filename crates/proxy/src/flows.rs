@@ -229,9 +229,14 @@ impl Flows {
         self.stop.subscribe()
     }
 
-    /// The number of live connections, to wait on.
-    pub(crate) fn connections(&self) -> watch::Receiver<usize> {
+    /// The number of live connections.
+    pub(crate) fn connections(&self) -> usize {
         self.budget.connections()
+    }
+
+    /// Waits until there is no connection.
+    pub(crate) async fn no_connections(&self) {
+        self.budget.no_connections().await;
     }
 
     /// Begins the drain: no new work, what is under way goes on.

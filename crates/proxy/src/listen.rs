@@ -166,7 +166,7 @@ impl Proxy {
 
     /// How many client connections are open.
     pub fn connections(&self) -> usize {
-        *self.shared.flows.connections().borrow()
+        self.shared.flows.connections()
     }
 
     /// Whether a drain has begun.
@@ -224,19 +224,19 @@ impl Proxy {
     /// way until `drain_timeout`. Returns how many connections were cut then.
     pub async fn drain(&self) -> usize {
         let flows = &self.shared.flows;
-        let (mut connections, mut listeners) = (flows.connections(), self.listeners.subscribe());
+        let mut listeners = self.listeners.subscribe();
         flows.begin_drain();
         let ended = timeout(self.shared.limits.drain_timeout, async {
             // First the listeners: until they have emptied their backlogs, no connection is not yet the last one.
             let _ = listeners.wait_for(|count| *count == 0).await;
-            let _ = connections.wait_for(|count| *count == 0).await;
+            flows.no_connections().await;
         });
         if ended.await.is_ok() {
             return 0;
         }
-        let left = *connections.borrow();
+        let left = flows.connections();
         flows.cut(Reason::Draining);
-        let _ = timeout(CUT_GRACE, connections.wait_for(|count| *count == 0)).await;
+        let _ = timeout(CUT_GRACE, flows.no_connections()).await;
         left
     }
 

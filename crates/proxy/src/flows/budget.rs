@@ -8,7 +8,7 @@ use std::{
 
 use exeat_identity::{Accounts, Rate, Source};
 use exeat_policy::Reason;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::account::Account;
 use crate::{limits::Limits, metrics::LimitHit};
@@ -21,7 +21,8 @@ const CHECKS_PER_SOURCE: usize = 32;
 #[derive(Debug, Default)]
 pub(crate) struct Budget {
     counts: Mutex<Counts>,
-    connections: watch::Sender<usize>,
+    /// Told when the last connection has ended.
+    none_left: Notify,
     connection_rates: Accounts<Source>,
     source_rates: Accounts<Source>,
     client_rates: Accounts<Account>,
@@ -36,6 +37,7 @@ pub(crate) struct Over {
 
 #[derive(Debug, Default)]
 struct Counts {
+    connections: usize,
     by_source: HashMap<Source, usize>,
     by_account: HashMap<Account, usize>,
     /// Passwords that wait to be checked.
@@ -70,11 +72,11 @@ impl Budget {
     /// # Errors
     /// `connection_limit` if the proxy holds as many as it may.
     pub(crate) fn admit_unknown(self: &Arc<Self>, limits: &Limits) -> Result<ConnectionSlot, Over> {
-        let _one_at_a_time = self.counts();
-        if *self.connections.borrow() >= limits.connections {
+        let mut counts = self.counts();
+        if counts.connections >= limits.connections {
             return Err(Over { limit: LimitHit::Connections, reason: Reason::ConnectionLimit });
         }
-        self.connections.send_modify(|count| *count += 1);
+        counts.connections += 1;
         Ok(ConnectionSlot { budget: Arc::clone(self), source: None })
     }
 
@@ -128,9 +130,21 @@ impl Budget {
         is_due.then_some(()).ok_or(rate_limited(LimitHit::RequestRatePerClient))
     }
 
-    /// The number of live connections, to wait on.
-    pub(crate) fn connections(&self) -> watch::Receiver<usize> {
-        self.connections.subscribe()
+    /// The number of live connections.
+    pub(crate) fn connections(&self) -> usize {
+        self.counts().connections
+    }
+
+    /// Waits until there is no connection.
+    pub(crate) async fn no_connections(&self) {
+        loop {
+            // Made before the look, so that the end of one between the two is not missed.
+            let none_left = self.none_left.notified();
+            if self.connections() == 0 {
+                return;
+            }
+            none_left.await;
+        }
     }
 
     /// The counts stay right even if a thread panicked while it held them: each change is one step.
@@ -171,7 +185,11 @@ impl Drop for ConnectionSlot {
         if let Some(source) = &self.source {
             release(&mut counts.by_source, source);
         }
-        self.budget.connections.send_modify(|count| *count = count.saturating_sub(1));
+        counts.connections = counts.connections.saturating_sub(1);
+        if counts.connections == 0 {
+            drop(counts);
+            self.budget.none_left.notify_waiters();
+        }
     }
 }
 
@@ -226,7 +244,7 @@ mod tests {
         assert_eq!(admit(&budget, other, &LIMITS()).unwrap_err().reason, Reason::ConnectionLimit);
         drop(first);
         let _fourth = admit(&budget, one, &LIMITS()).unwrap();
-        assert_eq!(*budget.connections().borrow(), 3);
+        assert_eq!(budget.connections(), 3);
     }
 
     #[test]
@@ -236,7 +254,7 @@ mod tests {
         let first = admit(&budget, [10, 0, 0, 1], &limits).unwrap();
         let over = admit(&budget, [10, 0, 0, 1], &limits).unwrap_err();
         assert_eq!((over.limit, over.reason), (LimitHit::ConnectionRatePerSource, Reason::RateLimited));
-        assert_eq!(*budget.connections().borrow(), 1);
+        assert_eq!(budget.connections(), 1);
         let _other = admit(&budget, [10, 0, 0, 2], &limits).unwrap();
         drop(first);
         assert_eq!(budget.counts().by_source.len(), 1);
