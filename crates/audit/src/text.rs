@@ -45,6 +45,11 @@ impl Text {
         Self(text.into())
     }
 
+    /// Returns the escaped text, without another copy of it.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+
     /// Returns the escaped text.
     pub fn as_str(&self) -> &str {
         &self.0

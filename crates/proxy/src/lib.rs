@@ -2,6 +2,7 @@
 
 mod body;
 mod chunk;
+mod cited;
 mod client;
 mod client_hello;
 mod client_stream;
@@ -21,6 +22,7 @@ mod http_opening;
 mod joined;
 mod key_fetch;
 mod key_source;
+mod lately;
 mod limits;
 mod linger;
 mod listen;

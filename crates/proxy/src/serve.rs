@@ -11,7 +11,7 @@ use std::{
 };
 
 use exeat_dns::ResolveError;
-use exeat_identity::{Accepted, AuthnError, Principal};
+use exeat_identity::{AuthnError, Claimed, Principal, Turn};
 use exeat_model::{Authority, Host, Transport};
 use exeat_policy::{
     Allowed, Denial, EgressRequest, Reason, Resolve, RuleId, Verdict, decide, permit, permit_via,
@@ -24,7 +24,7 @@ use crate::{
     meter::Meter,
     respond::Refusal,
     route::{self, Route},
-    shared::{Current, Shared, Snapshot},
+    shared::{Current, Shared},
     trail::Trail,
 };
 
@@ -51,7 +51,7 @@ pub(crate) struct Ask<'a> {
 }
 
 /// What a client presents to prove who it is, in the way of its protocol.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Hash)]
 pub(crate) enum Credentials<'a> {
     /// Every `Proxy-Authorization` value; without any the client is anonymous.
     Fields(&'a [&'a [u8]]),
@@ -81,17 +81,17 @@ pub(crate) async fn admit(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> R
     let snapshot = &current.snapshot;
     let request = EgressRequest { bound: &principal.bound, target: ask.target, transport: Transport::Tcp };
     if current.is_quarantined(&principal, &trail.client().shown()) {
-        return Err(deny(snapshot, trail, &request, Denial::of(Reason::PolicyChanged), &[]));
+        return Err(deny(&current, trail, &request, Denial::of(Reason::PolicyChanged), &[]));
     }
     let verdict = decide(&snapshot.policy, &request);
     shared.metrics.decision_time.observe(started.elapsed());
     match verdict {
         Verdict::Allow(allowed) => {
-            trail.note_allow(&snapshot.policy, allowed.rules().first().copied(), None);
+            trail.note_allow(&current, allowed.rules().first().copied(), None);
             let via = ask.via.join(&b", "[..]);
             Ok(Admitted { target: ask.target.clone(), principal, allowed, via, current })
         }
-        Verdict::Deny(denial) => Err(deny(snapshot, trail, &request, denial, &[])),
+        Verdict::Deny(denial) => Err(deny(&current, trail, &request, denial, &[])),
     }
 }
 
@@ -142,7 +142,7 @@ pub(crate) async fn authenticate(
                 false => Ok(Arc::clone(principal)),
             }
         });
-        defended(shared, trail.client().source(), &accepted, credentials, checking).await
+        defended(shared, trail.client().source(), &current, credentials, checking).await
     };
     shared.metrics.note_auth(&found);
     if let Some(principal) = &whose {
@@ -157,42 +157,44 @@ pub(crate) async fn authenticate(
 async fn defended(
     shared: &Shared,
     source: Source,
-    accepted: &Accepted<'_>,
+    current: &Current,
     credentials: Credentials<'_>,
     mut checking: Pin<&mut impl Future<Output = Result<Arc<Principal>, AuthnError>>>,
 ) -> Result<Arc<Principal>, AuthnError> {
-    let claimed = match credentials {
+    if let Credentials::Fields([]) = credentials {
         // There is nothing to guess.
-        Credentials::Fields([]) => return checking.await,
+        return checking.await;
+    }
+    let (defence, lately, now) = (&shared.defence, &shared.lately, Instant::now());
+    let mark = lately.mark(source, credentials, current.epoch, now);
+    let was_right = lately.remembers(mark);
+    let accepted = current.snapshot.accepted();
+    let claimed = || match credentials {
         Credentials::Fields(values) => accepted.claimed(values),
         Credentials::Password { user, password } => accepted.claimed_apart(user, password),
     };
-    let defence = &shared.defence;
-    if !defence.may_try(source, &claimed, Instant::now()) && !accepted.remembers(&claimed) {
-        return Err(AuthnError::Delayed);
+    if !was_right {
+        let claimed = claimed();
+        if !defence.may_try(source, &claimed, now) && !accepted.remembers(&claimed) {
+            return Err(AuthnError::Delayed);
+        }
     }
     let (found, turn) = match poll_fn(|cx| Poll::Ready(checking.as_mut().poll(cx))).await {
         // Most outcomes are there at once.
         Poll::Ready(found) => (found, None),
-        Poll::Pending => {
-            let _place = shared.flows.check(source).ok_or(AuthnError::RateLimited)?;
-            let mut turn = pin!(defence.turn(source, &claimed));
-            // The check goes on meanwhile: it may be what others of its source wait behind. Its outcome is nobody's
-            // before its turn has come.
-            let (found, turn) = tokio::select! {
-                biased;
-                turn = &mut turn => {
-                    let turn = turn.ok_or(AuthnError::Delayed)?;
-                    (checking.await, turn)
-                }
-                found = checking.as_mut() => (found, turn.await.ok_or(AuthnError::Delayed)?),
-            };
-            (found, Some(turn))
-        }
+        // On the heap: it takes much room.
+        Poll::Pending => Box::pin(in_turn(shared, source, &claimed(), checking)).await?,
     };
     match &found {
-        Ok(_) => defence.note_right(source, &claimed),
-        Err(AuthnError::Invalid) => defence.note_wrong(source, &claimed, Instant::now()),
+        Ok(_) if was_right => {}
+        Ok(_) => {
+            defence.note_right(source, &claimed());
+            lately.note_right(mark);
+        }
+        Err(AuthnError::Invalid) => {
+            defence.note_wrong(source, &claimed(), Instant::now());
+            lately.note_wrong();
+        }
         Err(
             AuthnError::Required
             | AuthnError::TokenExpired
@@ -206,6 +208,28 @@ async fn defended(
     // Only now: whoever waits for it looks at what was noted.
     drop(turn);
     found
+}
+
+/// Returns the outcome of a check that takes time, and the turn that it had.
+async fn in_turn<'a>(
+    shared: &'a Shared,
+    source: Source,
+    claimed: &Claimed,
+    mut checking: Pin<&mut impl Future<Output = Result<Arc<Principal>, AuthnError>>>,
+) -> Result<(Result<Arc<Principal>, AuthnError>, Option<Turn<'a, Source>>), AuthnError> {
+    let _place = shared.flows.check(source).ok_or(AuthnError::RateLimited)?;
+    let mut turn = pin!(shared.defence.turn(source, claimed));
+    // The check goes on meanwhile: it may be what others of its source wait behind. Its outcome is nobody's before its
+    // turn has come.
+    let (found, turn) = tokio::select! {
+        biased;
+        turn = &mut turn => {
+            let turn = turn.ok_or(AuthnError::Delayed)?;
+            (checking.await, turn)
+        }
+        found = checking.as_mut() => (found, turn.await.ok_or(AuthnError::Delayed)?),
+    };
+    Ok((found, Some(turn)))
 }
 
 impl Admitted {
@@ -222,12 +246,12 @@ impl Admitted {
         let addrs = if resolves_here { self.addresses(shared, trail).await? } else { Arc::default() };
         if self.allowed.way().is_none() {
             let permit = permit(policy, &request, &self.allowed, &addrs)
-                .map_err(|denial| deny(snapshot, trail, &request, denial, &addrs))?;
+                .map_err(|denial| deny(&self.current, trail, &request, denial, &addrs))?;
             self.note_permit(trail, permit.rule(), permit.would_deny());
             return Ok(Route::Straight(permit));
         }
         let permit = permit_via(policy, &request, &self.allowed, &addrs)
-            .map_err(|denial| deny(snapshot, trail, &request, denial, &addrs))?;
+            .map_err(|denial| deny(&self.current, trail, &request, denial, &addrs))?;
         self.note_permit(trail, permit.rule(), permit.would_deny());
         let name = &permit.hop().name;
         trail.via = Some(Arc::clone(name));
@@ -250,14 +274,14 @@ impl Admitted {
     }
 
     fn note_permit(&self, trail: &mut Trail, rule: RuleId, would_deny: Option<Denial>) {
-        trail.note_allow(&self.current.snapshot.policy, Some(rule), would_deny.map(|denial| denial.reason));
+        trail.note_allow(&self.current, Some(rule), would_deny.map(|denial| denial.reason));
     }
 
     /// Returns the refusal of an admitted request for a reason that its form gives.
     pub(crate) fn refuse(&self, trail: &mut Trail, reason: Reason) -> Refusal {
         let request =
             EgressRequest { bound: &self.principal.bound, target: &self.target, transport: Transport::Tcp };
-        deny(&self.current.snapshot, trail, &request, Denial::of(reason), &[])
+        deny(&self.current, trail, &request, Denial::of(reason), &[])
     }
 
     /// Takes the permitted request into the table of flows, whose part it is from before anything is dialled until the
@@ -273,7 +297,7 @@ impl Admitted {
         let beginning = Beginning {
             request_id: trail.request_id_shared(),
             kind,
-            method: trail.method().into(),
+            method: trail.method(),
             target: self.target.clone(),
             client: trail.client().clone(),
             meter: Arc::clone(meter),
@@ -320,14 +344,14 @@ pub(crate) fn unaudited(trail: &mut Trail, target: &Authority) -> Refusal {
 }
 
 fn deny(
-    snapshot: &Snapshot,
+    current: &Current,
     trail: &mut Trail,
     request: &EgressRequest<'_>,
     denial: Denial,
     addrs: &[IpAddr],
 ) -> Refusal {
-    trail.note_deny(&snapshot.policy, denial.reason, denial.rule);
-    let allow = if snapshot.disclose { smallest_entry(request, denial.reason, addrs) } else { None };
+    trail.note_deny(current, denial.reason, denial.rule);
+    let allow = if current.snapshot.disclose { smallest_entry(request, denial.reason, addrs) } else { None };
     Refusal {
         target: Some(request.target.to_string()),
         allow: allow.map(|entry| entry.toml()),

@@ -22,10 +22,12 @@ use exeat_policy::PolicySet;
 use tokio::sync::Notify;
 
 use crate::{
+    cited::Cited,
     flows::{Flows, Over, Source, Swept},
     handshakes::Handshakes,
     hop::Hops,
     key_source::{self, KeySource},
+    lately::Lately,
     limits::Limits,
     metrics::{Metrics, Told},
     pool::Pool,
@@ -118,6 +120,8 @@ pub(crate) struct Current {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) quarantine: Arc<BTreeSet<Selector>>,
     pub(crate) revocations: Arc<Revocations>,
+    /// The rules of the snapshot that it has decided by.
+    pub(crate) cited: Cited,
 }
 
 impl Current {
@@ -167,6 +171,8 @@ pub(crate) struct Shared {
     pub(crate) authenticator: Authenticator,
     /// Slows down who guesses.
     pub(crate) defence: Defence<Source>,
+    /// Spares who was just right the looking up.
+    pub(crate) lately: Lately,
     pub(crate) resolver: Resolver,
     pub(crate) audit: AuditLog,
     pub(crate) limits: Limits,
@@ -198,6 +204,7 @@ impl Shared {
             snapshot: Arc::new(parts.snapshot),
             quarantine: Arc::default(),
             revocations: Arc::default(),
+            cited: Cited::default(),
         };
         Ok(Self {
             current: ArcSwap::from_pointee(current),
@@ -205,6 +212,7 @@ impl Shared {
             kept: Mutex::default(),
             authenticator: parts.authenticator,
             defence: Defence::default(),
+            lately: Lately::default(),
             resolver: parts.resolver,
             audit: parts.audit,
             limits: parts.limits,
@@ -270,7 +278,7 @@ impl Shared {
         revocations: Arc<Revocations>,
     ) -> Arc<Current> {
         let epoch = self.current.load().epoch + 1;
-        let current = Arc::new(Current { epoch, snapshot, quarantine, revocations });
+        let current = Arc::new(Current { epoch, snapshot, quarantine, revocations, cited: Cited::default() });
         self.current.store(Arc::clone(&current));
         current
     }

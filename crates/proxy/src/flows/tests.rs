@@ -34,6 +34,7 @@ fn current(epoch: u64) -> Arc<Current> {
         snapshot: Arc::new(snapshot),
         quarantine: Arc::default(),
         revocations: Arc::default(),
+        cited: crate::cited::Cited::default(),
     })
 }
 
@@ -99,6 +100,7 @@ fn a_flow_that_comes_after_the_quarantine_is_ended() {
         snapshot: Arc::clone(&before.snapshot),
         quarantine: Arc::new(quarantine),
         revocations: Arc::default(),
+        cited: crate::cited::Cited::default(),
     });
     let early = flows.begin(beginning(&before), || Arc::clone(&before));
     assert_eq!((flows.end_quarantined(&now), flows.end_quarantined(&now)), (1, 0));
