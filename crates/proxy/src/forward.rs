@@ -16,6 +16,7 @@ use hyper::{
     body::{Body, Incoming},
     ext::ReasonPhrase,
 };
+use tokio::runtime::Handle;
 
 use crate::{
     body::{ClientBody, DownBody, Streamed, Streaming, UpBody},
@@ -152,7 +153,9 @@ async fn exchange(
         // Moved no more: it takes much room.
         let sending = pin!(async {
             if let Some(slot) = slot {
-                return ask_websocket(shared, trail, flow, &route, authority, outgoing, slot).await;
+                // Rare, and it takes much room.
+                let asking = ask_websocket(shared, trail, flow, &route, authority, outgoing, slot);
+                return Box::pin(asking).await;
             }
             let Answered { response, lease } =
                 send(shared, trail, flow, &admitted.principal, &route, authority, outgoing).await?;
@@ -306,17 +309,39 @@ async fn send(
         trail.address = Some(key.address());
         flow.note_dialled(key.address());
         let again = is_repeatable.then(|| copy(&request));
-        match upstream::exchange(shared, key, upstream, request).await {
+        let brought = match upstream.is_at_home(Handle::current().id()) {
+            true => Ok(upstream),
+            false => Box::pin(upstream.brought_here(shared)).await,
+        };
+        let exchanged = match brought {
+            Ok(upstream) => upstream::exchange(shared, key, upstream, request).await,
+            Err(failure) => Err(Lost { request: Some(Box::new(request)), failure }),
+        };
+        match exchanged {
             Ok(answered) => return Ok(answered),
-            Err(Lost { request: Some(unsent), .. }) => request = unsent,
+            Err(Lost { request: Some(unsent), .. }) => request = *unsent,
             Err(Lost { request: None, failure }) => match again {
                 Some(again) if failure == Failure::Closed => request = again,
                 Some(_) | None => return Err(failed(trail, failure, authority)),
             },
         }
     }
+    // On the heap: it takes much room, and most requests find a connection.
+    Box::pin(send_anew(shared, trail, flow, principal, route, authority, request)).await
+}
+
+/// Sends the request over a new connection.
+async fn send_anew(
+    shared: &Arc<Shared>,
+    trail: &mut Trail,
+    flow: &Live,
+    principal: &Principal,
+    route: &Route,
+    authority: &Authority,
+    request: Request<UpBody>,
+) -> Result<Answered, Refusal> {
     let dialled = route::connect(shared, trail, authority, route, Purpose::Requests, flow).await?;
-    let key = Key::new(principal, bond, dialled.addr, authority);
+    let key = Key::new(principal, route.bond(trail), dialled.addr, authority);
     let sent = match upstream::open(shared, dialled.stream).await {
         Ok(upstream) => upstream::exchange(shared, key, upstream, request).await.map_err(|lost| lost.failure),
         Err(failure) => Err(failure),
@@ -390,4 +415,21 @@ fn fit_for_client(shared: &Shared, response: Response<Incoming>) -> Response<Inc
         parts.extensions.insert(phrase);
     }
     Response::from_parts(parts, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of the future that `make` returns.
+    fn size<A, B, C, D, E, F, G: Future>(_: impl Fn(A, B, C, D, E, F) -> G) -> usize {
+        size_of::<G>()
+    }
+
+    #[test]
+    fn a_request_takes_little_room() {
+        // It is moved when it begins, and each byte of it takes the place of another in the nearest cache.
+        let bytes = size(answer);
+        assert!(bytes <= 6144, "{bytes}");
+    }
 }

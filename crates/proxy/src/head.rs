@@ -63,13 +63,13 @@ pub(crate) struct HeadReader {
     /// Follows the deadline when there is something to wait for. Most heads come in one piece, and one that comes before
     /// the timer would go off leaves it where it is.
     timer: Pin<Box<Sleep>>,
-    limits: Limits,
+    limits: Arc<Limits>,
     metrics: Arc<Metrics>,
 }
 
 impl HeadReader {
     /// Starts the deadline of the first head: it counts from now, bytes or no bytes.
-    pub(crate) fn new(limits: Limits, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(limits: Arc<Limits>, metrics: Arc<Metrics>) -> Self {
         let deadline = Instant::now() + limits.head_timeout;
         Self {
             buffer: BytesMut::new(),

@@ -80,7 +80,16 @@ pub struct Limits {
     pub drain_timeout: Duration,
 }
 
+/// The header fields that hyper takes by itself.
+const HYPER_HEADERS: usize = 100;
+
 impl Limits {
+    /// How many header fields hyper has to be told that there may be. Told nothing, it takes as many as there are by
+    /// default, and need not set their room up each time.
+    pub(crate) fn headers_for_hyper(&self) -> Option<usize> {
+        (self.header_count != HYPER_HEADERS).then_some(self.header_count)
+    }
+
     /// What every flow may come to, whatever allowed it.
     #[must_use]
     pub fn caps(&self) -> Caps {

@@ -411,7 +411,7 @@ async fn serve_tls(shared: &Arc<Shared>, client: Client, stream: TcpStream, tls:
 /// Serves a client in the protocol that its first byte tells. Each protocol is on the heap: a connection takes room
 /// for the one that it speaks, and a task is moved a few times before it begins.
 async fn serve_stream(shared: &Arc<Shared>, client: Client, mut stream: ClientStream) -> Option<Relaying> {
-    let mut reader = HeadReader::new(shared.limits, Arc::clone(&shared.metrics));
+    let mut reader = HeadReader::new(Arc::clone(&shared.limits), Arc::clone(&shared.metrics));
     if shared.http2 {
         reader = reader.or_http2();
     }

@@ -14,6 +14,7 @@ use exeat_identity::Principal;
 use exeat_model::Authority;
 use hashbrown::HashMap;
 use tokio::{
+    runtime::Handle,
     sync::Notify,
     time::{Instant, timeout_at},
 };
@@ -116,14 +117,16 @@ impl Pool {
         }
     }
 
-    /// Takes the most recently used connection for `key` that is still open, if there is one.
+    /// Takes the most recently used connection for `key` that is still open, if there is one; one of the runtime that this
+    /// runs on before all others, which would have to be brought here.
     pub(crate) fn take(&self, key: &Key) -> Option<Upstream> {
+        let here = Handle::current().id();
         // Closed after the lock is given back: it takes the kernel a while.
         let mut closed = Vec::new();
         let mut connections = self.connections();
         let Connections { by_key, count, .. } = &mut *connections;
         let list = by_key.get_mut(key)?;
-        while let Some(mut idle) = list.pop() {
+        while let Some(mut idle) = nearest(list, |idle| idle.upstream.is_at_home(here)) {
             *count = count.saturating_sub(1);
             idle.upstream.look();
             if self.is_usable(&idle) {
@@ -215,5 +218,25 @@ impl Pool {
 
     fn connections(&self) -> MutexGuard<'_, Connections> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the last one that is here out of `list`, the last one of all if there is none.
+fn nearest<T>(list: &mut Vec<T>, is_here: impl Fn(&T) -> bool) -> Option<T> {
+    match list.iter().rposition(is_here) {
+        Some(at) => Some(list.remove(at)),
+        None => list.pop(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_recent_one_of_this_core_comes_first() {
+        let mut list = vec![1, 2, 3, 4, 6];
+        let order: Vec<i32> = std::iter::from_fn(|| nearest(&mut list, |number| number % 2 == 1)).collect();
+        assert_eq!(order, [3, 1, 6, 4, 2]);
     }
 }

@@ -101,11 +101,14 @@ pub(crate) async fn run(
             Ok::<_, Infallible>(forward::answer(shared, client, request, passed, streaming, handover).await)
         }
     });
-    let mut connection = Builder::new()
+    let mut builder = Builder::new();
+    if let Some(most) = shared.limits.headers_for_hyper() {
+        builder.max_headers(most);
+    }
+    let mut connection = builder
         // A client may end its side after its last request and still read the response (RFC 9112 §9.6).
         .half_close(true)
         .header_read_timeout(None)
-        .max_headers(shared.limits.header_count)
         .max_header_size(shared.limits.head_bytes)
         .max_buf_size(shared.limits.head_bytes.max(BODY_READ_BYTES))
         .serve_connection(io, service);

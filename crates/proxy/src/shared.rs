@@ -175,7 +175,7 @@ pub(crate) struct Shared {
     pub(crate) lately: Lately,
     pub(crate) resolver: Resolver,
     pub(crate) audit: AuditLog,
-    pub(crate) limits: Limits,
+    pub(crate) limits: Arc<Limits>,
     /// Whether clients may speak HTTP/2.
     pub(crate) http2: bool,
     pub(crate) resources: Resources,
@@ -215,7 +215,7 @@ impl Shared {
             lately: Lately::default(),
             resolver: parts.resolver,
             audit: parts.audit,
-            limits: parts.limits,
+            limits: Arc::new(parts.limits),
             http2: parts.http2,
             resources: Resources { pac: parts.pac },
             proxy_protocol_from: parts.proxy_protocol_from,

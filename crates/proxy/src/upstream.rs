@@ -17,7 +17,10 @@ use std::{
 use http::{Request, Response, StatusCode};
 use hyper::{
     body::{Body, Incoming},
-    client::conn::http1::{Builder, SendRequest},
+    client::conn::{
+        TrySendError,
+        http1::{Builder, SendRequest},
+    },
     ext::on_informational,
 };
 use hyper_util::rt::TokioIo;
@@ -67,13 +70,18 @@ impl Upstream {
     /// Moves an idle connection to the runtime that this runs on, which costs three system calls once. Elsewhere each
     /// response would wake one core so that it wakes another. One with TLS stays where it is. What has happened on it and
     /// its own runtime has not heard of yet, this one would not hear of before the request is written: it is looked for.
-    async fn brought_here(self, shared: &Shared) -> Result<Self, Failure> {
-        if self.home == Handle::current().id() || !self.is_plain || self.driver.is_detached() {
+    pub(crate) async fn brought_here(self, shared: &Shared) -> Result<Self, Failure> {
+        if !self.is_plain || self.driver.is_detached() {
             return Ok(self);
         }
         let stream = self.driver.into_stream().ok_or(Failure::Closed)?;
         let stream = stream.brought_here().map_err(|_| Failure::Closed)?;
         Ok(Self { opened: self.opened, ..open(shared, stream).await? })
+    }
+
+    /// Whether the runtime `here` hears what happens on it.
+    pub(crate) fn is_at_home(&self, here: Id) -> bool {
+        self.home == here
     }
 
     /// When it was opened.
@@ -120,7 +128,7 @@ pub(crate) enum Failure {
 /// A request without a response.
 pub(crate) struct Lost {
     /// The request, if not a byte of it has been written.
-    pub(crate) request: Option<Request<UpBody>>,
+    pub(crate) request: Option<Box<Request<UpBody>>>,
     pub(crate) failure: Failure,
 }
 
@@ -135,26 +143,26 @@ pub(crate) async fn open(shared: &Shared, stream: UpstreamStream) -> Result<Upst
 
 /// Sends `request` and returns the head of the final response, its body to be streamed. When that has been read to
 /// its end the connection goes to the pool as `key`.
-pub(crate) async fn exchange(
+///
+/// The request is handed over at once: what is returned has no room for it, and is the smaller.
+pub(crate) fn exchange(
     shared: &Shared,
     key: Key,
-    upstream: Upstream,
+    mut upstream: Upstream,
     request: Request<UpBody>,
-) -> Result<Answered, Lost> {
-    let mut upstream = match upstream.brought_here(shared).await {
-        Ok(upstream) => upstream,
-        Err(failure) => return Err(Lost { request: Some(request), failure }),
-    };
+) -> impl Future<Output = Result<Answered, Lost>> + Send {
     if !request.body().is_end_stream() {
         upstream.driver.detach();
     }
-    let Upstream { sender, driver, .. } = &mut upstream;
-    let response = response_head(sender, Some(driver), request, &shared.limits).await?;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Lost { request: None, failure: Failure::Upgrade });
+    let sent = send(&mut upstream.sender, request, &shared.limits);
+    async move {
+        let response = response_head(sent, Some(&mut upstream.driver)).await?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Lost { request: None, failure: Failure::Upgrade });
+        }
+        let lease = Lease::begin(&shared.pool, key, upstream, response.body().is_end_stream());
+        Ok(Answered { response, lease })
     }
-    let lease = Lease::begin(&shared.pool, key, upstream, response.body().is_end_stream());
-    Ok(Answered { response, lease })
 }
 
 /// Sends a `request` that asks for a WebSocket over a connection of its own, which never goes to the pool. Returns the
@@ -169,7 +177,7 @@ pub(crate) async fn switch(
         .await
         .map_err(|error| classify(&error))?;
     let connection = tokio::spawn(connection.without_shutdown());
-    let response = response_head(&mut sender, None, request, &shared.limits).await;
+    let response = response_head(send(&mut sender, request, &shared.limits), None).await;
     let response = response.map_err(|lost| lost.failure)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok((response, None));
@@ -187,25 +195,41 @@ pub(crate) async fn switch(
 
 fn builder(shared: &Shared) -> Builder {
     let mut builder = Builder::new();
+    if let Some(most) = shared.limits.headers_for_hyper() {
+        builder.max_headers(most);
+    }
     builder
-        .max_headers(shared.limits.header_count)
         .max_header_size(shared.limits.response_head_bytes)
         .max_buf_size(shared.limits.response_head_bytes);
     builder
 }
 
-/// Sends `request` over the connection of `driver`, or one that has a task of its own.
-async fn response_head(
-    sender: &mut SendRequest<UpBody>,
-    mut driver: Option<&mut Driver>,
-    mut request: Request<UpBody>,
-    limits: &Limits,
-) -> Result<Response<Incoming>, Lost> {
+/// What hyper says of a request.
+type Responded = Result<Response<Incoming>, TrySendError<Request<UpBody>>>;
+
+/// A request that is on its way.
+struct Sent {
+    /// On the heap: it has room for the whole request.
+    response: Pin<Box<dyn Future<Output = Responded> + Send>>,
+    interim: Interim,
+    meter: Arc<Meter>,
+    limit: Duration,
+}
+
+/// Hands `request` over to the connection of `sender`.
+fn send(sender: &mut SendRequest<UpBody>, mut request: Request<UpBody>, limits: &Limits) -> Sent {
     let interim = Interim::watch(&mut request, limits.informational_max);
+    let meter = request.body().meter();
+    let response = Box::pin(sender.try_send_request(request));
+    Sent { response, interim, meter, limit: limits.response_head_timeout }
+}
+
+/// Waits for the response to what was sent over the connection of `driver`, or one that has a task of its own.
+async fn response_head(sent: Sent, mut driver: Option<&mut Driver>) -> Result<Response<Incoming>, Lost> {
+    let Sent { mut response, interim, meter, limit } = sent;
     let mut too_many = pin!(interim.0.is_beyond.notified());
-    let timer = pin!(sleep(limits.response_head_timeout));
-    let mut silent = Silent::new(timer, request.body().meter(), limits);
-    let mut response = pin!(sender.try_send_request(request));
+    let timer = pin!(sleep(limit));
+    let mut silent = Silent::new(timer, meter, limit);
     poll_fn(|cx| {
         let polled = match &mut driver {
             Some(driver) if !driver.is_detached() => driver.poll(cx, |cx| response.as_mut().poll(cx)),
@@ -222,7 +246,7 @@ async fn response_head(
         }
         if let Poll::Ready(response) = polled {
             return Poll::Ready(response.map_err(|mut error| Lost {
-                request: error.take_message(),
+                request: error.take_message().map(Box::new),
                 failure: classify(error.error()),
             }));
         }
@@ -241,9 +265,9 @@ struct Silent<'a> {
 }
 
 impl<'a> Silent<'a> {
-    fn new(timer: Pin<&'a mut Sleep>, meter: Arc<Meter>, limits: &Limits) -> Self {
+    fn new(timer: Pin<&'a mut Sleep>, meter: Arc<Meter>, limit: Duration) -> Self {
         let sent_before = meter.taken(Side::Upstream);
-        Self { timer, limit: limits.response_head_timeout, meter, sent_before }
+        Self { timer, limit, meter, sent_before }
     }
 
     /// Ready when it is over. An upload that goes on is not silence.

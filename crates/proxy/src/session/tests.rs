@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn io_of(stream: ClientStream) -> GuardedIo {
     let limits = Limits { idle_timeout: LIMIT, ..Limits::default() };
     let head = Box::new(guard::check(HEAD, &limits).unwrap());
-    let reader = HeadReader::new(limits, Arc::new(Metrics::default()));
+    let reader = HeadReader::new(Arc::new(limits), Arc::new(Metrics::default()));
     GuardedIo::new(stream, reader, head, Bytes::from_static(HEAD), LIMIT, Arc::default())
 }
 
