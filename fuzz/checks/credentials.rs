@@ -23,13 +23,13 @@ pub(crate) fn check(bytes: &[u8]) {
     let (user, password) = bytes.split_at(bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len()));
     let password = password.get(1..).unwrap_or_default();
     check_parts(user, password);
-    assert_eq!(WORLD.accepted().claimed(&[bytes, bytes]), Claimed::Nobody, "two fields are none");
+    assert_eq!(WORLD.accepted().offered(&[bytes, bytes]).claimed(), Claimed::Nobody, "two fields are none");
 }
 
 /// The name is what another decoder makes of it, and nobody but the client is let in.
 fn check_value(value: &[u8]) {
     let decoded = decode(value);
-    match (WORLD.accepted().claimed(&[value]), &decoded) {
+    match (WORLD.accepted().offered(&[value]).claimed(), &decoded) {
         (Claimed::Name(name), Some((user, _))) => assert_eq!(&name, user),
         (Claimed::Token(_), None) => assert!(value[..7].eq_ignore_ascii_case(b"Bearer ")),
         (Claimed::Nobody, None) => {}
@@ -37,15 +37,17 @@ fn check_value(value: &[u8]) {
     }
     let is_client = decoded.is_some_and(|(user, password)| user == USER && password == PASSWORD);
     let world = &*WORLD;
-    let peer = Peer::default();
-    let got = world.runtime.block_on(world.authenticator.authenticate(&world.accepted(), &peer, &[value]));
+    let (accepted, peer) = (world.accepted(), Peer::default());
+    let offered = accepted.offered(&[value]);
+    let got = world.runtime.block_on(world.authenticator.authenticate(&accepted, &peer, &offered));
     check_answer(got, is_client, value);
 }
 
 fn check_parts(user: &[u8], password: &[u8]) {
     let world = &*WORLD;
     let (accepted, peer) = (world.accepted(), Peer::default());
-    let asked = world.authenticator.authenticate_password(&accepted, &peer, user, password);
+    let offered = accepted.offered_apart(user, password);
+    let asked = world.authenticator.authenticate(&accepted, &peer, &offered);
     let is_client = user == USER.as_bytes() && password == PASSWORD.as_bytes();
     check_answer(world.runtime.block_on(asked), is_client, user);
 }

@@ -90,7 +90,10 @@ fn remembered(
         bencher.to_async(&runtime).iter(|| async {
             let fields = [black_box(field.as_bytes())];
             let peer = exeat_identity::Peer::default();
-            authenticator.authenticate(accepted, &peer, &fields).await.expect("a principal")
+            authenticator
+                .authenticate(accepted, &peer, &accepted.offered(&fields))
+                .await
+                .expect("a principal")
         });
     });
 }

@@ -9,8 +9,11 @@ const ENCODED_BYTES_MAX: usize = 16 * 1024;
 
 /// A user and a password as they were sent. The password is wiped from memory on drop, and has no `Debug`.
 pub(crate) struct Credentials {
-    user: String,
-    password: Zeroizing<String>,
+    text: Zeroizing<String>,
+    /// Where in it the user name ends.
+    user_end: usize,
+    /// Where in it the password begins.
+    password_start: usize,
 }
 
 /// Why bytes hold no credentials. The client is told no more than that they are invalid.
@@ -47,7 +50,12 @@ impl Credentials {
         if encoded.len() > ENCODED_BYTES_MAX {
             return Err(BasicError::TooLong);
         }
-        Self::split(&decode_base64(encoded)?)
+        let text = decode_base64(encoded)?;
+        if has_control(&text) {
+            return Err(BasicError::Control);
+        }
+        let user_end = text.find(':').ok_or(BasicError::Colon)?;
+        Ok(Self { text, user_end, password_start: user_end + 1 })
     }
 
     /// Takes a user and a password that were sent apart from each other, under the rules of [`Self::decode`]; only
@@ -59,34 +67,34 @@ impl Credentials {
     pub(crate) fn of_parts(user: &[u8], password: &[u8]) -> Result<Self, BasicError> {
         let user = std::str::from_utf8(user).map_err(|_| BasicError::Utf8)?;
         let password = std::str::from_utf8(password).map_err(|_| BasicError::Utf8)?;
-        if user.chars().chain(password.chars()).any(char::is_control) {
+        if has_control(user) || has_control(password) {
             return Err(BasicError::Control);
         }
-        Ok(Self { user: user.to_owned(), password: Zeroizing::new(password.to_owned()) })
-    }
-
-    fn split(text: &str) -> Result<Self, BasicError> {
-        if text.chars().any(char::is_control) {
-            return Err(BasicError::Control);
-        }
-        let (user, password) = text.split_once(':').ok_or(BasicError::Colon)?;
-        Self::of_parts(user.as_bytes(), password.as_bytes())
+        let text = Zeroizing::new([user, password].concat());
+        Ok(Self { text, user_end: user.len(), password_start: user.len() })
     }
 
     /// Returns the user name; may be empty.
     pub(crate) fn user(&self) -> &str {
-        &self.user
+        self.text.get(..self.user_end).unwrap_or_default()
     }
 
     /// Returns the password as text.
     pub(crate) fn password_text(&self) -> &str {
-        &self.password
+        self.text.get(self.password_start..).unwrap_or_default()
     }
 
     /// Returns the password; may be empty.
     pub(crate) fn password(&self) -> &[u8] {
-        self.password.as_bytes()
+        self.password_text().as_bytes()
     }
+}
+
+/// Whether there is a control character, of which some are not ASCII. Hardly any credentials have other characters than
+/// those of ASCII that are shown, and this looks at all bytes alike for that.
+fn has_control(text: &str) -> bool {
+    let is_plain = text.bytes().fold(true, |is_plain, byte| is_plain & (b' '..=b'~').contains(&byte));
+    !is_plain && text.chars().any(char::is_control)
 }
 
 /// Returns the token of `Bearer` (RFC 6750 §2.1), in any case, one or more spaces and a text without spaces; `None` if the

@@ -1,4 +1,4 @@
-//! What credentials claim, before anybody has looked whether they are right.
+//! Credentials as they were sent, before anybody has looked whether they are right.
 
 use sha2::{Digest, Sha256};
 
@@ -19,27 +19,66 @@ pub enum Claimed {
     Nobody,
 }
 
-impl Accepted<'_> {
-    /// Returns what the values of `Proxy-Authorization` claim.
+/// Credentials, read once for all that has to be asked about them. Nothing of them is proven, and there is no `Debug`.
+pub struct Offered<'a>(pub(crate) Form<'a>);
+
+/// How credentials come.
+pub(crate) enum Form<'a> {
+    /// There are none.
+    Nothing,
+    /// They are not well-formed, or came more than once.
+    Malformed,
+    /// A token by itself, and its hash.
+    Bearer(&'a str, [u8; 32]),
+    /// A token in the place of a password, and its hash.
+    Carried(Credentials, [u8; 32]),
+    /// A user and a password.
+    Password(Credentials),
+}
+
+impl Offered<'_> {
+    /// Whether no credentials were sent.
     #[must_use]
-    pub fn claimed(&self, proxy_authorization: &[&[u8]]) -> Claimed {
-        let [value] = proxy_authorization else { return Claimed::Nobody };
-        match basic::bearer(value) {
-            Some(token) => Claimed::Token(hash(token)),
-            None => Credentials::decode(value).map_or(Claimed::Nobody, |found| self.claimed_by(&found)),
+    pub const fn is_nothing(&self) -> bool {
+        matches!(self.0, Form::Nothing)
+    }
+
+    /// Returns whose they claim to be.
+    #[must_use]
+    pub fn claimed(&self) -> Claimed {
+        match &self.0 {
+            Form::Nothing | Form::Malformed => Claimed::Nobody,
+            Form::Bearer(_, hash) | Form::Carried(_, hash) => Claimed::Token(*hash),
+            Form::Password(credentials) => Claimed::Name(credentials.user().to_owned()),
         }
     }
+}
 
-    /// Returns what `user` and `password` claim, where the protocol sends the two apart (RFC 1929).
+impl Accepted<'_> {
+    /// Reads the value of every `Proxy-Authorization` field of a request, in order.
     #[must_use]
-    pub fn claimed_apart(&self, user: &[u8], password: &[u8]) -> Claimed {
-        Credentials::of_parts(user, password).map_or(Claimed::Nobody, |found| self.claimed_by(&found))
+    pub fn offered<'a>(&self, proxy_authorization: &[&'a [u8]]) -> Offered<'a> {
+        Offered(match proxy_authorization {
+            [] => Form::Nothing,
+            [value] => match basic::bearer(value) {
+                Some(token) => Form::Bearer(token, hash(token)),
+                None => Credentials::decode(value).map_or(Form::Malformed, |found| self.of_pair(found)),
+            },
+            [_, _, ..] => Form::Malformed,
+        })
     }
 
-    fn claimed_by(&self, credentials: &Credentials) -> Claimed {
-        match self.issuers.carried(credentials.user(), credentials.password_text()) {
-            Some(token) => Claimed::Token(hash(token)),
-            None => Claimed::Name(credentials.user().to_owned()),
+    /// Reads `user` and `password`, where the protocol sends the two apart (RFC 1929).
+    #[must_use]
+    pub fn offered_apart<'a>(&self, user: &[u8], password: &[u8]) -> Offered<'a> {
+        let read = Credentials::of_parts(user, password);
+        Offered(read.map_or(Form::Malformed, |found| self.of_pair(found)))
+    }
+
+    fn of_pair<'a>(&self, credentials: Credentials) -> Form<'a> {
+        match self.issuers.carried(credentials.user(), credentials.password_text()).map(hash) {
+            Some(hash) => Form::Carried(credentials, hash),
+            None => Form::Password(credentials),
         }
     }
 

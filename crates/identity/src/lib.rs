@@ -18,7 +18,7 @@ mod workloads;
 pub use authenticator::Authenticator;
 pub use certificate::{Certificate, CertificateError, Instance};
 pub use certificates::{Certificates, Holder, Match, Presented, StillGood};
-pub use claimed::Claimed;
+pub use claimed::{Claimed, Offered};
 pub use clients::Clients;
 pub use defence::{Defence, Turn};
 pub use password::{

@@ -6,7 +6,7 @@ use exeat_policy::{Bound, Labels, PolicySet, Reason};
 
 use crate::{
     authenticator::{Authenticator, Checked},
-    basic::{self, Credentials},
+    claimed::{Form, Offered},
     clients::Clients,
     peer::Peer,
     token::{Issuers, TokenFacts},
@@ -122,11 +122,10 @@ pub struct Accepted<'a> {
 impl Authenticator {
     /// Returns the principal that a request is made for.
     ///
-    /// `proxy_authorization` holds the value of every `Proxy-Authorization` field of the request, in order.
-    /// Without any, the principal is the workload of `peer`, or `anonymous` if it has none. With any, they must be
+    /// Without credentials, the principal is the workload of `peer`, or `anonymous` if it has none. With any, they must be
     /// right: a client that sends a wrong password is refused even where one that sends none would be admitted, so that
     /// a typing error shows as one instead of as a policy that seems to lack its rules. How proofs combine is the table
-    /// in `docs/identity.md`.
+    /// in `docs/identity.md`. What is `offered` was read with the same `accepted`.
     ///
     /// # Errors
     ///
@@ -144,59 +143,26 @@ impl Authenticator {
         &self,
         accepted: &Accepted<'_>,
         peer: &Peer<'_>,
-        proxy_authorization: &[&[u8]],
+        offered: &Offered<'_>,
     ) -> Result<Arc<Principal>, AuthnError> {
         peer.check_shown()?;
-        let value = match proxy_authorization {
-            [] => return peer.alone(accepted.anonymous),
-            [value] => value,
-            [_, _, ..] => return Err(AuthnError::Invalid),
-        };
-        if let Some(token) = basic::bearer(value) {
-            let principal = accepted.issuers.verify(accepted.policy, token, SystemTime::now())?;
-            return counting_here(principal, accepted, peer);
-        }
-        let credentials = Credentials::decode(value).map_err(|_| AuthnError::Invalid)?;
-        self.principal_of(accepted, peer, &credentials).await
-    }
-
-    /// Returns the principal that presents `user` and `password`, where the protocol sends the two apart (RFC 1929).
-    ///
-    /// # Errors
-    ///
-    /// [`AuthnError::Invalid`] if they are not UTF-8, have a control character, or are not those of a client; for
-    /// tokens and a password that could not be checked as [`Self::authenticate`].
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`Self::authenticate`].
-    pub async fn authenticate_password(
-        &self,
-        accepted: &Accepted<'_>,
-        peer: &Peer<'_>,
-        user: &[u8],
-        password: &[u8],
-    ) -> Result<Arc<Principal>, AuthnError> {
-        peer.check_shown()?;
-        let credentials = Credentials::of_parts(user, password).map_err(|_| AuthnError::Invalid)?;
-        self.principal_of(accepted, peer, &credentials).await
-    }
-
-    async fn principal_of(
-        &self,
-        accepted: &Accepted<'_>,
-        peer: &Peer<'_>,
-        credentials: &Credentials,
-    ) -> Result<Arc<Principal>, AuthnError> {
-        let (user, password, issuers) = (credentials.user(), credentials.password_text(), accepted.issuers);
-        if issuers.carried(user, password).is_some() {
-            let principal = issuers.of_password(accepted.policy, user, password, SystemTime::now())?;
-            return counting_here(principal, accepted, peer);
-        }
-        match self.check(accepted.clients, credentials).await {
-            Checked::Right(principal) => accepted.clients.agree(&principal, peer).map(|()| principal),
-            Checked::Wrong => Err(AuthnError::Invalid),
-            Checked::Busy => Err(AuthnError::RateLimited),
+        let (policy, issuers) = (accepted.policy, accepted.issuers);
+        match &offered.0 {
+            Form::Nothing => peer.alone(accepted.anonymous),
+            Form::Malformed => Err(AuthnError::Invalid),
+            Form::Bearer(token, hash) => {
+                let principal = issuers.verify_hashed(policy, token, hash, SystemTime::now())?;
+                counting_here(principal, accepted, peer)
+            }
+            Form::Carried(credentials, hash) => {
+                let principal = issuers.of_password(policy, credentials, hash, SystemTime::now())?;
+                counting_here(principal, accepted, peer)
+            }
+            Form::Password(credentials) => match self.check(accepted.clients, credentials).await {
+                Checked::Right(principal) => accepted.clients.agree(&principal, peer).map(|()| principal),
+                Checked::Wrong => Err(AuthnError::Invalid),
+                Checked::Busy => Err(AuthnError::RateLimited),
+            },
         }
     }
 }

@@ -125,7 +125,7 @@ pub fn decide(set: &PolicySet, request: &EgressRequest<'_>) -> Verdict {
     let own_way = policies.first().copied().or(report).as_ref().and_then(way_of);
     let mut way = own_way.clone();
     if let Some(narrowing) = &request.bound.narrowing {
-        match narrowing.host(request).and_then(|_| narrowing.limit_rules(set, request)) {
+        match narrowing.check_host(request).and_then(|()| narrowing.limit_rules(set, request)) {
             Ok(limits) => {
                 match narrowing.way(way, limits.iter().map(|rules| rules.first().and_then(way_of))) {
                     Ok(found) => way = found,

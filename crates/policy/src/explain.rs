@@ -325,7 +325,7 @@ fn goes_to(set: &PolicySet, request: &EgressRequest<'_>, addrs: &[IpAddr]) -> Ve
         let lacking =
             narrowing.limits().filter(|limit| lacks(limit)).filter_map(|limit| limit.first().copied());
         titles.extend(lacking.filter_map(|number| set.title(number)));
-        if narrowing.host(request).is_err() {
+        if narrowing.check_host(request).is_err() {
             titles.push("the token's allowed_hosts".to_owned());
         }
     }

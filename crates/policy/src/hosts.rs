@@ -94,12 +94,12 @@ impl HostList {
         });
     }
 
-    /// Returns the first item that is for the target; an item without ports is for 80 and 443, like every
-    /// allow, and every item for TCP alone.
+    /// Returns the number of the first item that is for the target; an item without ports is for 80 and 443, like
+    /// every allow, and every item for TCP alone.
     ///
     /// # Errors
     /// The reason, if there is none.
-    pub(crate) fn item_for(&self, request: &EgressRequest<'_>) -> Result<Option<Entry>, Denial> {
+    pub(crate) fn item_for(&self, request: &EgressRequest<'_>) -> Result<u32, Denial> {
         let target = request.target;
         let (mut found, mut is_wrong_port) = (None, false);
         match &target.host {
@@ -113,10 +113,12 @@ impl HostList {
             // Items are names.
             Host::Address(_) => {}
         }
-        match found {
-            Some(item) => Ok(self.list.entry(item)),
-            None => Err(no_match(&target.host, is_wrong_port, None, false)),
-        }
+        found.ok_or_else(|| no_match(&target.host, is_wrong_port, None, false))
+    }
+
+    /// Returns an item by its number.
+    pub(crate) fn item(&self, number: u32) -> Option<Entry> {
+        self.list.entry(number)
     }
 }
 
@@ -193,10 +195,10 @@ mod tests {
         ] {
             let target = &Authority::parse(target, Port::new(443)).unwrap();
             let bound = &Bound::default();
-            let item = |transport| list.item_for(&EgressRequest { bound, target, transport });
-            assert!(item(Transport::Udp).is_err(), "{target}");
-            let got =
-                item(Transport::Tcp).map(|item| item.unwrap().to_string()).map_err(|denial| denial.reason);
+            let found = |transport| list.item_for(&EgressRequest { bound, target, transport });
+            assert!(found(Transport::Udp).is_err(), "{target}");
+            let text = |number| list.item(number).unwrap().to_string();
+            let got = found(Transport::Tcp).map(text).map_err(|denial| denial.reason);
             assert_eq!(got, want.map(str::to_owned), "{target}");
         }
     }

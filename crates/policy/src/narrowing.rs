@@ -112,12 +112,20 @@ impl Narrowing {
         self.limits.iter().map(|limit| &*limit.policies)
     }
 
-    /// The item of the token's list that is for the target; `None` without a list.
+    /// Checks that the token's list, if it has one, is for the target.
     ///
     /// # Errors
-    /// The reason, if there is a list and no such item.
+    /// The reason, if no item of it is.
+    pub(crate) fn check_host(&self, request: &EgressRequest<'_>) -> Result<(), Denial> {
+        self.hosts.as_ref().map_or(Ok(()), |hosts| hosts.item_for(request).map(drop))
+    }
+
+    /// The item of the token's list that is for the target, to show it; `None` without a list.
+    ///
+    /// # Errors
+    /// As [`Self::check_host`].
     pub(crate) fn host(&self, request: &EgressRequest<'_>) -> Result<Option<Entry>, Denial> {
-        self.hosts.as_ref().map_or(Ok(None), |hosts| hosts.item_for(request))
+        self.hosts.as_ref().map_or(Ok(None), |hosts| Ok(hosts.item(hosts.item_for(request)?)))
     }
 
     /// Calls `found` with the ports of each item of the token's list that speaks of the name.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use exeat_dns::ResolveError;
-use exeat_identity::{AuthnError, Claimed, Principal, Turn};
+use exeat_identity::{AuthnError, Claimed, Offered, Principal, Turn};
 use exeat_model::{Authority, Host, Transport};
 use exeat_policy::{
     Allowed, Denial, EgressRequest, Reason, Resolve, RuleId, Verdict, decide, permit, permit_via,
@@ -127,22 +127,20 @@ pub(crate) async fn authenticate(
     let (authenticator, accepted) = (&shared.authenticator, snapshot.accepted());
     let peer = snapshot.peer(&trail.client().shown());
     trail.note_workload(&peer);
+    let offered = match credentials {
+        Credentials::Fields(values) => accepted.offered(values),
+        Credentials::Password { user, password } => accepted.offered_apart(user, password),
+    };
     let mut whose = None;
     let found = {
         let checking = pin!(async {
-            let found = match credentials {
-                Credentials::Fields(values) => authenticator.authenticate(&accepted, &peer, values).await,
-                Credentials::Password { user, password } => {
-                    authenticator.authenticate_password(&accepted, &peer, user, password).await
-                }
-            };
-            let principal = whose.insert(found?);
+            let principal = whose.insert(authenticator.authenticate(&accepted, &peer, &offered).await?);
             match current.is_revoked(principal) {
                 true => Err(AuthnError::TokenRevoked),
                 false => Ok(Arc::clone(principal)),
             }
         });
-        defended(shared, trail.client().source(), &current, credentials, checking).await
+        defended(shared, trail.client().source(), &current, credentials, &offered, checking).await
     };
     shared.metrics.note_auth(&found);
     if let Some(principal) = &whose {
@@ -159,23 +157,19 @@ async fn defended(
     source: Source,
     current: &Current,
     credentials: Credentials<'_>,
+    offered: &Offered<'_>,
     mut checking: Pin<&mut impl Future<Output = Result<Arc<Principal>, AuthnError>>>,
 ) -> Result<Arc<Principal>, AuthnError> {
-    if let Credentials::Fields([]) = credentials {
+    if offered.is_nothing() {
         // There is nothing to guess.
         return checking.await;
     }
     let (defence, lately, now) = (&shared.defence, &shared.lately, Instant::now());
     let mark = lately.mark(source, credentials, current.epoch, now);
     let was_right = lately.remembers(mark);
-    let accepted = current.snapshot.accepted();
-    let claimed = || match credentials {
-        Credentials::Fields(values) => accepted.claimed(values),
-        Credentials::Password { user, password } => accepted.claimed_apart(user, password),
-    };
     if !was_right {
-        let claimed = claimed();
-        if !defence.may_try(source, &claimed, now) && !accepted.remembers(&claimed) {
+        let claimed = offered.claimed();
+        if !defence.may_try(source, &claimed, now) && !current.snapshot.accepted().remembers(&claimed) {
             return Err(AuthnError::Delayed);
         }
     }
@@ -183,16 +177,16 @@ async fn defended(
         // Most outcomes are there at once.
         Poll::Ready(found) => (found, None),
         // On the heap: it takes much room.
-        Poll::Pending => Box::pin(in_turn(shared, source, &claimed(), checking)).await?,
+        Poll::Pending => Box::pin(in_turn(shared, source, &offered.claimed(), checking)).await?,
     };
     match &found {
         Ok(_) if was_right => {}
         Ok(_) => {
-            defence.note_right(source, &claimed());
+            defence.note_right(source, &offered.claimed());
             lately.note_right(mark);
         }
         Err(AuthnError::Invalid) => {
-            defence.note_wrong(source, &claimed(), Instant::now());
+            defence.note_wrong(source, &offered.claimed(), Instant::now());
             lately.note_wrong();
         }
         Err(

@@ -231,7 +231,8 @@ async fn authenticate(loaded: &Loaded, name: &str, password: &str) -> Option<Arc
         anonymous: None,
         is_central: false,
     };
-    authenticator.authenticate(&accepted, &exeat_identity::Peer::default(), &[value.as_bytes()]).await.ok()
+    let offered = accepted.offered(&[value.as_bytes()]);
+    authenticator.authenticate(&accepted, &exeat_identity::Peer::default(), &offered).await.ok()
 }
 
 #[tokio::test]

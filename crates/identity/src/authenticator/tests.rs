@@ -39,9 +39,9 @@ async fn log_in(authenticator: &Authenticator, clients: &Clients, user: &str, pa
     let value = basic(user, password);
     let (policy, issuers) = (Builder::new().finish(Revision(1)).unwrap(), Issuers::default());
     let (accepted, peer) = (accepted(&policy, clients, &issuers, None), Peer::default());
-    let principal = authenticator.authenticate(&accepted, &peer, &[&value]).await;
-    let apart =
-        authenticator.authenticate_password(&accepted, &peer, user.as_bytes(), password.as_bytes()).await;
+    let principal = authenticator.authenticate(&accepted, &peer, &accepted.offered(&[&value])).await;
+    let apart = accepted.offered_apart(user.as_bytes(), password.as_bytes());
+    let apart = authenticator.authenticate(&accepted, &peer, &apart).await;
     let name = |found: Result<Arc<Principal>, AuthnError>| found.map(|principal| principal.name.to_string());
     let (principal, apart) = (name(principal), name(apart));
     assert_eq!(principal, apart, "the two ways to send {user:?} and {password:?}");
@@ -125,12 +125,12 @@ async fn only_one_well_formed_header_is_looked_at() {
     let (policy, issuers) = (Builder::new().finish(Revision(1)).unwrap(), Issuers::default());
     for (name, anonymous, values, want) in cases {
         let accepted = accepted(&policy, &clients, &issuers, *anonymous);
-        let got = authenticator.authenticate(&accepted, &Peer::default(), values).await;
+        let got = authenticator.authenticate(&accepted, &Peer::default(), &accepted.offered(values)).await;
         assert_eq!(got.map(|principal| principal.name.to_string()), *want, "{name}");
     }
     let empty = Clients::new();
     let empty = accepted(&policy, &empty, &issuers, None);
-    let got = authenticator.authenticate(&empty, &Peer::default(), &[&right]).await;
+    let got = authenticator.authenticate(&empty, &Peer::default(), &empty.offered(&[&right])).await;
     assert_eq!(got.map(drop), Err(AuthnError::Invalid), "no clients at all");
 }
 
@@ -300,8 +300,9 @@ async fn a_principal_lasts_as_long_as_the_password_that_proved_it() {
         let authenticate = async |password| {
             let value = basic("app", password);
             // Twice: what is remembered must know which one it was, too.
-            let first = authenticator.authenticate(&known, &Peer::default(), &[&value]).await.unwrap();
-            let again = authenticator.authenticate(&known, &Peer::default(), &[&value]).await.unwrap();
+            let offered = known.offered(&[&value]);
+            let first = authenticator.authenticate(&known, &Peer::default(), &offered).await.unwrap();
+            let again = authenticator.authenticate(&known, &Peer::default(), &offered).await.unwrap();
             assert!(Arc::ptr_eq(&first, &again));
             first
         };

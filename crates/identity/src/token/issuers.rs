@@ -14,6 +14,7 @@ use super::issue::SigningKey;
 use super::jws::{HeaderError, TokenText};
 use super::keyring::Keyring;
 use super::keys::{Key, KeySet, Thumbprint};
+use crate::basic::Credentials;
 use crate::claimed;
 use crate::peer::Peer;
 use crate::principal::{AuthnError, Principal, Proof};
@@ -233,19 +234,20 @@ impl Issuers {
         self.seen.get(hash).is_some_and(|seen| self.has_still(&seen))
     }
 
-    /// Returns whom a token is for that came as a user and a password.
+    /// Returns whom a token is for that came as a user and a password, and whose hash is `hash`.
     ///
     /// # Errors
     /// [`TokenError`], as [`AuthnError`]; [`AuthnError::ContainerMismatch`] if the user name is of another container.
     pub(crate) fn of_password(
         &self,
         policy: &PolicySet,
-        user: &str,
-        password: &str,
+        credentials: &Credentials,
+        hash: &[u8; 32],
         now: SystemTime,
     ) -> Result<Arc<Principal>, AuthnError> {
+        let (user, password) = (credentials.user(), credentials.password_text());
         let token = self.carried(user, password);
-        let principal = self.verify(policy, token.ok_or(AuthnError::Invalid)?, now)?;
+        let principal = self.verify_hashed(policy, token.ok_or(AuthnError::Invalid)?, hash, now)?;
         let facts = principal.token.as_ref().ok_or(AuthnError::Invalid)?;
         let issuer = self.named(&facts.issuer).ok_or(AuthnError::Invalid)?;
         // The token was cut out by what its user name and password begin with; that must be its own issuer's.
@@ -268,15 +270,25 @@ impl Issuers {
         token: &str,
         now: SystemTime,
     ) -> Result<Arc<Principal>, TokenError> {
-        let hash = claimed::hash(token);
-        if let Some(Seen { principal, .. }) = self.seen.get(&hash).filter(|seen| self.has_still(seen)) {
+        self.verify_hashed(policy, token, &claimed::hash(token), now)
+    }
+
+    /// The same for a token whose hash is known.
+    pub(crate) fn verify_hashed(
+        &self,
+        policy: &PolicySet,
+        token: &str,
+        hash: &[u8; 32],
+        now: SystemTime,
+    ) -> Result<Arc<Principal>, TokenError> {
+        if let Some(Seen { principal, .. }) = self.seen.get(hash).filter(|seen| self.has_still(seen)) {
             // It was taken out of memory at its end by another clock.
             return match principal.token.as_ref().is_some_and(|facts| facts.ends > now) {
                 true => Ok(principal),
                 false => Err(TokenError::Expired),
             };
         }
-        if self.over.contains_key(&hash) {
+        if self.over.contains_key(hash) {
             return Err(TokenError::Expired);
         }
         let text = TokenText::parse(token)?;
@@ -287,13 +299,13 @@ impl Issuers {
         let key = issuer.check_signature(&keys, &text)?;
         let checked = issuer.check(&claims, now);
         if matches!(checked, Err(TokenError::Expired)) {
-            self.over.insert(hash, ());
+            self.over.insert(*hash, ());
         }
         checked?;
         let principal = issuer.principal(policy, claims, key)?;
         let facts = principal.token.as_ref();
         let left = facts.and_then(|facts| facts.ends.duration_since(now).ok()).unwrap_or_default();
-        self.seen.insert(hash, Seen { principal: Arc::clone(&principal), left, keys: Arc::clone(&keys) });
+        self.seen.insert(*hash, Seen { principal: Arc::clone(&principal), left, keys: Arc::clone(&keys) });
         Ok(principal)
     }
 
