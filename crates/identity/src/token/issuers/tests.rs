@@ -16,6 +16,7 @@ use crate::token::{Flags, IssueError, Issued, Order, SignatureAlgorithm, Signing
 use crate::workloads::Workload;
 
 mod carried;
+mod hostile;
 mod issued;
 mod keys;
 mod remembered;
