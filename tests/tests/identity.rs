@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         headers_say_nothing_of_the_place_and_trusted_senders_do,
         a_local_client_is_known_by_its_user,
         who_has_gone_before_anybody_looked_is_nobody,
+        who_has_gone_before_anybody_looked_did_not_come_by_a_device,
         who_was_not_asked_for_when_it_came_is_nobody_after_a_reload,
         a_container_without_a_network_goes_out_by_its_socket,
         a_unix_socket_is_for_whom_its_file_is,
@@ -261,7 +262,7 @@ fn a_local_client_is_known_by_its_user() -> Result<()> {
     const LOCAL: &str = "127.0.0.1:3130";
     const OTHER: u32 = 12_345;
     let world = World::new()?;
-    let proxy = format!("listen = [\"{PROXY}\", \"{LOCAL}\", \"[::1]:3130\"]");
+    let proxy = format!("listen = [\"{PROXY}\", \"{LOCAL}\", \"[::1]:3130\", \"0.0.0.0:3140\"]");
     let own = nix::unistd::geteuid().as_raw();
     let with = |user: u32| config(&proxy, &format!("[workload.me]\nuid = {user}\npolicies = [\"web\"]\n"));
     let mut exeat = Exeat::serve(world.directory(), &with(own), PROXY)?;
@@ -272,12 +273,18 @@ fn a_local_client_is_known_by_its_user() -> Result<()> {
     };
     ensure!(from_loopback(LOCAL)? == ok());
     ensure!(from_loopback("[::1]:3130")? == ok());
-    ensure!(get_at(NOWHERE, "")? == denied(407, "auth_required"), "the user is looked up on this host only");
-    ensure!(
-        get_from("10.99.0.1:0", LOCAL.parse()?, "")? == ok(),
-        "who has another address here is known, too"
-    );
-    ensure!(get_at("10.99.0.1:0", "")? == ok(), "and who comes from the one that it goes to");
+    for (source, proxy) in
+        [("10.99.0.1:0", LOCAL), ("10.99.0.1:0", PROXY), (NOWHERE, PROXY), ("127.0.0.1:0", LOCAL)]
+    {
+        ensure!(
+            get_from(source, proxy.parse()?, "")? == ok(),
+            "whatever its address here: {source} to {proxy}"
+        );
+    }
+    let container = Container::with_cable("cable1", &["10.97.1.1/24"], &["10.97.1.2/24"])?;
+    let outcome = container
+        .curl(world.directory(), &["-x", "http://10.97.1.1:3140", "-D", "-", "http://example.com/"])?;
+    ensure!(outcome.out.contains("x-deny-reason: auth_required"), "on this host only: {outcome:?}");
     let record = record_of(&mut exeat, "a GET", |record| record["status"] == 200)?;
     ensure!(record["user"] == own && record["workload"] == "me", "{record}");
     // Its write side ended before the proxy has answered.
@@ -347,6 +354,35 @@ fn who_has_gone_before_anybody_looked_is_nobody() -> Result<()> {
     let refused = |record: &&Value| record["reason"] == "container_mismatch";
     let both = |records: &[Value]| records.iter().filter(refused).count() == 2;
     let records = exeat.audit_until("two that nobody knows", both)?;
+    for record in records.iter().filter(refused) {
+        ensure!(record["principal"].is_null() && record["workload"].is_null(), "{record}");
+    }
+    ensure!(world.accepts() == 1, "{:?}", world.reached());
+    exeat.stop()
+}
+
+/// A process of this host that sends a request to the address of a device and is gone before the proxy looks: what it sent is
+/// read still, and a socket that was reset is not found.
+fn who_has_gone_before_anybody_looked_did_not_come_by_a_device() -> Result<()> {
+    let world = World::new()?;
+    let one = Container::with_cable("cable1", &["10.97.1.1/24"], &["10.97.1.2/24"])?;
+    let proxy = format!("listen = [\"{PROXY}\", {{ address = \"0.0.0.0:3140\", interface = \"cable1\" }}]");
+    let rest = "[workload.one]\ninterface = \"cable1\"\npolicies = [\"web\"]\n";
+    let mut exeat = Exeat::serve(world.directory(), &config(&proxy, rest), PROXY)?;
+    let outcome = one.curl(world.directory(), &["-x", "http://10.97.1.1:3140", "http://example.com/"])?;
+    ensure!(outcome.code == 0, "who is there is known: {outcome:?}");
+    let second = ["address", "add", "10.97.1.3/24", "dev", "cable1"];
+    ensure!(Command::new("ip").args(second).status()?.success(), "a second address");
+    exeat.freeze()?;
+    for source in ["10.97.1.1:0", "10.97.1.3:0"] {
+        let mut gone = Raw::from(source.parse()?, "10.97.1.1:3140".parse()?)?.ends_with_reset()?;
+        gone.send(request_with("GET http://example.com/", ""))?;
+        drop(gone);
+    }
+    exeat.signal(Signal::SIGCONT)?;
+    let refused = |record: &&Value| record["reason"] == "auth_required";
+    let both = |records: &[Value]| records.iter().filter(refused).count() == 2;
+    let records = exeat.audit_until("two that came by no device", both)?;
     for record in records.iter().filter(refused) {
         ensure!(record["principal"].is_null() && record["workload"].is_null(), "{record}");
     }

@@ -26,6 +26,7 @@ mod lately;
 mod limits;
 mod linger;
 mod listen;
+mod local_address;
 mod local_user;
 mod lookups;
 mod meter;

@@ -27,7 +27,7 @@ use crate::{
     flows::ConnectionSlot,
     handshakes,
     head::HeadReader,
-    http1, http2, linger, local_user,
+    http1, http2, linger, local_address, local_user,
     metrics::Metrics,
     opening, proxy_protocol, redirected,
     resources::Here,
@@ -275,7 +275,7 @@ impl Proxy {
                     | ClientStream::Tls(_)
                     | ClientStream::Http2(_)) => {
                         // Now, while the client is most likely to be still there.
-                        let client = with_place(&shared, client, &stream);
+                        let client = with_place(&shared, perhaps_here(&shared, client), &stream);
                         if door.is_redirected {
                             tokio::spawn(serve_redirected(shared, client, stream, slot));
                         } else {
@@ -456,6 +456,20 @@ async fn handshake(
 async fn grace_of_a_drain(shared: &Shared) {
     shared.flows.drain_begins().await;
     sleep(FIRST_BYTE_GRACE).await;
+}
+
+/// Returns `client` as one of this host if its address says so, where some workload is known by its user: who is here may
+/// come from any address of this host, and must not choose by that not to be known.
+fn perhaps_here(shared: &Shared, client: Client) -> Client {
+    let is_elsewhere = client.place().user == Part::Nothing;
+    let Some(address) = client.address().filter(|_| is_elsewhere) else { return client };
+    if !shared.current().snapshot.workloads.know_users() {
+        return client;
+    }
+    match local_address::is_ours(address, None) {
+        Ok(false) => client,
+        Ok(true) | Err(_) => client.at(|place| place.user = Part::Unknown),
+    }
 }
 
 /// Returns `client` with what the kernel has to be asked for of its place: who opened its connection, as far as some

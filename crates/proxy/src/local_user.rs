@@ -10,7 +10,7 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
 
-use crate::unix_peer::UNMAPPED_USER;
+use crate::{local_address, unix_peer::UNMAPPED_USER};
 
 /// Bytes of an answer about one socket, with room to spare.
 const ANSWER_BYTES: usize = 8192;
@@ -39,9 +39,20 @@ pub(crate) fn of(client: SocketAddr, here: SocketAddr) -> Part<u32> {
 /// Returns the device `interface`, unless the socket at `client` is one of this host, in our own network namespace,
 /// although its connection came to a listener for that device alone: the kernel lets a connection to the address of a
 /// device count as one that came in by it.
+///
+/// A socket of this host may have gone by now, and what it sent before is read still. So its address is asked for first,
+/// which stays; the socket is for who connects from an address that is nobody's here, which takes privileges.
 pub(crate) fn device(client: SocketAddr, here: SocketAddr, interface: &Arc<str>) -> Part<Arc<str>> {
     let (client, here) = (canonical(client), canonical(here));
     let Ok(index) = nix::net::if_::if_nametoindex(&**interface) else { return Part::Unknown };
+    match local_address::is_ours(client, Some(index)) {
+        Ok(true) => return Part::Nothing,
+        Ok(false) => {}
+        Err(error) => {
+            tracing::debug!(%error, "whether a client is on this host is not known");
+            return Part::Unknown;
+        }
+    }
     // A socket that is itself bound to the device is found by asking for that.
     match (ask(client, here, ANY_DEVICE), ask(client, here, index)) {
         (Ok(None), Ok(None)) => Part::Known(Arc::clone(interface)),
@@ -115,7 +126,10 @@ fn owner(answer: &InetResponseHeader, client: SocketAddr, here: SocketAddr) -> P
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
+    use std::{
+        net::{Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream},
+        time::Duration,
+    };
 
     use netlink_packet_sock_diag::{TCP_LISTEN, TCP_SYN_SENT, TCP_TIME_WAIT};
 
@@ -167,7 +181,13 @@ mod tests {
         assert_eq!(device(elsewhere, here, &lo), Part::Known(Arc::clone(&lo)));
         assert_eq!(device(elsewhere, here, &none), Part::Unknown, "fails closed");
         drop(far);
-        assert_eq!(device(peer, here, &lo), Part::Nothing, "its last state is known for a while");
+        assert_eq!(device(peer, here, &lo), Part::Nothing, "it has gone");
+        let (far, near, peer) = pair(loopback, |port| SocketAddr::new(loopback.ip(), port));
+        let here = near.local_addr().unwrap();
+        socket2::SockRef::from(&far).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(far);
+        assert_eq!(ask(peer, here, ANY_DEVICE).unwrap(), None, "of one that was reset nothing is left");
+        assert_eq!(device(peer, here, &lo), Part::Nothing, "and it was of this host all the same");
     }
 
     #[test]
