@@ -1,25 +1,33 @@
 //! The kernel's table of flows: which of ours are open, and how to end one.
 //!
-//! A flow whose entry is deleted is not known any more: its next packet meets the rules as a new one, which is refused with
-//! a reset if the policy does not allow it by then.
+//! A connection gets a label by which the rules reset both of its ends, and which ends with its entry soon. To forget it would
+//! only reset the end that sends first: the other one would wait for ever, as who receives a long answer does. The entry of a
+//! flow of datagrams is deleted: its next packet meets the rules as a new one.
 
 use std::{io, net::IpAddr};
 
 use exeat_model::{CanonicalIp, Port, Transport};
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla,
+    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, Nla,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
-    conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple},
+    conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Status, Tuple},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
-use crate::script::LABEL;
+use crate::script::{CUT, LABEL};
 
-/// `CTA_LABELS`, and `CTA_ID`, which tells an entry from a later one of the same addresses and ports.
+/// `CTA_LABELS`, the mask of the bits of it that are meant, and `CTA_ID`, which tells an entry from a later one of the same
+/// addresses and ports.
 const LABELS: u16 = 22;
+const LABELS_MASK: u16 = 23;
 const ID: u16 = 12;
+/// Bytes of all labels of a flow.
+const LABELS_BYTES: usize = 16;
+/// Seconds that a connection which was cut is known for: by then both of its ends have sent something again.
+const CUT_FOR_SECONDS: u32 = 120;
 const DATAGRAM_BYTES: usize = 64 * 1024;
 
 /// A flow that we let through, as its first packet was sent.
@@ -30,6 +38,7 @@ pub(crate) struct Flow {
     pub(crate) address: IpAddr,
     pub(crate) port: Port,
     pub(crate) transport: Transport,
+    status: Status,
     /// What names it to the kernel.
     entry: Vec<ConntrackAttribute>,
 }
@@ -53,25 +62,51 @@ pub(crate) fn flows() -> io::Result<Vec<Flow>> {
     Ok(found)
 }
 
-/// Forgets flows, so that each of their next packets is decided on as a new one. Returns how many were still there.
+/// Ends flows: the next packet of each is refused.
 ///
 /// # Errors
 /// If the kernel cannot be asked.
-pub(crate) fn forget(flows: &[Flow]) -> io::Result<usize> {
+pub(crate) fn cut(flows: &[Flow]) -> io::Result<()> {
     let socket = connect()?;
-    let mut gone = 0;
     for flow in flows {
-        let family =
-            if flow.client.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
-        let order = ConntrackMessage::Delete(flow.entry.clone());
-        socket.send(&message(family, order, NLM_F_ACK), 0)?;
-        match read_all(&socket, |_| {}) {
-            Ok(()) => gone += 1,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+        let order = match flow.transport {
+            Transport::Tcp => ConntrackMessage::New(cut_connection(flow)),
+            Transport::Udp => ConntrackMessage::Delete(flow.entry.clone()),
+        };
+        match change(&socket, flow, order) {
+            // It cannot be changed, such as one that ends by itself soon: then its next packet is one of a new flow.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                change(&socket, flow, ConntrackMessage::Delete(flow.entry.clone()))
+            }
+            other => other,
         }
+        .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
     }
-    Ok(gone)
+    Ok(())
+}
+
+fn change(socket: &Socket, flow: &Flow, order: ConntrackMessage) -> io::Result<()> {
+    let family = if flow.client.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
+    socket.send(&message(family, order, NLM_F_ACK), 0)?;
+    read_all(socket, |_| {})
+}
+
+/// The entry of a connection, with the label of those that are cut and a time that packets do not prolong.
+fn cut_connection(flow: &Flow) -> Vec<ConntrackAttribute> {
+    let mut bits = vec![0; LABELS_BYTES];
+    let (word, bit) = ((CUT / 32) as usize, CUT % 32);
+    if let Some(place) = bits.chunks_exact_mut(4).nth(word) {
+        place.copy_from_slice(&(1_u32 << bit).to_ne_bytes());
+    }
+    // The kernel takes no bit of these back, and which it has set meanwhile is not known.
+    let status = flow.status | Status::SeenReply | Status::Assured | Status::FixedTimeout;
+    let more = [
+        ConntrackAttribute::CtaTimeout(CUT_FOR_SECONDS),
+        ConntrackAttribute::CtaStatus(status),
+        ConntrackAttribute::Other(DefaultNla::new(LABELS, bits.clone())),
+        ConntrackAttribute::Other(DefaultNla::new(LABELS_MASK, bits)),
+    ];
+    flow.entry.iter().cloned().chain(more).collect()
 }
 
 fn connect() -> io::Result<Socket> {
@@ -116,35 +151,39 @@ fn read_all(socket: &Socket, mut found: impl FnMut(NetfilterMessage)) -> io::Res
     }
 }
 
-/// Returns the flow that an entry is about, if it is one of ours.
+/// Returns the flow that an entry is about, if it is one of ours and has not been cut.
 fn flow(attributes: &[ConntrackAttribute]) -> Option<Flow> {
     let mut original = None;
     let mut entry = Vec::new();
+    let mut status = Status::empty();
     let mut is_ours = false;
     for attribute in attributes {
         if let ConntrackAttribute::CtaTupleOrig(tuple) = attribute {
             original = ends(tuple);
             entry.push(attribute.clone());
         }
+        if let ConntrackAttribute::CtaStatus(bits) = attribute {
+            status = *bits;
+        }
         if let ConntrackAttribute::Other(other) = attribute {
             match other.kind() {
-                LABELS => is_ours = has_label(other),
+                LABELS => is_ours = has_label(other, LABEL) && !has_label(other, CUT),
                 ID => entry.push(attribute.clone()),
                 _ => {}
             }
         }
     }
     let (client, client_port, address, port, transport) = original.filter(|_| is_ours)?;
-    Some(Flow { client, client_port, address, port, transport, entry })
+    Some(Flow { client, client_port, address, port, transport, status, entry })
 }
 
-/// Whether our bit is among those of a label. They come in words of the machine, the lowest first.
-fn has_label(attribute: &impl Nla) -> bool {
+/// Whether this bit is among those of a label. They come in words of the machine, the lowest first.
+fn has_label(attribute: &impl Nla, label: u32) -> bool {
     let mut bytes = vec![0; attribute.value_len()];
     attribute.emit_value(&mut bytes);
     let mut bits =
         bytes.chunks_exact(4).filter_map(|word| word.first_chunk().map(|word| u32::from_ne_bytes(*word)));
-    let (word, bit) = ((LABEL / 32) as usize, LABEL % 32);
+    let (word, bit) = ((label / 32) as usize, label % 32);
     bits.nth(word).is_some_and(|bits| bits & (1 << bit) != 0)
 }
 

@@ -295,7 +295,11 @@ impl Inner {
         let principal = working.deciding.asker(&place).filter(|_| fate != Fate::Spoofed);
         let policy = working.deciding.policy();
         let (mut names, mut is_late, mut is_known) = (Vec::new(), false, false);
-        for (name, entry) in working.state.of_client_at(source.ip(), target.ip()) {
+        // In the family that it does not ask for names in, it is known by its station.
+        let is_direct = working.state.of_client_at(source.ip(), target.ip()).next().is_some();
+        let station = if is_direct { None } else { working.station(&self.config, source.ip()) };
+        let client = station.and_then(|station| working.state.client_at(station)).unwrap_or(source.ip());
+        for (name, entry) in working.state.of_client_at(client, target.ip()) {
             is_known = true;
             is_late |= entry.until <= now;
             names.push(name.clone());
@@ -613,7 +617,7 @@ impl Working {
         let (kept, cut): (Vec<Flow>, Vec<Flow>) =
             flows.into_iter().partition(|flow| self.is_allowed(flow, &open, &neighbours));
         self.keep_apart(&cut)?;
-        conntrack::forget(&cut)?;
+        conntrack::cut(&cut)?;
         Ok(Swept { cut: cut.len(), kept: kept.len() })
     }
 

@@ -25,6 +25,9 @@ use crate::{
 /// The bit of a connection's label that says that we let it through: the last one, which `connlabel.conf` of no
 /// distribution names. A mark would do, but marks are other programs' (routing, Docker, WireGuard).
 pub(crate) const LABEL: u32 = 127;
+/// The bit of one that we have cut since, and of one whose client has been reset by that.
+pub(crate) const CUT: u32 = 126;
+const RESET: u32 = 125;
 /// The group of netfilter's log that refused packets go to.
 pub const LOG_GROUP: u16 = 5391;
 /// Refused packets that are logged a second, and at once: somebody who scans must not fill the log.
@@ -378,6 +381,9 @@ fn passing(first: &[String]) -> Vec<String> {
     }
     lines.push("fib saddr . iif oif missing goto spoofed".to_owned());
     lines.extend_from_slice(first);
+    lines.push(format!(
+        "meta l4proto tcp ct label {CUT} ct label set {RESET} counter name refused reject with tcp reset"
+    ));
     lines.extend(
         [
             "ct state invalid counter name refused drop",
@@ -394,6 +400,8 @@ fn passing(first: &[String]) -> Vec<String> {
 /// Packets to clients: what others begin is not ours to judge, but what we have cut must not begin again from there.
 fn towards() -> Vec<String> {
     let mut lines = vec![
+        // What a client receives, it answers, and is reset by that. Only then its server is.
+        format!("ct label {RESET} tcp flags & rst != rst counter name refused reject with tcp reset"),
         "ct state != new accept".to_owned(),
         "tcp flags & (fin | syn | rst | ack) != syn counter name refused reject with tcp reset".to_owned(),
     ];

@@ -10,7 +10,10 @@ use std::{
 use exeat_identity::Place;
 use exeat_model::DnsName;
 
-use crate::{element::Element, refused::NAMES_MAX};
+use crate::{
+    element::{Element, Sender, Station},
+    refused::NAMES_MAX,
+};
 
 /// The share of all entries that one client can have: one in so many. A client that opens more waits for its own to end.
 const SHARE_OF_A_CLIENT: usize = 4;
@@ -42,6 +45,8 @@ pub(crate) struct State {
     /// The names that last opened each address, whoever asked; at most [`NAMES_MAX`]. A refused packet is told of by them,
     /// and there may be many of those: looking through all clients for each would keep lookups waiting.
     names: HashMap<IpAddr, Vec<DnsName>>,
+    /// The client that asks from each station, for packets that it sends in the other family.
+    stations: HashMap<Station, IpAddr>,
     entries: usize,
     entries_max: usize,
     /// When what has ended was last forgotten to make room.
@@ -65,7 +70,8 @@ pub(crate) struct Full;
 impl State {
     /// Returns an empty state with room for so many entries.
     pub(crate) fn new(entries_max: usize) -> Self {
-        Self { clients: HashMap::new(), names: HashMap::new(), entries: 0, entries_max, forgot: None }
+        let (clients, names, stations) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { clients, names, stations, entries: 0, entries_max, forgot: None }
     }
 
     /// Makes room for what `name` opens of `addresses` for `client`, of which it may have some. What has ended goes, and
@@ -120,6 +126,7 @@ impl State {
         self.entries = self.views().count();
         let open: HashSet<IpAddr> = self.views().map(|view| view.address).collect();
         self.names.retain(|address, _| open.contains(address));
+        self.stations.retain(|_, client| self.clients.contains_key(client));
     }
 
     /// Notes what was opened. It takes the place of what the same name opened of the same address for the same client.
@@ -136,6 +143,11 @@ impl State {
             .or_insert_with(|| Named { place: place.clone(), addresses: HashMap::new() });
         named.place = place.clone();
         for (address, entry) in opened {
+            for element in &entry.elements {
+                if let Sender::Station(station) = element.sender {
+                    self.stations.insert(station, client);
+                }
+            }
             if named.addresses.insert(address, entry).is_none() {
                 self.entries += 1;
             }
@@ -173,6 +185,11 @@ impl State {
     ) -> impl Iterator<Item = (&DnsName, &Entry)> {
         let names = self.clients.get(&client).into_iter().flatten();
         names.filter_map(move |(name, named)| Some((name, named.addresses.get(&address)?)))
+    }
+
+    /// The client that has asked from this station, which it also sends from in the other family.
+    pub(crate) fn client_at(&self, station: Station) -> Option<IpAddr> {
+        self.stations.get(&station).copied()
     }
 
     /// The names that last opened the address for anybody, at most [`NAMES_MAX`].
@@ -284,5 +301,23 @@ mod tests {
         let of_client: Vec<_> = state.of_client_at(ip(3), ip(7)).map(|(name, _)| name.as_str()).collect();
         assert_eq!(of_client, ["n3.example"], "its own is found however many there are");
         assert_eq!(state.of_client_at(ip(3), ip(8)).count(), 0);
+    }
+
+    #[test]
+    fn a_client_is_found_by_its_station() {
+        let start = Instant::now();
+        let mut state = State::new(1000);
+        let station = |device| Station { device, hardware: [2, 0, 0, 0, 0, 1] };
+        let element = Element {
+            sender: Sender::Station(station(1)),
+            address: ip(7),
+            transport: exeat_model::Transport::Tcp,
+            ports: exeat_model::Port::HTTP.into(),
+        };
+        let entry = Entry { elements: vec![element], until: start + Duration::from_secs(600) };
+        state.note(ip(3), &name("a.example"), &Place::default(), [(ip(7), entry)]);
+        assert_eq!((state.client_at(station(1)), state.client_at(station(2))), (Some(ip(3)), None));
+        state.forget_ended(start + Duration::from_secs(601));
+        assert_eq!(state.client_at(station(1)), None, "what has ended says nothing of anybody");
     }
 }
