@@ -10,6 +10,9 @@ use anyhow::{Context, Result, bail};
 /// Seconds after which a client is stopped; `timeout` then ends with status 124.
 const LIMIT: &str = "60";
 
+/// Bytes of a client's output that are shown of one that prints without end.
+const SHOWN_BYTES: usize = 200;
+
 /// What a client did.
 #[derive(Debug)]
 pub struct Outcome {
@@ -68,12 +71,25 @@ impl Client {
     ///
     /// # Errors
     /// When it is not installed, or was stopped because it took too long.
-    pub fn run(mut self) -> Result<Outcome> {
+    pub fn run(self) -> Result<Outcome> {
+        self.run_and_show(usize::MAX)
+    }
+
+    /// The same for one that prints so much that only its beginning is worth showing.
+    ///
+    /// # Errors
+    /// As [`Client::run`].
+    pub fn run_quietly(self) -> Result<Outcome> {
+        self.run_and_show(SHOWN_BYTES)
+    }
+
+    fn run_and_show(mut self, bytes: usize) -> Result<Outcome> {
         let output = self.command.output().context("run `timeout` (package coreutils)")?;
+        let stdout = output.stdout.get(..bytes).unwrap_or(&output.stdout);
         // Test runners show this when the scenario fails, and on request: it is the transcript of what users see.
         let mut shown = std::io::stderr().lock();
         drop(writeln!(shown, "$ {}", self.shown));
-        drop(shown.write_all(&output.stdout).and_then(|()| shown.write_all(&output.stderr)));
+        drop(shown.write_all(stdout).and_then(|()| shown.write_all(&output.stderr)));
         drop(writeln!(shown, "[exit status {:?}]", output.status.code()));
         let outcome = Outcome {
             code: output.status.code().unwrap_or(-1),

@@ -86,7 +86,10 @@ pub fn scratch() -> PathBuf {
 }
 
 /// Shows `text` in place of the file at `path` in this mount namespace.
-fn replace(path: &str, text: &str) -> Result<()> {
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn replace(path: &str, text: &str) -> Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(scratch())?;
     file.write_all(text.as_bytes())?;
     fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
