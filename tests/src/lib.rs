@@ -11,6 +11,7 @@ pub mod dns;
 pub mod exeat;
 pub mod firewalled;
 pub mod fixture;
+pub mod gateway;
 pub mod haproxy;
 pub mod harness;
 pub mod hello;

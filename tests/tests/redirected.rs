@@ -1,13 +1,13 @@
 //! Connections that the kernel redirects to the proxy: clients that know of no proxy.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value gives null for what is not there")]
 
-use std::io::Write;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use exeat_tests::container::Container;
 use exeat_tests::dns::Entry;
 use exeat_tests::exeat::Exeat;
+use exeat_tests::gateway::{container, redirect};
 use exeat_tests::namespace::PROXY;
 use exeat_tests::raw::Raw;
 use exeat_tests::world::{GREETING, World};
@@ -21,6 +21,9 @@ fn main() -> ExitCode {
         a_name_has_an_address_of_its_own,
         names_of_one_address_are_told_apart,
         in_report_mode_every_name_can_be_connected_to,
+        a_client_reaches_the_addresses_that_it_was_told,
+        names_of_one_address_are_told_apart_by_what_they_say,
+        a_client_goes_on_with_the_address_that_it_has,
     ])
 }
 
@@ -36,33 +39,6 @@ deny = ["93.184.216.40"]
 addresses = ["10.97.1.2", "fd97:1::2"]
 policies = ["servers"]
 "#;
-
-/// Has the kernel redirect what comes in by any cable.
-fn redirect() -> Result<()> {
-    // Every address is local in this world, so what is ours is told by its network.
-    let rules = "table inet world {
-        chain redirected { type nat hook prerouting priority dstnat;
-            iifname \"cable*\" meta l4proto { tcp, udp } th dport 53 redirect to :5353
-            iifname \"cable*\" ip daddr != 10.97.0.0/16 meta l4proto tcp redirect to :3141
-            iifname \"cable*\" ip6 daddr != fd97::/16 meta l4proto tcp redirect to :3142
-        }
-    }";
-    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn()?;
-    nft.stdin.take().context("stdin of nft")?.write_all(rules.as_bytes())?;
-    ensure!(nft.wait()?.success(), "nft (package nftables)");
-    Ok(())
-}
-
-/// A container with addresses of both families that sends everything to us.
-fn container(number: u8) -> Result<Container> {
-    let device = format!("cable{number}");
-    let at = |host: u8| [format!("10.97.{number}.{host}/24"), format!("fd97:{number}::{host}/64")];
-    let (ours, theirs) = (at(1), at(2));
-    let container = Container::with_cable(&device, &[&ours[0], &ours[1]], &[&theirs[0], &theirs[1]])?;
-    container.route_by(&format!("10.97.{number}.1"))?;
-    container.route_by(&format!("fd97:{number}::1"))?;
-    Ok(container)
-}
 
 fn decision(exeat: &mut Exeat, target: &str) -> Result<Value> {
     let is_it = |record: &Value| record["event"] == "decision" && record["target"] == target;
@@ -288,5 +264,132 @@ fn in_report_mode_every_name_can_be_connected_to() -> Result<()> {
     ensure!(outcome.code == 0 && outcome.out.starts_with("hello from www.example.net"), "{outcome:?}");
     let record = decision(&mut exeat, "www.example.net:80")?;
     ensure!(record["would_deny"] == "host_not_allowed" && record["verdict"] == "allow", "{record}");
+    exeat.stop()
+}
+
+/// A configuration in which names have their own addresses, with this policy for the first container.
+fn resolving_config(policy: &str) -> String {
+    virtual_config(policy).replace("mode = \"virtual\"\n", "")
+}
+
+/// What a client is refused, in any case: it resolves `host` as `address`, whatever the name server says.
+fn resolved_as(host: &str, port: u16, address: &str) -> String {
+    format!("{host}:{port}:{address}")
+}
+
+fn a_client_reaches_the_addresses_that_it_was_told() -> Result<()> {
+    let world = World::new()?;
+    redirect()?;
+    let (one, two) = (container(1)?, container(2)?);
+    let policy = "allow = [\"example.com\", \"*.example.org:22,80,443,5432\", \"93.184.216.38\"]";
+    let mut exeat = Exeat::serve(world.directory(), &resolving_config(policy), PROXY)?;
+    let home = world.directory();
+    for family in ["-4", "-6"] {
+        let secure = one.curl(home, &[family, "--cacert", &world.ca_file(), "https://example.com/"])?;
+        ensure!(secure.code == 0 && secure.out == "hello from example.com\n", "{secure:?}");
+        let plain = one.curl(home, &[family, "http://example.com/"])?;
+        ensure!(plain.code == 0 && plain.out == "hello from example.com\n", "{plain:?}");
+    }
+    // Whatever is spoken, and whoever speaks first.
+    for port in [22, 5432] {
+        ensure!(greeting(&one, &world, "db.example.org", port)? == GREETING.trim_end(), "port {port}");
+    }
+    ensure!(told(&one, &world, "db.example.org")?[0] == "93.184.216.35", "the name's own address");
+    let accepts = world.accepts();
+    for (case, client, host, port, want) in [
+        ("another port of a name", &one, "db.example.org", 25, "reset"),
+        ("an address that it was not told", &one, "93.184.216.36", 443, "reset"),
+        ("what another client was told", &two, "93.184.216.35", 443, "reset"),
+        ("a name that is not allowed", &one, "evil.test", 80, "no such name"),
+    ] {
+        let got = greeting(client, &world, host, port)?;
+        ensure!(got == want, "{case}: {got}");
+    }
+    let host = resolved_as("evil.test", 80, "93.184.216.66");
+    let refused = one.curl(home, &["-D", "-", "--resolve", &host, "http://evil.test/"])?;
+    ensure!(refused.out.starts_with("HTTP/1.1 403 "), "{refused:?}");
+    ensure!(refused.out.contains("x-deny-reason: ip_literal_not_allowed"), "{refused:?}");
+    ensure!(world.accepts() == accepts, "{:?}", world.reached());
+    // A rule for the address needs no name.
+    let web = one.curl(home, &["http://93.184.216.38/"])?;
+    ensure!(web.code == 0, "{web:?}");
+    for (target, reason) in
+        [("db.example.org:25", "port_not_allowed"), ("93.184.216.36:443", "ip_literal_not_allowed")]
+    {
+        let record = decision(&mut exeat, target)?;
+        ensure!(record["verdict"] == "deny" && record["reason"] == reason, "{target}: {record}");
+    }
+    let record = decision(&mut exeat, "db.example.org:22")?;
+    ensure!(record["rule"]["text"] == "*.example.org:22,80,443,5432", "{record}");
+    ensure!(record["address"] == "93.184.216.35:22" && record["method"] == "REDIRECT", "{record}");
+    exeat.stop()
+}
+
+fn names_of_one_address_are_told_apart_by_what_they_say() -> Result<()> {
+    let world = World::new()?;
+    redirect()?;
+    let one = container(1)?;
+    let shared = "93.184.216.50";
+    for name in ["allowed.example.net", "also.example.net", "partly.example.net", "refused.example.net"] {
+        world.dns.set(name, Entry::addresses(&[shared]));
+    }
+    let policy = "allow = [\"allowed.example.net:22,80,443\", \"also.example.net:22,80,443\", \"partly.example.net:6379\"]";
+    let mut exeat = Exeat::serve(world.directory(), &resolving_config(policy), PROXY)?;
+    let home = world.directory();
+    let get = |url: &str, more: &[&str]| one.curl(home, &[&["-k", url], more].concat());
+    // First with one name known for the address, then with two, then beside one that may not be reached that way.
+    for round in 0..3 {
+        for (scheme, port) in [("http", 80), ("https", 443)] {
+            let name = ["allowed", "also", "allowed"][round];
+            let outcome = get(&format!("{scheme}://{name}.example.net/"), &[])?;
+            ensure!(outcome.out == format!("hello from {name}.example.net\n"), "{round}: {outcome:?}");
+            let outcome = get(&format!("{scheme}://refused.example.net/"), &[])?;
+            ensure!(outcome.code == 6, "could not resolve: {outcome:?}");
+            for host in ["refused", "partly"] {
+                let resolve = resolved_as(&format!("{host}.example.net"), port, shared);
+                let url = format!("{scheme}://{host}.example.net/");
+                let outcome = get(&url, &["-D", "-", "--resolve", &resolve])?;
+                ensure!(outcome.code != 0 || outcome.out.contains("x-deny-reason: "), "{round}: {outcome:?}");
+            }
+        }
+        // Nothing in this tells one name from another: if one of them may not, none may.
+        let got = greeting(&one, &world, "allowed.example.net", 22)?;
+        ensure!(got == ["220 at your service", "220 at your service", "reset"][round], "{round}: {got}");
+        if round == 1 {
+            ensure!(greeting(&one, &world, "partly.example.net", 6379)? == "reset", "the others may not");
+        }
+    }
+    let records = exeat.audit_until("all are recorded", |records| {
+        let ended = |target: &str, reason: &str| {
+            records.iter().any(|record| record["target"] == target && record["reason"] == reason)
+        };
+        ended("allowed.example.net:443", "sni_mismatch")
+            && ended("allowed.example.net:80", "host_mismatch")
+            && ended("partly.example.net:443", "port_not_allowed")
+            && ended("partly.example.net:80", "port_not_allowed")
+            && ended("partly.example.net:22", "port_not_allowed")
+    })?;
+    for name in ["refused.example.net", "partly.example.net"] {
+        let is_let_through = |r: &&Value| r["verdict"] == "allow" && r["name"] == name && r["event"] != "dns";
+        ensure!(!records.iter().any(|record| is_let_through(&record)), "{name}");
+    }
+    exeat.stop()
+}
+
+fn a_client_goes_on_with_the_address_that_it_has() -> Result<()> {
+    let world = World::new()?;
+    redirect()?;
+    let one = container(1)?;
+    world.dns.set("www.example.net", Entry::addresses(&["93.184.216.50", "2606:2800:220:1::50"]));
+    let config = resolving_config("allow = [\"www.example.net\"]");
+    let mut exeat = Exeat::serve(world.directory(), &config, PROXY)?;
+    let home = world.directory();
+    let address = told(&one, &world, "www.example.net")?.swap_remove(0);
+    world.dns.set("www.example.net", Entry::addresses(&["93.184.216.51"]));
+    let resolve = resolved_as("www.example.net", 80, &address);
+    let outcome = one.curl(home, &["http://www.example.net/", "--resolve", &resolve])?;
+    ensure!(outcome.code == 0 && outcome.out == "hello from www.example.net\n", "{outcome:?}");
+    let record = decision(&mut exeat, "www.example.net:80")?;
+    ensure!(record["address"] == "93.184.216.50:80", "that one, and no other of the name: {record}");
     exeat.stop()
 }

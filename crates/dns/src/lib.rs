@@ -1,5 +1,6 @@
 //! Resolves names that the policy has already allowed.
 
+mod answers;
 mod cache;
 mod chain;
 mod combine;
@@ -11,6 +12,7 @@ mod surroundings;
 mod upstream;
 mod virtual_names;
 
+pub use answers::{Answers, Asker, Full};
 pub use chain::{ADDRESSES_MAX, CHAIN_MAX};
 pub use gate::{Gate, GateError, LIFETIME_MIN, NoGate, Opened, Opening};
 pub use resolve::{Answer, ResolveError, Resolver};

@@ -9,7 +9,7 @@ use anyhow::Context;
 use exeat_api::{Access, Admin, Order, Socket, SocketFile, Status};
 use exeat_audit::{AuditLog, AuditWriter, Sink};
 use exeat_cli::Source;
-use exeat_dns::{Gate, NoGate, Resolver, Server, VirtualNames};
+use exeat_dns::{Answers, Gate, NoGate, Resolver, Server, VirtualNames};
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
 use exeat_proxy::{Door, Parts, Proxy, Tls};
@@ -110,6 +110,7 @@ async fn serve(
     let resolver = Resolver::new(settings.resolver.clone()).context("cannot set up the resolver")?;
     let virtual_names =
         settings.dns.virtual_ranges.map(|ranges| Arc::new(VirtualNames::new(ranges, Instant::now())));
+    let answers = settings.answers_held().map(|hold| Arc::new(Answers::new(hold)));
     let proxy = Proxy::new(Parts {
         authenticator: Authenticator::new()?,
         resolver: resolver.clone(),
@@ -120,6 +121,7 @@ async fn serve(
         pac: settings.pac,
         proxy_protocol_from: settings.proxy_protocol_from.clone(),
         virtual_names: virtual_names.clone(),
+        answers: answers.clone(),
         snapshot: snapshot(loaded),
     })
     .context("cannot set up the proxy")?;
@@ -149,6 +151,7 @@ async fn serve(
         Some(firewall) => Arc::clone(firewall) as _,
         None => Arc::new(NoGate),
     };
+    let gate = answers.map_or(Arc::clone(&gate), |answers| answers.before(gate));
     let server =
         Server::new(settings.dns.server.clone(), resolver, proxy.surroundings(), gate, virtual_names);
     let dns = dns.into_iter().zip(&settings.dns.listen).map(|(listening, listener)| {

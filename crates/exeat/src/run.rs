@@ -103,6 +103,7 @@ impl Outside {
             pac: settings.pac,
             proxy_protocol_from: Vec::new(),
             virtual_names: names.clone(),
+            answers: None,
             snapshot: snapshot(loaded),
         })
         .context("cannot set up the proxy")?;

@@ -209,7 +209,12 @@ async fn allow(
 ) -> Result<(Admitted, Route), Refusal> {
     let values = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
     let (credentials, via) = (values(header::PROXY_AUTHORIZATION), values(header::VIA));
-    let ask = Ask { target: &forward.authority, credentials: Credentials::Fields(&credentials), via: &via };
+    let ask = Ask {
+        target: &forward.authority,
+        address: None,
+        credentials: Credentials::Fields(&credentials),
+        via: &via,
+    };
     let admitted = serve::admit(shared, trail, ask).await?;
     // Only now: whoever may not reach the host at all learns that, whatever the scheme.
     match forward.scheme {

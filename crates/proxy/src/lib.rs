@@ -1,5 +1,6 @@
 //! The forward proxy: listen, read, decide, dial, relay, record.
 
+mod answered;
 mod body;
 mod chunk;
 mod cited;

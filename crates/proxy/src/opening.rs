@@ -23,7 +23,7 @@ use crate::http_opening;
 use crate::limits::Limits;
 
 /// Bytes asked for in one read. One read of this size takes in nearly every opening.
-const READ_BYTES: usize = 4096;
+pub(crate) const READ_BYTES: usize = 4096;
 
 /// Beginnings of requests that a refusal in HTTP makes sense to.
 const HTTP_METHODS: [&[u8]; 7] = [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"PATCH ", b"OPTIONS "];
@@ -85,12 +85,7 @@ pub(crate) async fn read_opening(
     let mut scan = Scan::default();
     let mut bytes = early;
     loop {
-        let judgement = match rule.expect() {
-            Expect::Any => Judgement::Agreed,
-            Expect::Tls => judge_tls(&bytes, rule, limits),
-            Expect::Http => http_opening::judge(&mut scan, &bytes, rule, asked, limits),
-        };
-        match judgement {
+        match judge(rule, asked, &mut scan, &bytes, limits) {
             Judgement::Agreed => return Opening::Agreed(bytes),
             Judgement::Refused(reason) => return refused(reason, &bytes),
             Judgement::ReadMore => {}
@@ -102,6 +97,21 @@ pub(crate) async fn read_opening(
             Ok(Err(error)) => return Opening::ClientGone(Some(error)),
             Ok(Ok(_)) => {}
         }
+    }
+}
+
+/// Judges the first bytes of a tunnel to `asked`. `scan` remembers what it has seen of the same bytes before.
+pub(crate) fn judge(
+    rule: &OpeningRule,
+    asked: &Authority,
+    scan: &mut Scan,
+    bytes: &[u8],
+    limits: &Limits,
+) -> Judgement {
+    match rule.expect() {
+        Expect::Any => Judgement::Agreed,
+        Expect::Tls => judge_tls(bytes, rule, limits),
+        Expect::Http => http_opening::judge(scan, bytes, rule, asked, limits),
     }
 }
 

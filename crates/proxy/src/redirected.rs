@@ -1,10 +1,10 @@
 //! Connections that the kernel redirects here (nftables `redirect` and `tproxy`): the client meant to reach somebody else,
 //! and says nothing to a proxy. Where it wanted to go is the target: the name that its address stands for
-//! ([`VirtualNames`](exeat_dns::VirtualNames)), or else the address itself. From there on [`tunnel`] does what it does for
-//! a CONNECT.
+//! ([`VirtualNames`](exeat_dns::VirtualNames)), one that the client was told the address for ([`answered`]), or else the
+//! address itself. From there on [`tunnel`] does what it does for a CONNECT.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,6 +18,7 @@ use socket2::SockRef;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
+    answered,
     chunk::{CHUNK_BYTES, read_chunk},
     client::Client,
     client_stream::ClientStream,
@@ -54,31 +55,56 @@ pub(crate) fn original_destination(stream: &TcpStream) -> std::io::Result<Socket
 }
 
 /// Serves a redirected `client`, whose `local` address is where it meant to go, until its tunnel is open.
-pub(crate) async fn serve(shared: &Arc<Shared>, client: Client, stream: ClientStream) -> Option<Relaying> {
+pub(crate) async fn serve(
+    shared: &Arc<Shared>,
+    client: Client,
+    mut stream: ClientStream,
+) -> Option<Relaying> {
     let meant = client.local;
     let mut trail = Trail::new(shared.next_request_id(), &client, METHOD, Target::Bytes(b""));
     let literal =
         Port::new(meant.port()).map(|port| Authority { host: Host::Address(meant.ip().into()), port });
     let Some(literal) = literal else {
         let refusal = serve::refuse(&mut trail, Reason::RequestMalformed, None);
-        refuse(shared, stream, &trail, &refusal).await;
+        refuse(shared, stream, &[], &trail, &refusal).await;
         return None;
     };
     trail.note_target(Target::Authority(&literal, ""));
-    let target = match named(shared, &mut trail, literal) {
+    let ip = meant.ip().to_canonical();
+    let mut early = BytesMut::new();
+    let found = match &shared.answers {
+        Some(answers) => {
+            Box::pin(answered::meant(shared, answers, &mut stream, &mut early, &mut trail, literal)).await
+        }
+        None => named(shared, &mut trail, literal),
+    };
+    let target = match found {
         Ok(target) => target,
         Err(refusal) => {
-            refuse(shared, stream, &trail, &refusal).await;
+            refuse(shared, stream, &early, &trail, &refusal).await;
             return None;
         }
     };
     trail.note_target(Target::Authority(&target, ""));
-    let ask = Ask { target: &target, credentials: Credentials::Fields(&[]), via: &[] };
-    let mut early = BytesMut::new();
+    let address = shared.answers.is_some().then_some(ip);
+    let ask = Ask { target: &target, address, credentials: Credentials::Fields(&[]), via: &[] };
+    let asker =
+        trail.principal().map(|principal| (trail.source().ip().to_canonical(), principal.name.clone()));
     match tunnel::serve(shared, stream, &mut early, trail, ask, Form::Redirected).await {
-        Asked::Open(relaying) => Some(relaying),
+        Asked::Open(relaying) => Some(held(shared, relaying, asker.zip(address))),
         Asked::Again(_) | Asked::Over => None,
     }
+}
+
+/// Has a tunnel that ends leave its name known for a while, however long it lasted: its client may connect again.
+fn held(shared: &Shared, relaying: Relaying, of: Option<((IpAddr, Arc<str>), IpAddr)>) -> Relaying {
+    let (Some(answers), Some(((client, principal), address))) = (shared.answers.clone(), of) else {
+        return relaying;
+    };
+    Box::pin(async move {
+        relaying.await;
+        answered::hold(&answers, (client, &principal), address);
+    })
 }
 
 /// Returns what the client asks for: by name, if the address stands for one. Whoever nobody knows gets the address, and is
@@ -108,13 +134,25 @@ fn named(shared: &Shared, trail: &mut Trail, literal: Authority) -> Result<Autho
 
 /// Ends a refused connection: with the answer of a proxy if the client speaks HTTP, else with a reset. Neither is a
 /// challenge: the client does not know that there is a proxy, and has no credentials for it.
-pub(crate) async fn refuse(shared: &Shared, mut stream: ClientStream, trail: &Trail, refusal: &Refusal) {
+///
+/// `early` is what it has said already.
+pub(crate) async fn refuse(
+    shared: &Shared,
+    mut stream: ClientStream,
+    early: &[u8],
+    trail: &Trail,
+    refusal: &Refusal,
+) {
     // It stands whether or not it can be recorded.
     shared.note(trail.record(Event::Decision, None));
-    let is_for_http = trail.client().local.port() == Port::HTTP.get();
-    let patience = if is_for_http { FIRST_WORDS_OF_HTTP } else { FIRST_WORDS };
-    let first = timeout(patience, read_chunk(&mut stream, CHUNK_BYTES)).await;
-    let is_http = matches!(&first, Ok(Ok(chunk)) if begins_like_http(chunk.bytes()));
+    let is_http = if early.is_empty() {
+        let is_for_http = trail.client().local.port() == Port::HTTP.get();
+        let patience = if is_for_http { FIRST_WORDS_OF_HTTP } else { FIRST_WORDS };
+        let first = timeout(patience, read_chunk(&mut stream, CHUNK_BYTES)).await;
+        matches!(&first, Ok(Ok(chunk)) if begins_like_http(chunk.bytes()))
+    } else {
+        begins_like_http(early)
+    };
     if !is_http {
         stream.reset();
         return;

@@ -14,8 +14,8 @@ use exeat_dns::ResolveError;
 use exeat_identity::{AuthnError, Claimed, Offered, Principal, Turn};
 use exeat_model::{Authority, Host, Transport};
 use exeat_policy::{
-    Allowed, Denial, EgressRequest, Reason, Resolve, RuleId, Verdict, decide, permit, permit_via,
-    smallest_entry,
+    Allowed, Denial, EgressRequest, OpeningRule, Reason, Resolve, RuleId, Verdict, decide, permit,
+    permit_via, smallest_entry,
 };
 
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     meter::Meter,
     respond::Refusal,
     route::{self, Route},
-    shared::{Current, Shared},
+    shared::{Current, Shared, Snapshot},
     trail::Trail,
 };
 
@@ -35,6 +35,7 @@ pub(crate) struct Admitted {
     /// Who asked.
     pub(crate) principal: Arc<Principal>,
     target: Authority,
+    address: Option<IpAddr>,
     allowed: Allowed,
     /// The `Via` values of the client, joined (RFC 9110 §5.3).
     via: Vec<u8>,
@@ -44,6 +45,8 @@ pub(crate) struct Admitted {
 pub(crate) struct Ask<'a> {
     /// The canonical target.
     pub(crate) target: &'a Authority,
+    /// The address that it was given for the name, where a client connects to that by itself: no other is dialled.
+    pub(crate) address: Option<IpAddr>,
     /// What is to prove who asks.
     pub(crate) credentials: Credentials<'a>,
     /// Every `Via` value.
@@ -89,9 +92,40 @@ pub(crate) async fn admit(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> R
         Verdict::Allow(allowed) => {
             trail.note_allow(&current, allowed.rules().first().copied(), None);
             let via = ask.via.join(&b", "[..]);
-            Ok(Admitted { target: ask.target.clone(), principal, allowed, via, current })
+            Ok(Admitted {
+                target: ask.target.clone(),
+                address: ask.address,
+                principal,
+                allowed,
+                via,
+                current,
+            })
         }
         Verdict::Deny(denial) => Err(deny(&current, trail, &request, denial, &[])),
+    }
+}
+
+/// Returns what must open a connection of `principal` to `target` at `ip`, for those who do not know yet which of several
+/// targets is meant. Nothing is permitted by that, and nobody is told.
+///
+/// # Errors
+/// Why it would be refused.
+pub(crate) fn opening_at(
+    snapshot: &Snapshot,
+    principal: &Principal,
+    target: &Authority,
+    ip: IpAddr,
+) -> Result<OpeningRule, Denial> {
+    let policy = &snapshot.policy;
+    let request = EgressRequest { bound: &principal.bound, target, transport: Transport::Tcp };
+    match decide(policy, &request) {
+        Verdict::Deny(denial) => Err(denial),
+        Verdict::Allow(allowed) if allowed.way().is_none() => {
+            permit(policy, &request, &allowed, &[ip]).map(|permit| permit.opening().clone())
+        }
+        Verdict::Allow(allowed) => {
+            permit_via(policy, &request, &allowed, &[ip]).map(|permit| permit.opening().clone())
+        }
     }
 }
 
@@ -256,14 +290,15 @@ impl Admitted {
 
     /// Resolves the name, or takes the literal.
     async fn addresses(&self, shared: &Shared, trail: &mut Trail) -> Result<Arc<[IpAddr]>, Refusal> {
-        match &self.target.host {
-            Host::Name(name) => {
+        match (&self.target.host, self.address) {
+            (Host::Name(_), Some(address)) => Ok(Arc::from([address])),
+            (Host::Name(name), None) => {
                 let started = Instant::now();
                 let resolved = shared.resolver.resolve(name).await;
                 shared.metrics.note_resolved(&resolved, started.elapsed());
                 Ok(resolved.map_err(|error| self.unresolved(trail, &error))?.addrs)
             }
-            Host::Address(ip) => Ok(Arc::from([ip.get()])),
+            (Host::Address(ip), _) => Ok(Arc::from([ip.get()])),
         }
     }
 

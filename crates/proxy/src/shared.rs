@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use exeat_audit::{AuditLog, AuditUnavailable, Event, Record};
-use exeat_dns::{Resolver, VirtualNames};
+use exeat_dns::{Answers, Resolver, VirtualNames};
 use exeat_identity::{
     Accepted, Authenticator, Certificates, Clients, Defence, Issuers, Peer, Principal, Proof, Shown,
     TokenFacts, Workloads,
@@ -159,6 +159,8 @@ pub struct Parts {
     pub proxy_protocol_from: Vec<IpBlock>,
     /// The addresses that stand for names on redirected connections, if there are any.
     pub virtual_names: Option<Arc<VirtualNames>>,
+    /// What clients were told of names, if redirected connections are judged by that.
+    pub answers: Option<Arc<Answers>>,
 }
 
 /// What all connections share.
@@ -181,6 +183,7 @@ pub(crate) struct Shared {
     pub(crate) resources: Resources,
     pub(crate) proxy_protocol_from: Vec<IpBlock>,
     pub(crate) virtual_names: Option<Arc<VirtualNames>>,
+    pub(crate) answers: Option<Arc<Answers>>,
     /// This instance's name in `Via` and `Proxy-Status`: random, so that a loop through it is told from a chain of
     /// instances.
     pub(crate) instance: String,
@@ -220,6 +223,7 @@ impl Shared {
             resources: Resources { pac: parts.pac },
             proxy_protocol_from: parts.proxy_protocol_from,
             virtual_names: parts.virtual_names,
+            answers: parts.answers,
             instance: format!("exeat-{:08x}", getrandom::u32()?),
             requests: AtomicU64::new(0),
             flows: Arc::new(Flows::new()),

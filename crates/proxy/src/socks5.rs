@@ -123,7 +123,12 @@ impl Session<'_> {
         match target {
             Ok(target) => {
                 let Self { shared, stream, mut reader, trail } = self;
-                let ask = Ask { target: &target, credentials: credentials(login.as_ref()), via: &[] };
+                let ask = Ask {
+                    target: &target,
+                    address: None,
+                    credentials: credentials(login.as_ref()),
+                    via: &[],
+                };
                 // A SOCKS connection carries one request.
                 match tunnel::serve(shared, stream, reader.buffered(), trail, ask, Form::Socks5).await {
                     Asked::Open(relaying) => Some(relaying),

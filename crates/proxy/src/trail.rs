@@ -111,6 +111,11 @@ impl Trail {
         self.principal.as_ref().map(|principal| &*principal.name)
     }
 
+    /// Who asks, once that is known.
+    pub(crate) const fn principal(&self) -> Option<&Arc<Principal>> {
+        self.principal.as_ref()
+    }
+
     /// Notes the workload that the connection comes from, by what decides.
     pub(crate) fn note_workload(&mut self, peer: &Peer<'_>) {
         self.workload = peer.workload().map(|workload| Arc::clone(&workload.principal().name));

@@ -88,7 +88,7 @@ pub(crate) async fn run(
     let trail = Trail::new(shared.next_request_id(), client, &head.method, asked);
     let fields: Vec<&[u8]> = head.proxy_authorization.iter().map(Vec::as_slice).collect();
     let via: Vec<&[u8]> = head.via.iter().map(Vec::as_slice).collect();
-    let ask = Ask { target, credentials: Credentials::Fields(&fields), via: &via };
+    let ask = Ask { target, address: None, credentials: Credentials::Fields(&fields), via: &via };
     let form = Form::Connect { may_retry: head.is_persistent && reader.buffered().is_empty() };
     serve(shared, stream, reader.buffered(), trail, ask, form).await
 }
@@ -106,7 +106,7 @@ pub(crate) async fn serve(
     // Each phase is on the heap, so that a tunnel which is open takes no room for how it came to be.
     let ready = match Box::pin(begin(shared, &mut trail, ask, form)).await {
         Ok(ready) => ready,
-        Err(refusal) => return Box::pin(refuse(shared, stream, &mut trail, &refusal, form)).await,
+        Err(refusal) => return Box::pin(refuse(shared, stream, early, &mut trail, &refusal, form)).await,
     };
     if linger::say(&mut stream, &form.established(&ready.dialled), &shared.limits).await {
         let relaying = Box::pin(open(shared, stream, early.split(), target, ready, trail)).await;
@@ -191,6 +191,7 @@ async fn record_allow(
 async fn refuse(
     shared: &Shared,
     mut stream: ClientStream,
+    early: &[u8],
     trail: &mut Trail,
     refusal: &Refusal,
     form: Form,
@@ -202,7 +203,7 @@ async fn refuse(
             return Asked::Over;
         }
         Form::Redirected => {
-            redirected::refuse(shared, stream, trail, refusal).await;
+            redirected::refuse(shared, stream, early, trail, refusal).await;
             return Asked::Over;
         }
     };

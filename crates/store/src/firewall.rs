@@ -15,7 +15,7 @@ use crate::settings::{DnsSettings, FirewallSettings};
 const LIFETIME: RangeInclusive<Duration> = LIFETIME_MIN..=Duration::from_secs(7 * 24 * 3600);
 
 /// The default: three times the least, so that hourly pauses of a busy client matter little and addresses do not pile up.
-const LIFETIME_DEFAULT: Duration = Duration::from_secs(30 * 60);
+pub(crate) const LIFETIME_DEFAULT: Duration = Duration::from_secs(30 * 60);
 
 /// Elements of one set of the kernel. A few would be full at once; a million takes the kernel 300 MB.
 const ELEMENTS: RangeInclusive<u64> = 1024..=1_048_576;

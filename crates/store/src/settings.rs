@@ -14,6 +14,7 @@ use exeat_policy::PolicySet;
 use exeat_proxy::{Hops, KeySource, Limits, TlsFiles};
 
 use crate::Report;
+use crate::firewall;
 use crate::written::Written;
 
 /// Where the proxy listens unless told otherwise: loopback, and the port that Squid made customary.
@@ -53,6 +54,18 @@ pub struct Settings {
     pub state: Option<PathBuf>,
     /// Where operators see and steer the proxy.
     pub api: ApiSettings,
+}
+
+impl Settings {
+    /// How long what a client was told of a name counts on redirected connections after its last use: as long as it does in
+    /// the kernel. `None` if there are no such connections, or none that is known by what was told.
+    #[must_use]
+    pub fn answers_held(&self) -> Option<Duration> {
+        let is_redirected = self.listen.iter().any(|listener| listener.is_redirected);
+        let is_asked = !self.dns.listen.is_empty() && self.dns.virtual_ranges.is_none();
+        let held = self.firewall.as_ref().map_or(firewall::LIFETIME_DEFAULT, |firewall| firewall.lifetime);
+        (is_redirected && is_asked).then_some(held)
+    }
 }
 
 /// Whose packets the kernel holds to the policy, and how.

@@ -15,6 +15,15 @@ pub(crate) enum Spoken {
 }
 
 impl Spoken {
+    /// Whether it speaks for `host`.
+    pub(crate) fn is_for(&self, host: &Host) -> bool {
+        match (self, host) {
+            (Self::Tls(Some(name)), Host::Name(asked)) => name == asked,
+            (Self::Http(said), _) => said == host,
+            (Self::Tls(_) | Self::Unknown, _) => false,
+        }
+    }
+
     /// Whether this is what `rule` wants of a flow to `target`. What could not be told satisfies no rule
     /// that wants something.
     pub(crate) fn satisfies(&self, rule: &OpeningRule, target: &Authority) -> bool {

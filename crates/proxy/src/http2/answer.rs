@@ -160,7 +160,7 @@ async fn tunnel(
     let mut trail = Trail::new(shared.next_request_id(), client, parts.method.as_str(), asked);
     let values = |name| parts.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
     let (credentials, via) = (values(header::PROXY_AUTHORIZATION), values(header::VIA));
-    let ask = Ask { target, credentials: Credentials::Fields(&credentials), via: &via };
+    let ask = Ask { target, address: None, credentials: Credentials::Fields(&credentials), via: &via };
     let form = Form::Connect { may_retry: false };
     let ready = match tunnel::begin(shared, &mut trail, ask, form).await {
         Ok(ready) => ready,

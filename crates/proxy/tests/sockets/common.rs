@@ -121,6 +121,7 @@ impl World {
         });
         let proxy = Proxy::new(Parts {
             virtual_names: None,
+            answers: None,
             snapshot: snapshot(&setup),
             authenticator: Authenticator::new().unwrap(),
             resolver: resolver.unwrap(),
