@@ -89,7 +89,7 @@ pub fn scratch() -> PathBuf {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub(crate) fn replace(path: &str, text: &str) -> Result<()> {
+pub fn replace(path: &str, text: &str) -> Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(scratch())?;
     file.write_all(text.as_bytes())?;
     fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
