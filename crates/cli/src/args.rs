@@ -12,12 +12,14 @@ use exeat_policy::Label;
 mod firewall;
 mod generate;
 mod policy;
+mod selftest;
 mod token;
 
 pub(crate) use firewall::FirewallAttachArgs;
 pub(crate) use firewall::{FirewallCommand, FirewallShowArgs, FirewallWhyArgs};
 pub(crate) use generate::{GenerateArgs, GenerateCommand, KubernetesArgs};
 pub(crate) use policy::{PolicyCommand, PolicyDiffArgs, PutArgs, PutHow, RevisionsArgs, RollbackArgs};
+pub(crate) use selftest::SelftestArgs;
 pub(crate) use token::{IssueArgs, KeygenArgs, RevocationsArgs, RevokeArgs, TokenCommand};
 
 /// Controls what workloads may reach outside themselves.
@@ -50,6 +52,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Run a command whose only way out is the proxy
     Run(RunArgs),
+    /// Try every way out of a sandbox on this host, and say what came of it
+    Selftest(SelftestArgs),
     /// Check a configuration and print every problem with its place and its correction
     Check(CheckArgs),
     /// Say whether a client may reach a URL, which rule decides, and what would allow it

@@ -6,7 +6,7 @@
 //! wants the command run, the *launcher* (`launch.rs`), is in `wire.rs`.
 //!
 //! Each step either succeeds or ends it all: [`Failure`] says which, and what to do about it.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod environment;
 mod failure;
@@ -19,6 +19,7 @@ mod plan;
 mod privileges;
 mod redirect;
 mod run_as;
+pub mod selftest;
 mod signals;
 mod stage;
 mod syscalls;
@@ -34,14 +35,16 @@ pub use wire::Ended;
 
 use std::process::ExitCode;
 
-/// Runs the stage or init if that is what this process was started as. Call it before anything else: both need the process to
-/// have one thread.
+/// Runs the stage, init or an attempt of the self-test if that is what this process was started as. Call it before anything
+/// else: they need the process to have one thread.
 #[must_use]
 pub fn run_if_inside() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
     match args.next()?.to_str()? {
         launch::STAGE => Some(stage::run(args.collect())),
         stage::INIT => Some(init::run(args.collect())),
+        selftest::ATTEMPTS => Some(selftest::run_all(&args.collect::<Vec<_>>())),
+        selftest::ATTEMPT => Some(selftest::run_one(&args.collect::<Vec<_>>())),
         _ => None,
     }
 }

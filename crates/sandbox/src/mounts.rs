@@ -26,6 +26,10 @@ const RUN: &str = "/run";
 /// Devices by which a user may speak to a network past every namespace: remote memory access, and what is plugged in.
 const DEVICE_FOLDERS: [&str; 2] = ["/dev/infiniband", "/dev/bus/usb"];
 
+/// Where processes are put into groups. A user who owns some could end and stop processes outside with a file of theirs, and lift
+/// the limits of its own.
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
+
 /// The settings for names.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const NSSWITCH: &str = "/etc/nsswitch.conf";
@@ -45,7 +49,7 @@ pub(crate) fn arrange(order: &Order, table: File) -> Result<(), Failure> {
     let kept = keep(&order.sockets)?;
     mount_proc().during(Step::Proc)?;
     let folders = SOCKET_FOLDERS.iter().chain(&DEVICE_FOLDERS).map(Path::new);
-    let folders = folders.chain(order.runtime_directory.as_deref());
+    let folders = folders.chain([Path::new(CONTROL_GROUPS)]).chain(order.runtime_directory.as_deref());
     for folder in folders {
         // One is often a link to the other.
         if folder != Path::new(RUN) && fs::canonicalize(folder).is_ok_and(|real| real.starts_with(RUN)) {

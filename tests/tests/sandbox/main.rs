@@ -19,6 +19,7 @@ mod command;
 mod escapes;
 mod files;
 mod refused;
+mod selftest;
 
 fn main() -> ExitCode {
     let mut scenarios = escapes::scenarios();
@@ -26,5 +27,6 @@ fn main() -> ExitCode {
     scenarios.extend(command::scenarios());
     scenarios.extend(clients::scenarios());
     scenarios.extend(refused::scenarios());
+    scenarios.extend(selftest::scenarios());
     harness::main(scenarios)
 }
