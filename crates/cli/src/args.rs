@@ -11,8 +11,10 @@ use exeat_policy::Label;
 
 mod firewall;
 mod generate;
+mod limits;
 mod policy;
 mod selftest;
+mod suggest;
 mod token;
 
 pub(crate) use firewall::FirewallAttachArgs;
@@ -20,6 +22,7 @@ pub(crate) use firewall::{FirewallCommand, FirewallShowArgs, FirewallWhyArgs};
 pub(crate) use generate::{GenerateArgs, GenerateCommand, KubernetesArgs};
 pub(crate) use policy::{PolicyCommand, PolicyDiffArgs, PutArgs, PutHow, RevisionsArgs, RollbackArgs};
 pub(crate) use selftest::SelftestArgs;
+pub(crate) use suggest::SuggestArgs;
 pub(crate) use token::{IssueArgs, KeygenArgs, RevocationsArgs, RevokeArgs, TokenCommand};
 
 /// Controls what workloads may reach outside themselves.
@@ -54,6 +57,8 @@ pub enum Command {
     Run(RunArgs),
     /// Try every way out of a sandbox on this host, and say what came of it
     Selftest(SelftestArgs),
+    /// Print the smallest policy for what runs have reached
+    Suggest(SuggestArgs),
     /// Check a configuration and print every problem with its place and its correction
     Check(CheckArgs),
     /// Say whether a client may reach a URL, which rule decides, and what would allow it
@@ -144,7 +149,7 @@ pub struct ServeArgs {
                         makes goes to the proxy, and sockets of the host are out of its sight. Nothing needs to be set up, and\n\
                         nobody needs to be root. As root, name a user with --user.\n\n\
                         Exit status: the command's; 128 and the number of the signal that ended it; 127 there is no such\n\
-                        command, 126 it cannot be run, 125 it was not run for another reason.\n\n\
+                        command, 126 it cannot be run, 125 it was not run for another reason, 124 its --timeout was over.\n\n\
                         Examples:\n  \
                         exeat run --allow example.com -- curl https://example.com/\n  \
                         exeat run --allow '*.example.org' --audit audit.jsonl -- ./build.sh\n  \
@@ -185,12 +190,18 @@ pub struct RunArgs {
     /// A file or directory that the command may not write; repeatable
     #[arg(long = "ro", value_name = "PATH")]
     pub read_only: Vec<PathBuf>,
+    /// A file or directory that it may write though one above it is --ro or --hide, or it is protected by itself; repeatable
+    #[arg(long = "rw", value_name = "PATH")]
+    pub writable: Vec<PathBuf>,
     /// A file or directory that is empty for the command; repeatable
     #[arg(long, value_name = "PATH")]
     pub hide: Vec<PathBuf>,
     /// A unix socket of the host that the command may connect to; repeatable
     #[arg(long, value_name = "PATH")]
     pub socket: Vec<PathBuf>,
+    /// What it may use of the machine.
+    #[command(flatten)]
+    pub limits: limits::LimitArgs,
     /// The command and its arguments
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
     pub command: Vec<OsString>,

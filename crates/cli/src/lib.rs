@@ -57,6 +57,7 @@ pub fn run() -> Next {
         Command::Firewall(command) => exit(commands::firewall::run(&command)),
         Command::Run(args) => Next::Run(Run::from_args(args)),
         Command::Selftest(args) => exit(commands::selftest::run(&args)),
+        Command::Suggest(args) => exit(commands::suggest::run(&args)),
         Command::Check(args) => exit(commands::check::run(&args)),
         Command::Explain(args) => exit(commands::explain::run(&args)),
         Command::Reload(args) => exit(commands::reload::run(&args)),

@@ -13,7 +13,7 @@ use exeat_dns::{NoGate, Ranges, Resolver, Server, VirtualNames};
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
 use exeat_proxy::{Door, Limits, Parts, Proxy};
-use exeat_sandbox::{Ended, Failure, Held, NAMES, PROXY, REDIRECTED, Sandbox, Sockets};
+use exeat_sandbox::{Failure, Held, NAMES, PROXY, REDIRECTED, Sandbox, Sockets};
 use exeat_store::{Loaded, Options};
 use tokio::runtime::{Builder, Runtime};
 
@@ -58,7 +58,7 @@ pub(crate) fn run(command: &Run) -> ExitCode {
 }
 
 fn confined(command: &Run, loaded: Loaded) -> anyhow::Result<ExitCode> {
-    let plan = command.plan()?;
+    let plan = command.plan(&loaded)?;
     let (sandbox, sockets) = Sandbox::prepare(&plan)?;
     // Before there is another thread.
     let mut signals = Held::hold().context("cannot hold signals")?;
@@ -71,7 +71,7 @@ fn confined(command: &Run, loaded: Loaded) -> anyhow::Result<ExitCode> {
     let ended = sandbox.start().and_then(|()| sandbox.wait(&mut signals, LOOK_AGAIN, look));
     let summary = outside.stop();
     log.finish(LOG_FLUSH_TIMEOUT);
-    Ok(command.conclude(&summary, ended.map(Ended::status)?).into())
+    Ok(command.conclude(summary, &ended?).into())
 }
 
 /// The proxy of one command.

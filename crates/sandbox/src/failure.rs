@@ -15,6 +15,8 @@ pub enum Step {
     Talk,
     /// Closing what was inherited.
     Descriptors,
+    /// Limiting what the command uses.
+    Limits,
     /// Making the namespaces.
     Namespaces,
     /// Mapping the user into its namespace.
@@ -52,6 +54,7 @@ impl Step {
             Self::Start => "cannot start the sandbox",
             Self::Talk => "cannot speak to the sandbox",
             Self::Descriptors => "cannot close inherited descriptors",
+            Self::Limits => "cannot limit what the command uses",
             Self::Namespaces => "cannot make namespaces",
             Self::Mapping => "cannot map the user into its namespace",
             Self::Become => "cannot become the user",
@@ -86,6 +89,7 @@ impl Step {
             | Self::Start
             | Self::Talk
             | Self::Descriptors
+            | Self::Limits
             | Self::Become
             | Self::Network
             | Self::Listen
@@ -114,6 +118,10 @@ pub struct Failure {
 
 /// The exit status for failures of the sandbox itself, as `env`, `timeout` and container engines have it.
 pub(crate) const STATUS_OURS: u8 = 125;
+
+/// Those of shells for a command that cannot be run, and for one that is not there.
+pub(crate) const STATUS_UNUSABLE: u8 = 126;
+pub(crate) const STATUS_MISSING: u8 = 127;
 
 impl Failure {
     pub(crate) fn new(step: Step, cause: impl Display) -> Self {

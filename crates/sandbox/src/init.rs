@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ExitCode, Stdio};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -15,14 +15,10 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior, set_parent_process_death_signal};
 
-use crate::failure::{During, Failure, STATUS_OURS, Step};
+use crate::failure::{During, Failure, STATUS_MISSING, STATUS_OURS, STATUS_UNUSABLE, Step};
 use crate::signals::Held;
 use crate::wire::{Channel, Ended, Order, ToInside, ToLauncher};
-use crate::{mounts, privileges, syscalls};
-
-/// The exit statuses of shells for a command that cannot be run, and for one that is not there.
-const STATUS_UNUSABLE: u8 = 126;
-const STATUS_MISSING: u8 = 127;
+use crate::{limited, mounts, privileges, syscalls};
 
 /// Does init's part for `command`.
 pub(crate) fn run(command: Vec<OsString>) -> ExitCode {
@@ -70,8 +66,8 @@ fn start(command: &[OsString], order: &Order, stdin: OwnedFd) -> Result<Child, F
     let Some((program, args)) = command.split_first() else {
         return Err(Failure::new(Step::Command, "there is none"));
     };
-    let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::from(stdin));
+    let mut command = limited::command(&order.limits, program, args).during(Step::Limits)?;
+    command.stdin(Stdio::from(stdin));
     for (name, value) in &order.environment {
         match value {
             Some(value) => command.env(name, value),

@@ -6,13 +6,15 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, fstat};
 
 use crate::environment;
 use crate::failure::{During, Failure, Step};
+use crate::groups::Groups;
+use crate::limits::Exceeded;
 use crate::names;
 use crate::plan::Plan;
 use crate::signals::Held;
@@ -53,7 +55,33 @@ impl Sockets {
 pub struct Sandbox {
     stage: Child,
     channel: Channel,
+    time: Option<Duration>,
+    /// After the stage, whose end empties them.
+    groups: Option<Groups>,
 }
+
+/// How a command ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Outcome {
+    /// By what.
+    pub ended: Ended,
+    /// The limits that it has run into.
+    pub exceeded: Vec<Exceeded>,
+}
+
+impl Outcome {
+    /// The exit status that says so to a shell: as that of `timeout` if its time was over, else its own.
+    #[must_use]
+    pub fn status(&self) -> u8 {
+        if self.exceeded.contains(&Exceeded::Time) { STATUS_TIME } else { self.ended.status() }
+    }
+}
+
+/// What `timeout` ends with.
+const STATUS_TIME: u8 = 124;
+
+/// How long a command that was told to end may take to.
+const END: Duration = Duration::from_secs(5);
 
 impl Sandbox {
     /// Makes it all but for the command, which does not run yet, and returns the sockets to serve.
@@ -69,7 +97,12 @@ impl Sandbox {
             .stdin(Stdio::from(theirs))
             .spawn()
             .during(Step::Start)?;
-        let sandbox = Self { stage, channel };
+        let mut sandbox = Self { stage, channel, time: plan.limits.time, groups: None };
+        if plan.limits.needs_groups() {
+            let groups = sandbox.groups.insert(Groups::make(&plan.limits)?);
+            // It waits for a word of ours: whatever it starts is in them, too.
+            groups.take_in(sandbox.stage.id())?;
+        }
         sandbox.say(&ToInside::Setup(plan.user.setup.clone()))?;
         sandbox.expect(|said| matches!(said, ToLauncher::Unshared))?;
         sandbox.map_user(plan)?;
@@ -91,15 +124,43 @@ impl Sandbox {
         self.expect(|said| matches!(said, ToLauncher::Started)).map(drop)
     }
 
-    /// Waits for its end, passes on the signals that come meanwhile, and calls `look` at least this `often`.
+    /// Waits for its end, passes on the signals that come meanwhile, and calls `look` at least this `often`. When its time is
+    /// over, it is told to end, and then made to.
     ///
     /// # Errors
     /// If the sandbox ends without a word.
-    pub fn wait(self, signals: &mut Held, often: Duration, look: impl Fn()) -> Result<Ended, Failure> {
-        let often = Timespec::try_from(often).during(Step::Talk)?;
+    pub fn wait(self, signals: &mut Held, often: Duration, look: impl Fn()) -> Result<Outcome, Failure> {
+        let mut deadline = Deadline::new(self.time);
+        let ended = self.wait_until(&mut deadline, signals, often, look);
+        let mut exceeded = self.groups.as_ref().map(Groups::exceeded).unwrap_or_default();
+        if deadline.is_over {
+            exceeded.push(Exceeded::Time);
+        }
+        match ended {
+            // Whoever takes what there is may take init along.
+            Err(_) if exceeded.contains(&Exceeded::Memory) => Ok(Outcome { ended: KILLED, exceeded }),
+            ended => Ok(Outcome { ended: ended?, exceeded }),
+        }
+    }
+
+    fn wait_until(
+        &self,
+        deadline: &mut Deadline,
+        signals: &mut Held,
+        often: Duration,
+        look: impl Fn(),
+    ) -> Result<Ended, Failure> {
         loop {
+            match deadline.reached() {
+                Some(true) => return Ok(KILLED),
+                // It may have ended by now.
+                Some(false) => drop(self.channel.send(&ToInside::Signal(libc::SIGTERM))),
+                None => {}
+            }
+            let patience = deadline.left().map_or(often, |left| left.min(often));
+            let patience = Timespec::try_from(patience).during(Step::Talk)?;
             let mut ready = [PollFd::new(&self.channel, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
-            match poll(&mut ready, Some(&often)) {
+            match poll(&mut ready, Some(&patience)) {
                 Ok(0) => look(),
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(Failure::new(Step::Talk, error)),
@@ -143,9 +204,12 @@ impl Sandbox {
             directory: plan.directory.clone(),
             environment,
             hidden: plan.hidden.clone(),
+            limits: plan.limits.of_processes(),
             read_only: names::protected(plan.user.home().as_deref(), &plan.directory)
                 .chain(plan.read_only.iter().cloned())
                 .collect(),
+            writable: plan.writable.clone(),
+            locked: plan.locked.clone(),
             sockets: plan.sockets.clone(),
             runtime_directory,
         });
@@ -171,6 +235,37 @@ impl Sandbox {
             Some(_) => Err(Failure::new(Step::Talk, "it said what makes no sense")),
             None => Err(Failure::new(Step::Talk, "it ended without a word")),
         }
+    }
+}
+
+/// How a command ended that was made to.
+const KILLED: Ended = Ended::Killed(libc::SIGKILL.to_le_bytes()[0]);
+
+/// When a command is told to end, and then when it is made to.
+struct Deadline {
+    next: Option<Instant>,
+    is_over: bool,
+}
+
+impl Deadline {
+    fn new(time: Option<Duration>) -> Self {
+        // More than the clock can count is no limit.
+        Self { next: time.and_then(|time| Instant::now().checked_add(time)), is_over: false }
+    }
+
+    fn left(&self) -> Option<Duration> {
+        self.next.map(|next| next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Says that it is reached, once for each: `Some(true)` if the command is to be made to end.
+    fn reached(&mut self) -> Option<bool> {
+        let now = Instant::now();
+        if self.next.is_none_or(|next| now < next) {
+            return None;
+        }
+        let was_over = std::mem::replace(&mut self.is_over, true);
+        self.next = now.checked_add(END);
+        Some(was_over)
     }
 }
 

@@ -10,8 +10,11 @@
 
 mod environment;
 mod failure;
+mod groups;
 mod init;
 mod launch;
+mod limited;
+mod limits;
 mod mounts;
 mod names;
 mod network;
@@ -26,7 +29,8 @@ mod syscalls;
 mod wire;
 
 pub use failure::{Failure, Step};
-pub use launch::{Sandbox, Sockets};
+pub use launch::{Outcome, Sandbox, Sockets};
+pub use limits::{Exceeded, LimitedBy, Limits};
 pub use network::{NAMES, PROXY, REDIRECTED};
 pub use plan::Plan;
 pub use run_as::RunAs;
@@ -43,6 +47,7 @@ pub fn run_if_inside() -> Option<ExitCode> {
     match args.next()?.to_str()? {
         launch::STAGE => Some(stage::run(args.collect())),
         stage::INIT => Some(init::run(args.collect())),
+        limited::LIMITED => Some(limited::run(&args.collect::<Vec<_>>())),
         selftest::ATTEMPTS => Some(selftest::run_all(&args.collect::<Vec<_>>())),
         selftest::ATTEMPT => Some(selftest::run_one(&args.collect::<Vec<_>>())),
         _ => None,

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, StatVfsMountFlags, statvfs};
+use rustix::fs::{CWD, FileType, StatVfsMountFlags, fstat, statvfs};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind,
     mount_bind_recursive, mount_change, mount_remount, move_mount, open_tree,
@@ -61,15 +61,37 @@ pub(crate) fn arrange(order: &Order, table: File) -> Result<(), Failure> {
         private_directory(folder).during_with(Step::Hide, folder.display())?;
     }
     own_memory().during_with(Step::Hide, "/dev/shm and /dev/mqueue")?;
+    hide_sockets(table)?;
+    // With the sockets in them already hidden, and nothing else.
+    let writable: Vec<_> = order.writable.iter().map(|path| hold(path)).collect::<Result<_, _>>()?;
     for path in &order.hidden {
         hide(path).during_with(Step::Hide, path.display())?;
     }
-    hide_sockets(table)?;
     settings.replace()?;
     for (path, socket) in kept {
         show(&path, &socket).during_with(Step::Hide, path.display())?;
     }
-    order.read_only.iter().try_for_each(|path| protect(path).during_with(Step::ReadOnly, path.display()))
+    let protect = |path: &PathBuf| protect(path).during_with(Step::ReadOnly, path.display());
+    order.read_only.iter().try_for_each(protect)?;
+    for (path, held) in &writable {
+        show(path, held).during_with(Step::ReadOnly, path.display())?;
+    }
+    // What lies below a writable directory was protected for a reason of its own.
+    let below = |path: &&PathBuf| {
+        let real = fs::canonicalize(path).ok();
+        real.is_some_and(|real| writable.iter().any(|(path, _)| real.starts_with(path) && real != *path))
+    };
+    order.read_only.iter().filter(below).try_for_each(protect)?;
+    order.locked.iter().try_for_each(protect)
+}
+
+/// Takes hold of what is at a path, with all that is mounted below it.
+fn hold(path: &Path) -> Result<(PathBuf, OwnedFd), Failure> {
+    let path = path.canonicalize().during_with(Step::ReadOnly, path.display())?;
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let held = open_tree(CWD, &path, flags).during_with(Step::ReadOnly, path.display())?;
+    Ok((path, held))
 }
 
 /// The kernel gives it only to those from whom no part of /proc is hidden.
@@ -163,10 +185,14 @@ fn keep(sockets: &[PathBuf]) -> Result<Vec<(PathBuf, OwnedFd)>, Failure> {
 /// Puts what was kept back to where it was.
 fn show(path: &Path, held: &OwnedFd) -> io::Result<()> {
     if fs::symlink_metadata(path).is_err() {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
+        if FileType::from_raw_mode(fstat(held)?.st_mode).is_dir() {
+            fs::create_dir_all(path)?;
+        } else {
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            File::create(path)?;
         }
-        File::create(path)?;
     }
     Ok(move_mount(held.as_fd(), "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }

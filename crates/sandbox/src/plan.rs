@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::limits::Limits;
 use crate::run_as::RunAs;
 
 /// A command and the limits around it.
@@ -18,6 +19,12 @@ pub struct Plan {
     pub hidden: Vec<PathBuf>,
     /// Files and directories that are read-only inside, beside those that always are.
     pub read_only: Vec<PathBuf>,
+    /// Files and directories that stay writable, whatever above them is read-only or hidden.
+    pub writable: Vec<PathBuf>,
+    /// Files that are read-only even there.
+    pub locked: Vec<PathBuf>,
     /// Unix sockets of the host that the command may connect to.
     pub sockets: Vec<PathBuf>,
+    /// How much it may use.
+    pub limits: Limits,
 }

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::limits::ProcessLimits;
 
 /// Bytes of a message. The largest is [`Order`], with its paths and variables; the kernel takes no more than some 200 KB.
 const MESSAGE_BYTES_MAX: usize = 192 * 1024;
@@ -75,10 +76,16 @@ pub(crate) struct Order {
     /// Directories that are empty inside, and files that are.
     pub(crate) hidden: Vec<PathBuf>,
     pub(crate) read_only: Vec<PathBuf>,
+    /// What stays writable, whatever above it is not.
+    pub(crate) writable: Vec<PathBuf>,
+    /// What is read-only even there.
+    pub(crate) locked: Vec<PathBuf>,
     /// Unix sockets of the host that stay in sight.
     pub(crate) sockets: Vec<PathBuf>,
     /// The directory for sockets and the like of the user's session, which is there but empty.
     pub(crate) runtime_directory: Option<PathBuf>,
+    /// What each of its processes is held to.
+    pub(crate) limits: ProcessLimits,
 }
 
 /// How the command ended.

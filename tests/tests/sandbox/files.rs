@@ -17,6 +17,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
     by_each_starter![
         sockets_of_the_host_are_out_of_sight,
         what_others_run_is_not_written,
+        some_of_it_can_be_opened_again,
         inherited_descriptors_are_closed,
         names_are_asked_of_nobody_outside,
     ]
@@ -97,6 +98,63 @@ fn what_others_run_is_not_written(starter: Starter) -> Result<()> {
     for file in kept {
         ensure!(fs::read_to_string(home.join(file))? == "before\n", "{starter:?}: {file}");
     }
+    Ok(())
+}
+
+fn some_of_it_can_be_opened_again(starter: Starter) -> Result<()> {
+    let world = World::new()?;
+    let home = world.directory();
+    let files = [
+        "ro/file",
+        "ro/rw/file",
+        "gone/file",
+        "gone/rw/file",
+        "rw/.git/hooks/hook",
+        "rw/file",
+        "policy.toml",
+    ];
+    for file in files {
+        let path = home.join(file);
+        let folder = path.parent().unwrap_or(home);
+        fs::create_dir_all(folder)?;
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o777))?;
+        fs::write(&path, "[proxy]\nanonymous = \"few\"\n[policy.few]\nallow = [\"example.com\"]\n")?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
+    }
+    let socket = listen(&home.join("ro/rw/daemon.sock"))?;
+    fs::write(home.join("connect.py"), CONNECT)?;
+    let script = format!(
+        "cd ..; for file in {}; do {{ echo '# after' >> $file; }} 2> /dev/null && echo $file; done;
+         /usr/bin/python3 connect.py ro/rw/daemon.sock",
+        files.join(" ")
+    );
+    let paths = ["--ro", "../ro", "--rw", "../ro/rw", "--hide", "../gone", "--rw", "../gone/rw"];
+    let own = ["--rw", "..", "--config", "../policy.toml", "-q"];
+    for (flags, want) in [
+        (&paths[..], "ro/rw/file\ngone/file\ngone/rw/file\nrw/file\npolicy.toml\n"),
+        // What is protected by itself stays so below what is writable.
+        (&own, "ro/file\nro/rw/file\ngone/file\ngone/rw/file\nrw/file\n"),
+        (
+            &["--rw", ".git/hooks"],
+            "ro/file\nro/rw/file\ngone/file\ngone/rw/file\nrw/.git/hooks/hook\nrw/file\npolicy.toml\n",
+        ),
+    ] {
+        let mut command = starter.command(home, flags, &["sh", "-c", &script])?;
+        let output = command.current_dir(home.join("rw")).output()?;
+        let out = String::from_utf8_lossy(&output.stdout);
+        let (written, connected) = out.split_at(want.len().min(out.len()));
+        ensure!(written == want, "{starter:?}: {flags:?}: {output:?}");
+        // Neither does a socket come back with what is around it.
+        ensure!(connected.trim() == "ConnectionRefusedError", "{starter:?}: {flags:?}: {output:?}");
+    }
+    ensure!(socket.accept().is_err(), "somebody came through");
+    // An earlier run could have made it.
+    std::os::unix::fs::symlink("ro", home.join("link"))?;
+    for link in ["link", "link/rw"] {
+        let refused = starter.run(home, &["--rw", link], &["true"])?;
+        ensure!(refused.code == 125 && refused.err.contains("symbolic link"), "{starter:?}: {refused:?}");
+    }
+    ensure!(fs::read_to_string(home.join("gone/rw/file"))?.contains("after"), "it was not written");
     Ok(())
 }
 

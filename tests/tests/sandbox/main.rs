@@ -18,8 +18,10 @@ mod clients;
 mod command;
 mod escapes;
 mod files;
+mod limits;
 mod refused;
 mod selftest;
+mod suggest;
 
 fn main() -> ExitCode {
     let mut scenarios = escapes::scenarios();
@@ -28,5 +30,7 @@ fn main() -> ExitCode {
     scenarios.extend(clients::scenarios());
     scenarios.extend(refused::scenarios());
     scenarios.extend(selftest::scenarios());
+    scenarios.extend(limits::scenarios());
+    scenarios.extend(suggest::scenarios());
     harness::main(scenarios)
 }

@@ -16,5 +16,6 @@ pub(crate) mod reload;
 pub(crate) mod run;
 pub(crate) mod selftest;
 pub(crate) mod serve;
+pub(crate) mod suggest;
 pub(crate) mod token;
 pub(crate) mod top;

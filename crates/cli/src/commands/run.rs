@@ -1,12 +1,13 @@
 //! `run`: what the command is, and what it may reach and see.
 
 use std::env;
-use std::path::PathBuf;
+use std::fs::{self, OpenOptions};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, bail};
 use exeat_audit::Sink;
 use exeat_policy::Mode;
-use exeat_sandbox::{Plan, RunAs};
+use exeat_sandbox::{Outcome, Plan, RunAs};
 use exeat_store::{Flags, Loaded, Options, Report};
 
 use crate::args::RunArgs;
@@ -65,11 +66,12 @@ impl Run {
         Ok(loaded)
     }
 
-    /// Says what the run did, as it was asked to, and returns the status that is to be told for `status`, which is the
-    /// command's.
+    /// Says what the run did, as it was asked to, and returns the status that is to be told for how the command ended.
     #[must_use]
-    pub fn conclude(&self, summary: &Summary, status: u8) -> u8 {
+    pub fn conclude(&self, summary: Summary, outcome: &Outcome) -> u8 {
         let args = &self.args;
+        let status = outcome.status();
+        let summary = summary.with_limits(&outcome.exceeded);
         if args.json {
             to_stderr(&format!("{}\n", summary.json()));
         } else if !args.quiet {
@@ -83,7 +85,7 @@ impl Run {
     ///
     /// # Errors
     /// If nobody may run it, or the working directory is gone.
-    pub fn plan(&self) -> anyhow::Result<Plan> {
+    pub fn plan(&self, loaded: &Loaded) -> anyhow::Result<Plan> {
         let args = &self.args;
         let directory = env::current_dir().context("cannot find the working directory")?;
         let absolute = |paths: &[PathBuf]| {
@@ -95,16 +97,51 @@ impl Run {
             };
             paths.iter().map(there).collect::<anyhow::Result<Vec<_>>>()
         };
-        let mut read_only = absolute(&args.read_only)?;
         // The command could otherwise write what its next run may reach.
-        read_only.extend(args.config.as_ref().map(|path| directory.join(path)));
+        let config = args.config.as_ref().map(|path| directory.join(path));
+        let locked = config.into_iter().chain(audit_log(loaded, &directory)?).collect();
         Ok(Plan {
             command: args.command.clone(),
             user: RunAs::choose(args.user.as_deref())?,
             hidden: absolute(&args.hide)?,
-            read_only,
+            read_only: absolute(&args.read_only)?,
+            writable: absolute(&args.writable)?.into_iter().map(no_link).collect::<anyhow::Result<_>>()?,
+            locked,
             sockets: args.socket.iter().map(|path| directory.join(path)).collect(),
             directory,
+            limits: args.limits.limits()?,
         })
     }
+}
+
+/// Returns what a path stands for if no symbolic link is part of it: the command of an earlier run may have made that link, to
+/// have something else opened for this one.
+fn no_link(path: PathBuf) -> anyhow::Result<PathBuf> {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => drop(plain.pop()),
+            Component::CurDir => {}
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => plain.push(component),
+        }
+    }
+    let real = path.canonicalize().with_context(|| format!("`{}` cannot be found", path.display()))?;
+    if real != plain {
+        bail!("`--rw {}` is or goes through a symbolic link: name `{}`", path.display(), real.display());
+    }
+    Ok(real)
+}
+
+/// The file that the audit log of a run goes to, which is there from now on. The command must not write it: `suggest` makes a
+/// policy of what it says.
+fn audit_log(loaded: &Loaded, directory: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let Sink::File(log) = &loaded.settings.audit.sink else { return Ok(None) };
+    let log = directory.join(log);
+    let cannot = || format!("cannot open the audit log `{}`", log.display());
+    // A device or a pipe holds nothing that could be changed, and must not be opened twice.
+    if fs::metadata(&log).is_ok_and(|metadata| !metadata.is_file()) {
+        return Ok(None);
+    }
+    OpenOptions::new().append(true).create(true).open(&log).with_context(cannot)?;
+    Ok(Some(log))
 }

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use exeat_model::{Authority, Port, Transport};
 use exeat_policy::{EgressRequest, Reason, smallest_entry};
 use exeat_proxy::{Proxy, Snapshot};
+use exeat_sandbox::Exceeded;
 use serde_json::{Value, json};
 
 /// Rows of each kind that are printed; the audit log has all.
@@ -17,6 +18,8 @@ pub struct Summary {
     allowed: Vec<Allowed>,
     /// By target and reason, in their order.
     refused: Vec<Refused>,
+    /// The limits that the command ran into.
+    limits: Vec<Exceeded>,
 }
 
 #[derive(Debug)]
@@ -63,7 +66,13 @@ impl Summary {
             let entry = entry(&snapshot, &target, reason);
             Refused { target, reason, count, entry }
         });
-        Self { allowed, refused: refused.collect() }
+        Self { allowed, refused: refused.collect(), limits: Vec::new() }
+    }
+
+    /// The same with the limits that the command ran into.
+    #[must_use]
+    pub fn with_limits(self, exceeded: &[Exceeded]) -> Self {
+        Self { limits: exceeded.to_vec(), ..self }
     }
 
     /// Whether the policy refused something.
@@ -91,7 +100,13 @@ impl Summary {
         if more > 0 {
             let _ = writeln!(text, "  and {more} more: see --audit");
         }
-        if text.is_empty() { text } else { format!("exeat: what left the sandbox\n{text}") }
+        if !text.is_empty() {
+            text = format!("exeat: what left the sandbox\n{text}");
+        }
+        for exceeded in &self.limits {
+            let _ = writeln!(text, "exeat: {exceeded}");
+        }
+        text
     }
 
     /// Returns it as one JSON object.
@@ -102,6 +117,7 @@ impl Summary {
         json!({
             "allowed": self.allowed.iter().map(allowed).collect::<Vec<_>>(),
             "refused": self.refused.iter().map(refused).collect::<Vec<_>>(),
+            "limits": self.limits.iter().map(|exceeded| exceeded.word()).collect::<Vec<_>>(),
         })
     }
 }
