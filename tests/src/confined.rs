@@ -89,7 +89,10 @@ impl Starter {
     }
 }
 
-/// The folder of a scenario is its user's alone.
-fn open_to_all(home: &Path) -> Result<()> {
+/// Lets everybody write to a folder: that of a scenario is its user's alone.
+///
+/// # Errors
+/// When it is not ours.
+pub fn open_to_all(home: &Path) -> Result<()> {
     fs::set_permissions(home, fs::Permissions::from_mode(0o777)).context("open the folder")
 }

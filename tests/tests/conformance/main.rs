@@ -29,7 +29,7 @@ const LIST: &str = include_str!("../../conformance/bypass-cases.jsonl");
 const SKIPPED: &str = include_str!("../../conformance/skip.toml");
 
 /// What the product lacks: the only grounds on which `skip.toml` may leave a case out. Remove a line when it is built.
-const MISSING: [&str; 4] = ["credential injection", "interception", "limits of resources", "path rules"];
+const MISSING: [&str; 4] = ["credential injection", "interception", "path rules", "process api"];
 
 /// Layers of which every case must be run or be listed by itself.
 const DELIVERED_LAYERS: [&str; 11] = [
@@ -46,14 +46,29 @@ const DELIVERED_LAYERS: [&str; 11] = [
     "tunnel",
 ];
 
-/// Cases that need another world than these, such as users and control groups, with the file and the scenario that has them.
-const ELSEWHERE: [(&str, &str, &str); 6] = [
+/// Cases that need another world than these, such as users, control groups and confined commands, with the file and the
+/// scenario that has them.
+const ELSEWHERE: [(&str, &str, &str); 18] = [
     ("AUTH-33", "identity.rs", "fn a_process_is_known_by_its_control_group"),
     ("TLS-19", "names/answers.rs", "fn how_to_connect_is_told_without_ways_past_the_policy"),
     ("TLS-20", "redirected.rs", "fn names_of_one_address_are_told_apart"),
     ("DNS-18", "redirected.rs", "fn names_of_one_address_are_told_apart"),
-    ("ENF-12", "sandbox/files.rs", "fn sockets_of_the_host_are_out_of_sight"),
+    ("ENF-01", "sandbox/escapes.rs", "fn addresses_are_reached_without_a_proxy_if_they_are_allowed"),
+    ("ENF-02", "sandbox/escapes.rs", "fn names_are_reached_without_a_proxy_if_they_are_allowed"),
+    ("ENF-03", "sandbox/escapes.rs", "fn addresses_are_reached_without_a_proxy_if_they_are_allowed"),
+    ("ENF-04", "sandbox/escapes.rs", "fn packets_that_are_no_connection_reach_nobody"),
+    ("ENF-05", "sandbox/escapes.rs", "fn packets_that_are_no_connection_reach_nobody"),
+    ("ENF-06", "sandbox/escapes.rs", "fn addresses_are_reached_without_a_proxy_if_they_are_allowed"),
+    ("ENF-08", "sandbox/selftest.rs", "fn the_selftest_finds_every_way_out_shut"),
+    ("ENF-09", "sandbox/selftest.rs", "fn the_selftest_finds_every_way_out_shut"),
+    ("ENF-11", "sandbox/escapes.rs", "fn namespaces_within_lead_nowhere"),
+    ("ENF-12", "sandbox/selftest.rs", "fn the_selftest_finds_every_way_out_shut"),
+    // Nothing runs before the rules are there: where they cannot be, nothing runs at all.
+    ("ENF-15", "sandbox/refused.rs", "fn without_nft_it_is_not_run"),
+    // No connection is older than its network namespace, but one that is handed down.
+    ("ENF-17", "sandbox/files.rs", "fn inherited_descriptors_are_closed"),
     ("ENF-21", "sandbox/files.rs", "fn what_others_run_is_not_written"),
+    ("ENF-22", "sandbox/limits.rs", "fn a_command_is_held_to_limits_as_a_whole"),
 ];
 
 fn tables() -> impl Iterator<Item = &'static Case> {

@@ -14,6 +14,7 @@ macro_rules! by_each_starter {
     }};
 }
 
+mod action;
 mod clients;
 mod command;
 mod escapes;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     scenarios.extend(refused::scenarios());
     scenarios.extend(selftest::scenarios());
     scenarios.extend(limits::scenarios());
+    scenarios.extend(action::scenarios());
     scenarios.extend(suggest::scenarios());
     harness::main(scenarios)
 }
