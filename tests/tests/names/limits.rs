@@ -80,8 +80,10 @@ pub(crate) fn questions_that_wait_are_bounded() -> Result<()> {
     let socket = Asker::at(APP)?.udp()?;
     for n in 0..300 {
         socket.send(&question(&format!("n{n}.silent.example.org"), RecordType::A)?.to_vec()?)?;
-        // It has been taken from the queue, which has not room for all.
-        ensure!(Asker::at(OTHER)?.ask("evil.test", RecordType::A)?.code() == "NXDOMAIN host_not_allowed");
+        if n % 50 == 49 {
+            // They have been taken from the queue, which has not room for all.
+            ensure!(Asker::at(OTHER)?.ask("evil.test", RecordType::A)?.code() == "NXDOMAIN host_not_allowed");
+        }
     }
     for _ in 0..44 {
         let told = Told::read(&receive(&socket)?)?;
