@@ -251,7 +251,7 @@ const FAMILIES: &[Family] = &[
         name: "dns_queries",
         kind: Kind::Counter,
         labels: "`verdict`: `allow`, `deny`; `reason`: `none` or a [reason](reasons.md)",
-        help: "Questions to the policy server for names. An allow with a reason came to nothing; if the way could not be opened, it counts as an allow without one first",
+        help: "Questions to the policy server for names, and those that its tap has heard of. An allow with a reason came to nothing; if the way could not be opened, it counts as an allow without one first",
         read: |view| Numbers::Counts(queries(view.metrics)),
     },
     Family {
@@ -288,6 +288,20 @@ const FAMILIES: &[Family] = &[
         labels: "`limit`: a key of [`[dns]`](configuration.md#dns), or `waiting`: questions that wait for an answer",
         help: "Questions and connections that the policy server refused because of a limit",
         read: |view| Numbers::Counts(by_key("limit", &view.metrics.lookups.limits)),
+    },
+    Family {
+        name: "dns_tap_messages",
+        kind: Kind::Counter,
+        labels: "`result`: `opened`, `denied`, `unopened`, `nothing`, `passed_over`, `incomplete`, `malformed`, `too_long`",
+        help: "Messages of other name servers' [dnstap](names.md#the-tap). `nothing` is an answer without an address, `passed_over` none that anything opens for, `incomplete` one without its message or client",
+        read: |view| Numbers::Counts(by_key("result", &view.metrics.lookups.tapped)),
+    },
+    Family {
+        name: "dns_tap_streams_failed",
+        kind: Kind::Counter,
+        labels: "`why`: `refused`, `broken`",
+        help: "Streams of dnstap that were not read to their end: those of another user and those too many are `refused`",
+        read: |view| Numbers::Counts(by_key("why", &view.metrics.lookups.tap_streams)),
     },
     Family {
         name: "limit_hits",
@@ -420,6 +434,13 @@ const FAMILIES: &[Family] = &[
         labels: "",
         help: "Until the firewall was open for an answer; next to nothing without one",
         read: |view| Numbers::Histogram(view.metrics.lookups.opening_time.distribution()),
+    },
+    Family {
+        name: "dns_tap_delay_seconds",
+        kind: Kind::Histogram,
+        labels: "",
+        help: "From another name server's answer, by its clock, until its dnstap told of it",
+        read: |view| Numbers::Histogram(view.metrics.lookups.tap_delay.distribution()),
     },
     Family {
         name: "connect_duration_seconds",

@@ -88,6 +88,9 @@ pub struct Record {
     /// The addresses that the client was told; of [`Event::Dns`] alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers: Option<Arc<[IpAddr]>>,
+    /// How it is known what another name server has answered; of [`Event::Dns`] alone, and there only of such answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learned: Option<&'static str>,
     /// The names that have resolved to the address, for this client if there are any; of [`Event::Packet`] alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub names: Option<Arc<[Arc<str>]>>,
@@ -219,6 +222,7 @@ impl Record {
             status: None,
             rcode: None,
             answers: None,
+            learned: None,
             names: None,
             bytes_up: None,
             bytes_down: None,

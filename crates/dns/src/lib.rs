@@ -4,6 +4,7 @@ mod answers;
 mod cache;
 mod chain;
 mod combine;
+mod dnstap;
 mod gate;
 mod records;
 mod resolve;
@@ -14,10 +15,11 @@ mod virtual_names;
 
 pub use answers::{Answers, Asker, Full};
 pub use chain::{ADDRESSES_MAX, CHAIN_MAX};
+pub use dnstap::{Feed, FeedError, Heard, Next, Tap, Unframed, Unheard};
 pub use gate::{Gate, GateError, LIFETIME_MIN, NoGate, Opened, Opening};
 pub use resolve::{Answer, ResolveError, Resolver};
 pub use server::{Carrier, DeniedAnswer, Extra, Server, ServerConfig, UdpListener};
-pub use surroundings::{Deciding, Happening, Recorded, Surroundings};
+pub use surroundings::{Deciding, Happening, Recorded, Surroundings, Tapped};
 pub use upstream::{ResolverConfig, ResolverConfigError, Upstream};
 pub use virtual_names::{
     ASSIGNED_MAX, Addresses, Exhausted, HOLD, Meaning, Ranges, RangesError, VirtualNames,

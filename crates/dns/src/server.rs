@@ -17,6 +17,7 @@ use crate::{
 mod arpa;
 mod budget;
 mod config;
+mod learn;
 mod lookup;
 mod question;
 mod reply;
@@ -30,7 +31,7 @@ pub use config::{DeniedAnswer, Extra, ServerConfig};
 pub use udp::UdpListener;
 
 use budget::{Budget, Places};
-use question::Question;
+pub(crate) use question::{Head, Question};
 use reply::Reply;
 use told::Told;
 

@@ -71,4 +71,62 @@ pub enum Happening {
     NoVirtualAddress,
     /// A question was answered within this time.
     Answered(Duration),
+    /// A message of another name server's stream came to this.
+    Tapped(Tapped),
+    /// An answer of another name server was heard of this long after it was given, by the clock.
+    TappedAfter(Duration),
+    /// A stream was refused: of a user who may not write, or one too many.
+    TapRefused,
+    /// A stream has ended before its end, or was none.
+    TapBroken,
+}
+
+/// What a message of another name server's stream comes to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Tapped {
+    /// The way to what it tells was opened.
+    Opened,
+    /// The policy does not allow it, or the client asks too often.
+    Denied,
+    /// It is allowed, and the way could not be opened.
+    Unopened,
+    /// It is allowed, and tells no address.
+    Nothing,
+    /// It is no answer, or not all of one, or to a server.
+    PassedOver,
+    /// It is an answer that lacks the message, or the client.
+    Incomplete,
+    /// It cannot be read.
+    Malformed,
+    /// It is longer than any answer.
+    TooLong,
+}
+
+impl Tapped {
+    /// Every one, in order.
+    pub const ALL: [Self; 8] = [
+        Self::Opened,
+        Self::Denied,
+        Self::Unopened,
+        Self::Nothing,
+        Self::PassedOver,
+        Self::Incomplete,
+        Self::Malformed,
+        Self::TooLong,
+    ];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn token(self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::Denied => "denied",
+            Self::Unopened => "unopened",
+            Self::Nothing => "nothing",
+            Self::PassedOver => "passed_over",
+            Self::Incomplete => "incomplete",
+            Self::Malformed => "malformed",
+            Self::TooLong => "too_long",
+        }
+    }
 }

@@ -9,11 +9,11 @@ use anyhow::Context;
 use exeat_api::{Access, Admin, Order, Socket, SocketFile, Status};
 use exeat_audit::{AuditLog, AuditWriter, Sink};
 use exeat_cli::Source;
-use exeat_dns::{Answers, Gate, NoGate, Resolver, Server, VirtualNames};
+use exeat_dns::{Answers, Gate, NoGate, Resolver, Server, Tap, VirtualNames};
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
 use exeat_proxy::{Door, Parts, Proxy, Tls};
-use exeat_store::{History, Loaded, Options, Settings, SocketListener};
+use exeat_store::{History, Loaded, Options, Settings, SocketListener, TapSettings};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -40,6 +40,9 @@ const KEYS_WAIT: Duration = Duration::from_secs(2);
 
 /// Connections that wait on a unix socket; the kernel keeps no more than `net.core.somaxconn`.
 const UNIX_BACKLOG: u32 = 4096;
+
+/// Streams of dnstap that wait to be read.
+const TAP_BACKLOG: u32 = 16;
 
 /// Runs the proxy until it is told to stop.
 ///
@@ -144,9 +147,12 @@ async fn serve(
         is_redirected: listener.is_redirected,
     });
     let listeners = listening.into_iter().map(|listening| listening.sockets).zip(doors);
+    let tap = settings.dns.tap.as_ref();
+    let elsewhere = tap.into_iter().flat_map(|tap| &tap.servers);
+    let names_at: Vec<SocketAddr> = dns_bound.iter().chain(elsewhere).copied().collect();
     let firewall = settings.firewall.as_ref();
     let firewall =
-        firewall.map(|settings| firewall::start(settings, &dns_bound, &bound, &proxy)).transpose()?;
+        firewall.map(|settings| firewall::start(settings, &names_at, &bound, &proxy)).transpose()?;
     let gate: Arc<dyn Gate> = match &firewall {
         Some(firewall) => Arc::clone(firewall) as _,
         None => Arc::new(NoGate),
@@ -154,6 +160,7 @@ async fn serve(
     let gate = answers.map_or(Arc::clone(&gate), |answers| answers.before(gate));
     let server =
         Server::new(settings.dns.server.clone(), resolver, proxy.surroundings(), gate, virtual_names);
+    let _tap = tap.map(|tap| listen_to(tap, &server)).transpose()?;
     let dns = dns.into_iter().zip(&settings.dns.listen).map(|(listening, listener)| {
         let interface = listener.interface.as_deref().map(Arc::from);
         (listening.sockets, DnsDoor { interface, server: server.clone() })
@@ -251,6 +258,16 @@ fn unix_doors(settings: &Settings) -> anyhow::Result<(Vec<UnixDoor>, Vec<SocketF
         files.push(file);
     }
     Ok((doors, files))
+}
+
+/// Reads what other name servers tell of their answers. The file of the socket lives as long as what is returned.
+fn listen_to(tap: &TapSettings, server: &Server) -> anyhow::Result<SocketFile> {
+    // Who connects is looked at with each connection: a folder is not always there to keep the others out.
+    let access = Access { mode: 0o666, owner: None, group: None, backlog: TAP_BACKLOG };
+    let Socket { listener, file } =
+        Socket::bind_for(&tap.socket, access).context("cannot listen for dnstap")?;
+    tokio::spawn(Tap::new(server.clone(), tap.uid).serve(listener));
+    Ok(file)
 }
 
 /// Serves the admin API. The file of the socket lives as long as what is returned.

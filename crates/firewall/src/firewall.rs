@@ -41,7 +41,7 @@ pub struct Config {
     pub lifetime: Duration,
     /// Elements that each set of the kernel holds at most, and entries of our own.
     pub size: u32,
-    /// Where our name server listens, for what is asked on port 53.
+    /// Where our name server listens, or the one that we hear of, for what is asked on port 53.
     pub dns: Vec<SocketAddr>,
     /// Our other listeners that clients may connect to.
     pub doors: Vec<SocketAddr>,

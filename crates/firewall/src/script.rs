@@ -38,7 +38,7 @@ const LOGGED_BYTES: u32 = 96;
 /// What holds whatever the policy says.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Frame {
-    /// Where our own name server listens.
+    /// Where our own name server listens, or the one that clients ask in its place.
     pub(crate) dns: Vec<SocketAddr>,
     /// Our other listeners that clients may connect to: they decide for themselves.
     pub(crate) doors: Vec<SocketAddr>,
@@ -176,8 +176,8 @@ impl Script<'_> {
         let used = self.used();
         self.chain("used", &used);
         self.text.push_str("chain decide { }\n");
-        self.chain("through", &passing(&[]));
-        self.chain("here", &passing(&self.doors()));
+        self.chain("through", &passing(&self.name_servers(), false));
+        self.chain("here", &passing(&self.doors(), true));
         self.chain("forward", &forward);
         self.chain("input", &input);
         self.chain("output", &output);
@@ -209,6 +209,20 @@ impl Script<'_> {
             }
         }
         lines
+    }
+
+    /// The name servers that are asked elsewhere, whatever the policy says: those of other hosts, if any are.
+    fn name_servers(&self) -> Vec<String> {
+        let addressed = self.frame.dns.iter().filter(|server| !server.ip().is_unspecified());
+        let lines = addressed.map(|server| {
+            let ip = if server.is_ipv6() { "ip6" } else { "ip" };
+            format!(
+                "{ip} daddr {} meta l4proto {{ tcp, udp }} th dport {} accept",
+                server.ip(),
+                server.port()
+            )
+        });
+        lines.collect()
     }
 
     /// What clients may connect to here whatever the policy says.
@@ -369,10 +383,10 @@ impl Script<'_> {
     }
 }
 
-/// What every packet from a client goes through; `first` is what this host answers to itself.
-fn passing(first: &[String]) -> Vec<String> {
+/// What every packet from a client goes through, to this host if `is_here`; `first` is what passes whatever the policy says.
+fn passing(first: &[String], is_here: bool) -> Vec<String> {
     let mut lines = Vec::new();
-    if !first.is_empty() {
+    if is_here {
         // Without these there is no IPv6 at all.
         lines.push(
             "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, mld-listener-report, mld2-listener-report } accept"

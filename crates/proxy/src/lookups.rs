@@ -9,7 +9,7 @@ use exeat_policy::{PolicySet, Reason};
 
 use crate::{
     Proxy,
-    metrics::{DnsLimit, Lookups},
+    metrics::{DnsLimit, Lookups, TapStream},
     shared::{Current, Shared},
 };
 
@@ -64,6 +64,10 @@ impl Surroundings for Around {
             Happening::NoVirtualAddress => lookups.limits.count(DnsLimit::VirtualAddresses),
             Happening::NotOpened => lookups.not_opened.add(1),
             Happening::Answered(took) => lookups.answer_time.observe(took),
+            Happening::Tapped(tapped) => lookups.tapped.count(tapped),
+            Happening::TappedAfter(late) => lookups.tap_delay.observe(late),
+            Happening::TapRefused => lookups.tap_streams.count(TapStream::Refused),
+            Happening::TapBroken => lookups.tap_streams.count(TapStream::Broken),
         }
     }
 }

@@ -18,7 +18,9 @@ mod label;
 mod lookups;
 
 pub use count::{Activity, Counter, Counters, Distribution, Histogram};
-pub use label::{AuthResult, DnsLimit, DnsResult, FlowEnd, Key, KeyFetch, LimitHit, RelayPath, WayTaken};
+pub use label::{
+    AuthResult, DnsLimit, DnsResult, FlowEnd, Key, KeyFetch, LimitHit, RelayPath, TapStream, WayTaken,
+};
 pub use lookups::Lookups;
 
 /// How flows of one kind ended.

@@ -47,7 +47,8 @@ fn read_listen(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<SocketAddr>
     None
 }
 
-fn read_socket(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut Notes) -> Option<PathBuf> {
+/// Reads the path of a unix socket.
+pub(crate) fn read_socket(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut Notes) -> Option<PathBuf> {
     let text = fields.string("socket", notes)?;
     let path = base_dir.join(text);
     let length = path.as_os_str().len();

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::Path;
 
 use exeat_dns::{DeniedAnswer, Extra, Ranges, RangesError, ServerConfig};
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -15,6 +16,7 @@ use crate::reader::{self, Fields, Value, What};
 use crate::sections::{ADDRESSES_MAX, DNS_PORT, check_length};
 use crate::settings::{DnsListener, DnsSettings};
 use crate::suggest::{closest, listed};
+use crate::tap;
 
 /// Questions a second, and names a minute; 0 sets no bound. Above a million nothing would be bounded.
 const RATE: RangeInclusive<u64> = 0..=1_000_000;
@@ -31,7 +33,7 @@ const LISTEN_HELP: &str =
     "write listen = [\"10.99.0.1\"], or { address = \"10.99.0.1\", interface = \"br0\" }";
 
 /// Reads `[dns]`.
-pub(crate) fn read(fields: &Fields<'_, '_>, notes: &mut Notes) -> DnsSettings {
+pub(crate) fn read(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut Notes) -> DnsSettings {
     let default = ServerConfig::default();
     let mut count = |key, range: &RangeInclusive<u64>, default| {
         let read = fields.integer(key, range, notes).and_then(|value| usize::try_from(value).ok());
@@ -42,9 +44,10 @@ pub(crate) fn read(fields: &Fields<'_, '_>, notes: &mut Notes) -> DnsSettings {
     let connections = count("connections", &CONNECTIONS, default.connections);
     let words = DeniedAnswer::ALL.map(|(word, _)| word);
     let parse = |text: &str| DeniedAnswer::ALL.into_iter().find(|(word, _)| *word == text).map(|(_, it)| it);
-    DnsSettings {
+    let settings = DnsSettings {
         listen: read_listen(fields, notes),
         virtual_ranges: read_mode(fields, notes),
+        tap: fields.get("tap").and_then(|value| tap::read(value, base_dir, notes)),
         server: ServerConfig {
             denied: fields.word("denied", &words, parse, notes).unwrap_or(default.denied),
             types: read_types(fields, notes),
@@ -52,7 +55,9 @@ pub(crate) fn read(fields: &Fields<'_, '_>, notes: &mut Notes) -> DnsSettings {
             names_per_minute,
             connections,
         },
-    }
+    };
+    tap::check(fields, &settings, notes);
+    settings
 }
 
 /// Whether names get addresses that stand for them, and of which networks.
@@ -171,8 +176,6 @@ fn unknown_type(text: &str, known: &str, guess: Option<&str>) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use exeat_policy::Revision;
 
     use super::*;
@@ -214,6 +217,7 @@ mod tests {
                 connections: 9,
             },
             virtual_ranges: None,
+            tap: None,
         };
         assert_eq!(load(text), Ok(want));
     }

@@ -116,7 +116,7 @@ fn read_sections(root: &DeTable<'_>, broken: bool, cx: &mut Cx<'_, '_>) -> Docum
     let limits = single(root, &keys::LIMITS_SECTION, cx);
     let api = single(root, &keys::API, cx);
     let mode_span = dns.as_ref().and_then(|fields| fields.key_span("mode"));
-    let dns = dns.map(|fields| dns::read(&fields, cx.notes)).unwrap_or_default();
+    let dns = dns.map(|fields| dns::read(&fields, cx.base_dir, cx.notes)).unwrap_or_default();
     let anonymous = proxy.as_ref().and_then(|fields| fields.get("anonymous"));
     let document = Document {
         anonymous_span: anonymous.map(toml::Spanned::span).unwrap_or_default(),

@@ -35,7 +35,7 @@ impl FirewallSettings {
     }
 }
 
-/// Reads `[firewall]`. `dns` is what `[dns]` says: without a name server of ours nobody could ask for a name.
+/// Reads `[firewall]`. `dns` is what `[dns]` says: without a name server nobody could ask for a name.
 pub(crate) fn read(
     fields: &Fields<'_, '_>,
     dns: &DnsSettings,
@@ -52,9 +52,11 @@ pub(crate) fn read(
         notes.push(fields.span(), finding.help(DEVICES_HELP));
         return None;
     }
-    if dns.listen.is_empty() {
+    let is_told = dns.tap.as_ref().is_some_and(|tap| !tap.servers.is_empty());
+    if dns.listen.is_empty() && !is_told {
         let message = "`[firewall]` needs a name server of ours, since it opens what clients ask that for";
-        let help = "write [dns] with listen = [\"10.0.0.1\"], the address of the device";
+        let help = "write [dns] with listen = [\"10.0.0.1\"], the address of the device; or where another one that \
+                    `tap` hears of is asked, with `servers`";
         notes.push(fields.span(), Finding::error(Code::MissingKey, message).help(help));
     }
     let default = FirewallSettings::of(devices);

@@ -46,11 +46,15 @@ pub(crate) const DNS: Section = Section {
         "queries_per_second",
         "names_per_minute",
         "connections",
+        "tap",
     ],
 };
 
 /// Keys of a listener of `[dns]` written as a table.
 pub(crate) const DNS_LISTENER: &[&str] = &["address", "interface"];
+
+/// `[dns.tap]`.
+pub(crate) const DNS_TAP: &[&str] = &["socket", "uid", "servers"];
 
 /// `[firewall]`.
 pub(crate) const FIREWALL: Section =
@@ -339,6 +343,8 @@ mod tests {
         assert_eq!(keys(&listener["properties"]["tls"]), sorted(LISTENER_TLS.iter().copied()));
         let dns = &schema["properties"]["dns"]["properties"]["listen"]["items"]["anyOf"][1];
         assert_eq!(keys(dns), sorted(DNS_LISTENER.iter().copied()));
+        let tap = &schema["properties"]["dns"]["properties"]["tap"];
+        assert_eq!(keys(tap), sorted(DNS_TAP.iter().copied()));
         let issuer = &schema["definitions"]["issuer"];
         assert_eq!(keys(&issuer["properties"]["jwks"]), sorted(ISSUER_JWKS.iter().copied()));
         assert_eq!(keys(&schema["definitions"]["labels"]), sorted(Label::ALL.map(Label::key)));

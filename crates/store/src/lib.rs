@@ -43,6 +43,7 @@ mod source;
 mod suggest;
 mod surroundings;
 mod syntax;
+mod tap;
 mod workloads;
 mod written;
 
@@ -57,7 +58,7 @@ pub use report::{Colour, Report};
 pub use revisions::{History, HistoryError, Kept, News, Origin, REVISIONS_BYTES_MAX, REVISIONS_MAX};
 pub use settings::{
     ApiSettings, AuditSettings, DnsListener, DnsSettings, FirewallSettings, LISTEN_DEFAULT, Listener, Loaded,
-    Settings, SocketListener,
+    Settings, SocketListener, TapSettings,
 };
 pub use surroundings::{
     CONTAINER_DIRECTORY, CONTAINER_USER, Mount, NoListener, Platform, Surroundings, surroundings,

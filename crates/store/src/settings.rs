@@ -88,6 +88,19 @@ pub struct DnsSettings {
     pub server: ServerConfig,
     /// The networks of the addresses that it tells in place of those that names have; `None` tells those.
     pub virtual_ranges: Option<Ranges>,
+    /// Where other name servers tell what they have answered; `None` listens to nobody.
+    pub tap: Option<TapSettings>,
+}
+
+/// Where other name servers tell what they have answered.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TapSettings {
+    /// The unix socket. Already relative to the working directory or absolute.
+    pub socket: PathBuf,
+    /// The user that they run as.
+    pub uid: u32,
+    /// Where clients ask them.
+    pub servers: Vec<SocketAddr>,
 }
 
 /// Where clients ask for names.

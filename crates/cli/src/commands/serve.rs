@@ -145,6 +145,9 @@ pub fn announce(
         let by = listener.interface.as_ref().map(|name| format!(" for {name}")).unwrap_or_default();
         text.push_str(&format!("  names      {address}{by}, UDP and TCP\n"));
     }
+    if let Some(tap) = &loaded.settings.dns.tap {
+        text.push_str(&format!("  dnstap     from {}\n", tap.socket.display()));
+    }
     if let Some(firewall) = &loaded.settings.firewall {
         let devices: Vec<&str> = firewall.devices.iter().map(|device| &**device.name()).collect();
         text.push_str(&format!("  firewall   {}\n", devices.join(", ")));

@@ -34,11 +34,11 @@ use crate::{
 const TOLD_MAX: Duration = Duration::from_secs(60);
 
 /// The longest that the way to an address is opened for one answer, whatever time it has to live.
-const LIFETIME_MAX: Duration = Duration::from_secs(60 * 60);
+pub(super) const LIFETIME_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// How often a question is decided on if the policy changes while it is. More changes than this within one lookup are
 /// none that somebody makes.
-const ROUNDS_MAX: usize = 4;
+pub(super) const ROUNDS_MAX: usize = 4;
 
 /// Why a question gets no answer yet.
 enum Stop {

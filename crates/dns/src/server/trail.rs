@@ -120,9 +120,14 @@ impl<'a> Trail<'a> {
         record.duration = Some(self.started.elapsed());
         record
     }
+
+    /// Returns the record of this question, which another name server has answered with `code`.
+    pub(crate) fn record_heard(&self, request_id: Arc<str>, code: ResponseCode) -> Record {
+        Record { learned: Some("dnstap"), duration: None, ..self.record(request_id, code) }
+    }
 }
 
-/// Returns the name of a response code that this server gives (RFC 2929 §2.3).
+/// Returns the name of a response code that this server gives, or that another one gave and that is decided on (RFC 2929 §2.3).
 fn name_of(code: ResponseCode) -> &'static str {
     if code == ResponseCode::NoError {
         "NOERROR"

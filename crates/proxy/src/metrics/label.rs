@@ -1,5 +1,6 @@
 //! What is counted by: closed sets of values, known when the program is built.
 
+use exeat_dns::Tapped;
 use exeat_policy::Reason;
 
 /// Defines a closed set of label values: an enum, every member of it, and the text of each.
@@ -48,6 +49,28 @@ impl Key for Reason {
 
     fn label(self) -> &'static str {
         self.token()
+    }
+}
+
+impl Key for Tapped {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn index(self) -> usize {
+        self as usize
+    }
+
+    fn label(self) -> &'static str {
+        self.token()
+    }
+}
+
+label! {
+    /// Why a stream of another name server was not read to its end.
+    TapStream {
+        /// Its user may not write, or there were too many.
+        Refused "refused",
+        /// It is none, or broke off.
+        Broken "broken",
     }
 }
 
@@ -211,6 +234,8 @@ mod tests {
         check::<DnsResult>();
         check::<LimitHit>();
         check::<DnsLimit>();
+        check::<TapStream>();
+        check::<Tapped>();
         check::<RelayPath>();
         check::<FlowEnd>();
     }

@@ -1,15 +1,23 @@
 //! What is counted of questions to the policy server for names.
 
 use exeat_audit::Outcome;
+use exeat_dns::Tapped;
 use exeat_policy::Reason;
 
-use super::{Counter, Counters, Told, count::Histogram, label::DnsLimit};
+use super::{
+    Counter, Counters, Told,
+    count::Histogram,
+    label::{DnsLimit, TapStream},
+};
 
 /// From an answer in memory to servers that are asked several times.
 const ANSWER_SECONDS: &[f64] =
     &[0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.01, 0.05, 0.25, 1.0, 5.0];
 /// From a message to the kernel to one that waits for others.
 const OPENING_SECONDS: &[f64] = &[0.000_005, 0.000_01, 0.000_02, 0.000_05, 0.000_2, 0.001, 0.01, 0.1];
+
+/// Around the second that name servers gather messages for.
+const TAP_SECONDS: &[f64] = &[0.01, 0.1, 0.5, 0.9, 1.1, 1.5, 2.0, 3.0, 5.0, 10.0];
 
 /// Everything that is counted of questions.
 #[derive(Debug)]
@@ -34,6 +42,12 @@ pub struct Lookups {
     pub answer_time: Histogram,
     /// Until the way to an answer was open.
     pub opening_time: Histogram,
+    /// Messages of other name servers' streams, by what came of them.
+    pub tapped: Counters<Tapped>,
+    /// Streams that were not read to their end, by why.
+    pub tap_streams: Counters<TapStream>,
+    /// From another name server's answer until it was heard of.
+    pub tap_delay: Histogram,
 }
 
 impl Default for Lookups {
@@ -49,6 +63,9 @@ impl Default for Lookups {
             not_opened: Counter::default(),
             answer_time: Histogram::new(ANSWER_SECONDS),
             opening_time: Histogram::new(OPENING_SECONDS),
+            tapped: Counters::default(),
+            tap_streams: Counters::default(),
+            tap_delay: Histogram::new(TAP_SECONDS),
         }
     }
 }
