@@ -243,6 +243,8 @@ fn config() -> Config {
         lifetime: LIFETIME_MIN,
         size: SIZE,
         dns: vec![(Ipv4Addr::UNSPECIFIED, 53).into(), (Ipv6Addr::UNSPECIFIED, 53).into()],
+        relay: Vec::new(),
+        stand_ins: Vec::new(),
         doors: Vec::new(),
     }
 }

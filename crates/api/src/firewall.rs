@@ -49,6 +49,8 @@ struct One {
     address: String,
     /// `tcp/443`, `udp/5000-5010`.
     ports: Vec<String>,
+    /// Those of them whose connections go through the proxy, which looks at what opens them; all others go straight.
+    relayed: Vec<String>,
     /// Until it ends, if nothing uses it before: of one address as the kernel says, else at least. 0 if it has ended.
     remaining_seconds: u64,
 }
@@ -95,6 +97,7 @@ impl From<&OpenedView> for One {
             name: view.name.to_string(),
             address: view.address.to_string(),
             ports: view.ports.iter().map(|(transport, ports)| format!("{transport}/{ports}")).collect(),
+            relayed: view.relayed.iter().map(|(transport, ports)| format!("{transport}/{ports}")).collect(),
             remaining_seconds: view.remaining.as_secs(),
         }
     }

@@ -238,6 +238,10 @@ impl Gate for Remembering {
             Err(Full) => Box::pin(std::future::ready(Err(GateError::Full))),
         }
     }
+
+    fn relays(&self) -> bool {
+        true
+    }
 }
 
 impl fmt::Debug for Answers {

@@ -55,6 +55,11 @@ pub trait Gate: Send + Sync + 'static {
     /// # Errors
     /// If not all of it is in force: then nothing may be told to the client.
     fn open(&self, opening: Opening) -> Opened<'_>;
+
+    /// Whether what it opens can lead to a relay, so that it may be asked for what only a relay can hold to its bounds.
+    fn relays(&self) -> bool {
+        false
+    }
 }
 
 /// The gate of a resolver that only decides which names are resolved: nothing holds the client's packets back.

@@ -151,8 +151,12 @@ async fn serve(
     let elsewhere = tap.into_iter().flat_map(|tap| &tap.servers);
     let names_at: Vec<SocketAddr> = dns_bound.iter().chain(elsewhere).copied().collect();
     let firewall = settings.firewall.as_ref();
+    let relay = firewall::Relay::of(&settings, &bound);
     let firewall =
-        firewall.map(|settings| firewall::start(settings, &names_at, &bound, &proxy)).transpose()?;
+        firewall.map(|found| firewall::start(found, &names_at, &bound, relay, &proxy)).transpose()?;
+    if let (Some(firewall), Some(answers)) = (&firewall, &answers) {
+        firewall::recall(firewall, answers, &proxy);
+    }
     let gate: Arc<dyn Gate> = match &firewall {
         Some(firewall) => Arc::clone(firewall) as _,
         None => Arc::new(NoGate),

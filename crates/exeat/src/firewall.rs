@@ -2,16 +2,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use exeat_audit::{Event, Outcome, PrincipalRecord, Record, Text};
+use exeat_dns::{Answers, Asker};
 use exeat_firewall::{Config, Fate, Firewall, Packet, Packets};
 use exeat_identity::{Place, Principal};
 use exeat_model::IpBlock;
 use exeat_policy::PolicySet;
 use exeat_proxy::Proxy;
-use exeat_store::FirewallSettings;
+use exeat_store::{FirewallSettings, Settings};
+use ipnet::IpNet;
 
 /// Between two looks whether something else decides: a change reaches the kernel within a second, with time to spare for a
 /// large table of flows.
@@ -47,6 +49,40 @@ impl exeat_firewall::Deciding for Decides {
     }
 }
 
+/// The proxy, as the kernel is told to redirect connections to it.
+pub(crate) struct Relay {
+    listeners: Vec<SocketAddr>,
+    stand_ins: Vec<IpNet>,
+}
+
+impl Relay {
+    /// Returns what the kernel needs to know: the redirected ones of the listeners, which are `bound` in their order, and
+    /// the networks of virtual addresses.
+    pub(crate) fn of(settings: &Settings, bound: &[SocketAddr]) -> Self {
+        let listeners = settings.listen.iter().zip(bound).filter(|(listener, _)| listener.is_redirected);
+        let stand_ins = settings.dns.virtual_ranges.iter();
+        Self {
+            listeners: listeners.map(|(_, bound)| *bound).collect(),
+            stand_ins: stand_ins.flat_map(|ranges| [ranges.v4().into(), ranges.v6().into()]).collect(),
+        }
+    }
+}
+
+/// Has `answers` know what an earlier process has opened and the kernel still lets through: it is the same clients that
+/// connect by it.
+pub(crate) fn recall(firewall: &Firewall, answers: &Answers, proxy: &Proxy) {
+    let (deciding, now) = (proxy.surroundings().now(), Instant::now());
+    for view in firewall.opened() {
+        let place = Place { address: Some(view.client), ..Place::default() };
+        let Ok(principal) = deciding.asker(&place) else { continue };
+        let asker = Asker { address: view.client, principal: &principal.name };
+        if answers.note(asker, &view.name, &[view.address], view.remaining, now).is_err() {
+            tracing::warn!("some clients have to ask for their names again: too many answers are remembered");
+            return;
+        }
+    }
+}
+
 /// Puts the rules in force. `dns` and `doors` are what we listen on for names and as a proxy.
 ///
 /// # Errors
@@ -55,6 +91,7 @@ pub(crate) fn start(
     settings: &FirewallSettings,
     dns: &[SocketAddr],
     doors: &[SocketAddr],
+    relay: Relay,
     proxy: &Proxy,
 ) -> anyhow::Result<Arc<Firewall>> {
     let config = Config {
@@ -63,6 +100,8 @@ pub(crate) fn start(
         size: settings.elements,
         dns: dns.to_vec(),
         doors: doors.to_vec(),
+        relay: relay.listeners,
+        stand_ins: relay.stand_ins,
     };
     let epoch = proxy.epoch();
     let firewall = Firewall::start(config, Decides::now(proxy)).context("cannot start the firewall")?;

@@ -38,13 +38,19 @@ pub struct Element {
     pub transport: Transport,
     /// To which ports: one, or exactly one of the ranges that have a set of their own.
     pub ports: PortRange,
+    /// Whether new connections are redirected to the relay, and do not pass.
+    pub is_relayed: bool,
 }
+
+/// What the names of sets begin with whose connections are redirected.
+pub(crate) const RELAYED: &str = "relayed";
 
 impl Element {
     /// Returns the name of the set that it belongs to.
     #[must_use]
     pub fn set(&self) -> String {
-        set_name(matches!(self.sender, Sender::Station(_)), self.address.is_ipv6(), self.ports)
+        let is_of_stations = matches!(self.sender, Sender::Station(_));
+        set_name(self.is_relayed, is_of_stations, self.address.is_ipv6(), self.ports)
     }
 
     /// Returns its key as the kernel compares it: each part padded to four bytes, numbers of packets in network order and
@@ -76,6 +82,10 @@ impl Element {
     /// Returns the element that a key of the set `set` stands for; `None` if it is not one that [`Self::key`] makes.
     #[must_use]
     pub fn parse(set: &str, key: &[u8]) -> Option<Self> {
+        let (is_relayed, set) = match set.strip_prefix(RELAYED) {
+            Some(set) => (true, set),
+            None => (false, set),
+        };
         let (kind, range) = match set.split_once('_') {
             Some((kind, range)) => (kind, Some(PortRange::parse(&range.replace('_', "-")).ok()?)),
             None => (set, None),
@@ -105,19 +115,27 @@ impl Element {
                 exeat_model::Port::new(u16::from_be_bytes([high, low]))?.into()
             }
         };
-        key.0.is_empty().then_some(Self { sender, address, transport, ports })
+        key.0.is_empty().then_some(Self { sender, address, transport, ports, is_relayed })
     }
 }
 
-/// Returns the name of the set for senders known by their station or by their address, of a family, and for these ports.
-pub(crate) fn set_name(is_of_stations: bool, is_ipv6: bool, ports: PortRange) -> String {
+/// Returns the name of the set for what is redirected or passes, for senders known by their station or by their address, of
+/// a family, and for these ports.
+pub(crate) fn set_name(is_relayed: bool, is_of_stations: bool, is_ipv6: bool, ports: PortRange) -> String {
+    let way = if is_relayed { RELAYED } else { "" };
     let kind = if is_of_stations { "stations" } else { "names" };
     let family = if is_ipv6 { 6 } else { 4 };
     if is_one(ports) {
-        format!("{kind}{family}")
+        format!("{way}{kind}{family}")
     } else {
-        format!("{kind}{family}_{}_{}", ports.first(), ports.last())
+        format!("{way}{kind}{family}_{}_{}", ports.first(), ports.last())
     }
+}
+
+/// Whether a set of this name holds what names have opened.
+pub(crate) fn is_of_names(set: &str) -> bool {
+    let kind = set.strip_prefix(RELAYED).unwrap_or(set);
+    kind.starts_with("names") || kind.starts_with("stations")
 }
 
 /// Whether a range is one port, which stands in the key then.
@@ -164,6 +182,7 @@ mod tests {
             address: address.parse().unwrap(),
             transport,
             ports: PortRange::parse(ports).unwrap(),
+            is_relayed: false,
         }
     }
 
@@ -190,6 +209,18 @@ mod tests {
                 [&7u32.to_ne_bytes()[..], &[2, 0, 0, 0, 0, 9, 0, 0], &v6, &[6, 0, 0, 0, 1, 187, 0, 0]]
                     .concat(),
             ),
+            (
+                "redirected",
+                Element { is_relayed: true, ..element("10.0.0.2", "93.184.216.34", Transport::Tcp, "443") },
+                "relayednames4",
+                vec![10, 0, 0, 2, 93, 184, 216, 34, 6, 0, 0, 0, 1, 187, 0, 0],
+            ),
+            (
+                "a range of it",
+                Element { is_relayed: true, ..element("10.0.0.2", "93.184.216.34", Transport::Tcp, "1-79") },
+                "relayednames4_1_79",
+                vec![10, 0, 0, 2, 93, 184, 216, 34, 6, 0, 0, 0],
+            ),
         ] {
             assert_eq!(element.set(), set, "{name}");
             assert_eq!(element.key(), want, "{name}");
@@ -203,6 +234,7 @@ mod tests {
         for (name, set, key) in [
             ("another set", "cut4", key.clone()),
             ("no family", "names", key.clone()),
+            ("another way", "relay4", key.clone()),
             ("another family", "names6", key.clone()),
             ("too short", "names4", key.split_last().unwrap().1.to_vec()),
             ("too long", "names4", [&key[..], &[0]].concat()),

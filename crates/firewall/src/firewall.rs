@@ -12,12 +12,13 @@ use std::{
 use exeat_dns::{Gate, GateError, Opened, Opening};
 use exeat_identity::{Part, Place};
 use exeat_model::{DnsName, Port, Transport};
-use exeat_policy::{Reach, Reason, Revision, literal, reach};
+use exeat_policy::{Reach, Reason, Relayed, Revision, literal, reach, reach_relayed};
+use ipnet::IpNet;
 use nix::errno::Errno;
 
 use crate::{
     conntrack::{self, Flow},
-    element::{Element, Sender, Station},
+    element::{Element, Sender, Station, is_of_names},
     kernel::{ELEMENTS_PER_BATCH, Fingerprint, Kernel},
     neighbours::Neighbours,
     nft::{self, NftError},
@@ -45,6 +46,10 @@ pub struct Config {
     pub dns: Vec<SocketAddr>,
     /// Our other listeners that clients may connect to.
     pub doors: Vec<SocketAddr>,
+    /// Those of them that take redirected connections: what opens a connection is looked at there, where that is needed.
+    pub relay: Vec<SocketAddr>,
+    /// Networks whose addresses stand for names: all connections to them are redirected.
+    pub stand_ins: Vec<IpNet>,
 }
 
 /// Why the firewall cannot be had, or a policy is not in force.
@@ -108,10 +113,7 @@ impl Firewall {
         let mut kernel = Kernel::connect()?;
         let found = match kernel.contents()? {
             Some(contents) => {
-                let sets = contents
-                    .sets
-                    .iter()
-                    .filter(|set| set.starts_with("names") || set.starts_with("stations"));
+                let sets = contents.sets.iter().filter(|set| is_of_names(set));
                 let mut found = Vec::new();
                 for set in sets {
                     found.extend(kernel.list(set)?);
@@ -120,7 +122,7 @@ impl Firewall {
             }
             None => Vec::new(),
         };
-        let plan = Plan::new(&*deciding, &config.devices);
+        let plan = Plan::new(&*deciding, &config.devices).with_relay(config.has_relay());
         let mut working = Working {
             kernel,
             neighbours: Neighbours::connect()?,
@@ -153,7 +155,8 @@ impl Firewall {
     /// If the kernel could not be told all of it. Then what names have opened is held to the new policy all the same where
     /// that can be, new names are refused, and it is tried again until it works.
     pub fn replace(&self, deciding: Arc<dyn Deciding>) -> Result<Swept, FirewallError> {
-        let plan = Plan::new(&*deciding, &self.inner.config.devices);
+        let config = &self.inner.config;
+        let plan = Plan::new(&*deciding, &config.devices).with_relay(config.has_relay());
         let mut working = self.inner.working();
         working.revision = deciding.policy().revision();
         working.deciding = deciding;
@@ -252,21 +255,27 @@ pub struct OpenedView {
     pub address: IpAddr,
     /// Transports and ports.
     pub ports: Vec<(Transport, exeat_model::PortRange)>,
+    /// Those of them whose connections are redirected to the proxy, which looks at what opens them.
+    pub relayed: Vec<(Transport, exeat_model::PortRange)>,
     /// How long it was still open at least, by what was asked; new connections make that longer. Zero if it has ended.
     pub remaining: Duration,
 }
 
 impl OpenedView {
     fn of(view: &View<'_>, now: Instant) -> Self {
-        let mut ports: Vec<_> =
-            view.entry.elements.iter().map(|element| (element.transport, element.ports)).collect();
-        ports.sort_unstable();
-        ports.dedup();
+        let ports = |is_meant: &dyn Fn(&&Element) -> bool| {
+            let elements = view.entry.elements.iter().filter(is_meant);
+            let mut ports: Vec<_> = elements.map(|element| (element.transport, element.ports)).collect();
+            ports.sort_unstable();
+            ports.dedup();
+            ports
+        };
         Self {
             client: view.client,
             name: view.name.clone(),
             address: view.address,
-            ports,
+            ports: ports(&|_| true),
+            relayed: ports(&|element| element.is_relayed),
             remaining: view.entry.until.saturating_duration_since(now),
         }
     }
@@ -440,7 +449,9 @@ impl Working {
         let mut entries: Vec<(IpAddr, Entry)> = Vec::new();
         for reached in &opening.reach {
             for &address in &reached.addrs {
-                let elements = self.elements(config, opening.client, address, reached).ok_or_else(|| {
+                let is_shared = self.state.is_shared(address, &opening.name);
+                let elements = self.elements(config, opening.client, address, reached, is_shared);
+                let elements = elements.ok_or_else(|| {
                     GateError::Kernel(io::Error::other("ports that the rules of the firewall do not know"))
                 })?;
                 match entries.iter_mut().find(|(other, _)| *other == address) {
@@ -460,7 +471,43 @@ impl Working {
                 GateError::Kernel(error)
             }
         })?;
+        if !config.has_relay() {
+            self.state.note(opening.client, &opening.name, &opening.place, entries);
+            return Ok(());
+        }
+        let becomes_shared = addresses.iter().copied().filter(|address| {
+            let known = self.state.names_of(*address);
+            known.len() == 1 && !known.contains(&opening.name)
+        });
+        let becomes_shared: Vec<IpAddr> = becomes_shared.collect();
+        let before = self.state.elements_of(opening.client, &addresses);
         self.state.note(opening.client, &opening.name, &opening.place, entries);
+        self.turn(config, opening.client, &becomes_shared).map_err(GateError::Kernel)?;
+        let after = self.state.elements_of(opening.client, &addresses);
+        let gone: Vec<Element> = before.difference(&after).copied().collect();
+        self.delete(&gone).map_err(GateError::Kernel)
+    }
+
+    /// Has what the other names of a client have opened of these addresses, of which another name is known from now on, go
+    /// through the relay where that is to look at it. Other clients' turn comes when they ask again.
+    fn turn(&mut self, config: &Config, client: IpAddr, addresses: &[IpAddr]) -> io::Result<()> {
+        let now = Instant::now();
+        let mut turned = Vec::new();
+        for view in self.state.of_client(client).filter(|view| addresses.contains(&view.address)) {
+            let elements = self.again(config, &view, self.state.is_shared(view.address, view.name));
+            if elements != view.entry.elements {
+                let until = view.entry.until;
+                turned.push((view.name.clone(), view.place.clone(), view.address, Entry { elements, until }));
+            }
+        }
+        for (name, place, address, entry) in turned {
+            let lifetime = entry.until.saturating_duration_since(now);
+            if !lifetime.is_zero() {
+                let puts = entry.elements.iter().map(|element| put(*element, lifetime, &name));
+                self.put(&puts.collect::<Vec<_>>())?;
+            }
+            self.state.note(client, &name, &place, [(address, entry)]);
+        }
         Ok(())
     }
 
@@ -483,6 +530,7 @@ impl Working {
         client: IpAddr,
         address: IpAddr,
         reached: &Reach,
+        is_shared: bool,
     ) -> Option<Vec<Element>> {
         let sender = if client.is_ipv4() == address.is_ipv4() {
             Some(Sender::Address(client))
@@ -490,9 +538,17 @@ impl Working {
             self.station(config, client).map(Sender::Station)
         };
         let Some(sender) = sender else { return Some(Vec::new()) };
+        let is_relayed = match reached.relayed {
+            Relayed::Never => false,
+            Relayed::IfShared => is_shared && config.has_relay(),
+            // Nobody would look at it.
+            Relayed::Always if !config.has_relay() => return Some(Vec::new()),
+            Relayed::Always => true,
+        };
         let parts = self.plan.split(reached.ports)?;
         let transport = reached.transport;
-        Some(parts.into_iter().map(|ports| Element { sender, address, transport, ports }).collect())
+        let element = |ports| Element { sender, address, transport, ports, is_relayed };
+        Some(parts.into_iter().map(element).collect())
     }
 
     /// Who a client is on the enforced device that it is a neighbour on.
@@ -550,8 +606,12 @@ impl Working {
     /// Holds what was opened by name to what decides now. `found` may be in the kernel besides what we know of.
     fn decide_again(&mut self, config: &Config, found: &[Element]) -> io::Result<()> {
         let now = Instant::now();
+        let known = self.state.known();
         let mut state = std::mem::replace(&mut self.state, State::new(0));
-        let (mut gone, new) = state.decide_again(now, |view| self.again(config, view));
+        let (mut gone, new) = state.decide_again(now, |view| {
+            let names = known.get(&view.address).into_iter().flatten();
+            self.again(config, view, names.into_iter().any(|name| name != view.name))
+        });
         self.state = state;
         let open: HashSet<Element> =
             self.state.views().flat_map(|view| view.entry.elements.clone()).collect();
@@ -573,13 +633,15 @@ impl Working {
     }
 
     /// What a name opens now of what it has opened.
-    fn again(&self, config: &Config, view: &View<'_>) -> Vec<Element> {
+    fn again(&self, config: &Config, view: &View<'_>, is_shared: bool) -> Vec<Element> {
         let Some(asker) = self.deciding.asker(view.place) else { return Vec::new() };
+        let reach = if config.has_relay() { reach_relayed } else { reach };
         let Ok(reached) = reach(self.deciding.policy(), &asker.bound, view.name, &[view.address]) else {
             return Vec::new();
         };
-        let elements =
-            reached.iter().filter_map(|reached| self.elements(config, view.client, view.address, reached));
+        let elements = reached
+            .iter()
+            .filter_map(|reached| self.elements(config, view.client, view.address, reached, is_shared));
         elements.flatten().collect()
     }
 
@@ -628,7 +690,9 @@ impl Working {
         let ranges = self.plan.ranges.iter().copied().filter(|range| range.contains(port));
         let ports: Vec<_> = std::iter::once(port.into()).chain(ranges).collect();
         senders.any(|sender| {
-            ports.iter().any(|&ports| open.contains(&Element { sender, address, transport, ports }))
+            // One that passed before its address was known to be shared goes on.
+            let element = |is_relayed, ports| Element { sender, address, transport, ports, is_relayed };
+            ports.iter().any(|&ports| [false, true].iter().any(|way| open.contains(&element(*way, ports))))
         }) || self
             .plan
             .behind
@@ -649,6 +713,10 @@ impl Working {
 }
 
 impl Config {
+    fn has_relay(&self) -> bool {
+        !self.relay.is_empty()
+    }
+
     fn frame(&self) -> Frame {
         let is_ours = |name: &str| self.devices.iter().any(|device| **device.name() == *name);
         let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|address| {
@@ -658,6 +726,8 @@ impl Config {
         Frame {
             dns: self.dns.clone(),
             doors: self.doors.clone(),
+            relay: self.relay.clone(),
+            stand_ins: self.stand_ins.clone(),
             addresses: addresses.collect(),
             lifetime: self.lifetime.max(LIFETIME_MIN),
             size: self.size,

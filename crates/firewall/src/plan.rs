@@ -78,6 +78,8 @@ pub struct Plan {
     pub(crate) regions: Vec<Vec<Network>>,
     /// The ranges of more than one port that anything opened by name is made of.
     pub(crate) ranges: Vec<PortRange>,
+    /// Whether there is a relay that new connections can be redirected to.
+    pub(crate) has_relay: bool,
     pieces: Vec<PortPiece>,
 }
 
@@ -107,6 +109,12 @@ impl Plan {
             plan.behind.push(Behind { device: device.clone(), sources });
         }
         plan
+    }
+
+    /// The same, with a relay that new connections can be redirected to, or none.
+    #[must_use]
+    pub(crate) fn with_relay(self, has_relay: bool) -> Self {
+        Self { has_relay, ..self }
     }
 
     /// The number of the region of `asker`, who has one from now on. `bounds` holds who has which.

@@ -14,6 +14,7 @@ use std::{
 
 use exeat_model::{IpBlock, PortRange};
 use exeat_policy::Network;
+use ipnet::IpNet;
 
 use crate::{
     element::set_name,
@@ -42,6 +43,10 @@ pub(crate) struct Frame {
     pub(crate) dns: Vec<SocketAddr>,
     /// Our other listeners that clients may connect to: they decide for themselves.
     pub(crate) doors: Vec<SocketAddr>,
+    /// Where our listeners for redirected connections listen; empty if there are none.
+    pub(crate) relay: Vec<SocketAddr>,
+    /// The networks whose addresses stand for names, connections to which are redirected.
+    pub(crate) stand_ins: Vec<IpNet>,
     /// The addresses of the enforced devices.
     pub(crate) addresses: Vec<(String, IpAddr)>,
     /// How long something opened by name is open after the last new connection to it.
@@ -65,7 +70,10 @@ pub(crate) fn kept_sets(plan: &Plan) -> Vec<(String, String)> {
             let sender = if is_of_stations { "iface_index . ether_addr" } else { address };
             let port = if ports == one { " . inet_service" } else { "" };
             let key = format!("{sender} . {address} . inet_proto{port}");
-            sets.push((set_name(is_of_stations, is_ipv6, ports), key));
+            let ways = [false, true].into_iter().filter(|is_relayed| !is_relayed || plan.has_relay);
+            sets.extend(
+                ways.map(|is_relayed| (set_name(is_relayed, is_of_stations, is_ipv6, ports), key.clone())),
+            );
         }
     }
     sets
@@ -142,7 +150,7 @@ impl Script<'_> {
                 "set {name} {{ type {address} . {address} . inet_service . inet_service; flags dynamic, timeout; size {size}; }}"
             ));
         }
-        for counter in ["allowed", "refused", "spoofed"] {
+        for counter in ["allowed", "refused", "spoofed", "relayed"] {
             self.line(format_args!("counter {counter} {{ }}"));
         }
     }
@@ -167,12 +175,14 @@ impl Script<'_> {
             input.push(format!("iifname {devices} goto here"));
             output.push(format!("oifname {devices} goto towards"));
             prerouting.push(format!("iifname {devices} meta l4proto {{ tcp, udp }} th dport 53 goto names"));
+            prerouting.push(format!("iifname {devices} meta l4proto tcp goto relayed"));
         }
         // Those that are jumped to first.
         self.chain("refuse", &refuse());
         self.chain("spoofed", &[logged(SPOOFED), "counter name spoofed drop".to_owned()]);
         self.chain("towards", &towards());
         self.chain("names", &self.redirect());
+        self.chain("relayed", &self.relayed(plan));
         let used = self.used();
         self.chain("used", &used);
         self.text.push_str("chain decide { }\n");
@@ -225,6 +235,38 @@ impl Script<'_> {
         lines.collect()
     }
 
+    /// New connections that are the relay's: to addresses that stand for names, and to what was opened by name with the
+    /// relay in between. What names have opened otherwise does not come to pass first: this is asked before any filter.
+    fn relayed(&self, plan: &Plan) -> Vec<String> {
+        let mut lines = Vec::new();
+        for is_ipv6 in [false, true] {
+            let mut relay = self.frame.relay.iter().filter(|listener| listener.is_ipv6() == is_ipv6);
+            let Some(relay) = relay.next() else { continue };
+            let ip = if is_ipv6 { "ip6" } else { "ip" };
+            let target = if relay.ip().is_unspecified() {
+                format!("counter name relayed redirect to :{}", relay.port())
+            } else {
+                format!("counter name relayed dnat {ip} to {relay}")
+            };
+            let stand_ins = self.frame.stand_ins.iter().filter(|net| net.addr().is_ipv6() == is_ipv6);
+            lines.extend(stand_ins.map(|net| format!("meta l4proto tcp {ip} daddr {net} {target}")));
+            if !plan.has_relay {
+                continue;
+            }
+            let one = exeat_model::Port::HTTP.into();
+            for ports in std::iter::once(one).chain(plan.ranges.iter().copied()) {
+                let only = if ports == one {
+                    String::new()
+                } else {
+                    format!("th dport {}-{} ", ports.first(), ports.last())
+                };
+                let opened = self.opened(true, is_ipv6, ports).into_iter();
+                lines.extend(opened.map(|renewing| format!("meta l4proto tcp {only}{renewing} {target}")));
+            }
+        }
+        lines
+    }
+
     /// What clients may connect to here whatever the policy says.
     fn doors(&self) -> Vec<String> {
         let mut lines = Vec::new();
@@ -260,31 +302,34 @@ impl Script<'_> {
     /// after hours finds what it uses. It passes in any case.
     fn used(&self) -> Vec<String> {
         let one = exeat_model::Port::HTTP.into();
-        let renewing = self.opened(one).into_iter().map(|renewing| format!("{renewing} accept"));
+        let renewing = self.both_families(one).into_iter().map(|renewing| format!("{renewing} accept"));
         renewing.chain(["accept".to_owned()]).collect()
     }
 
     /// Lets through what was opened by name for these ports, and renews it.
     fn by_name(&self, ports: PortRange) -> Vec<String> {
-        let opened = self.opened(ports).into_iter();
+        let opened = self.both_families(ports).into_iter();
         opened
             .map(|renewing| format!("{renewing} ct label set {LABEL} counter name allowed accept"))
             .collect()
     }
 
-    /// What matches a packet that fits an element, and renews that.
-    fn opened(&self, ports: PortRange) -> Vec<String> {
+    /// What matches a packet that fits an element of those that pass, and renews that.
+    fn both_families(&self, ports: PortRange) -> Vec<String> {
+        [false, true].into_iter().flat_map(|is_ipv6| self.opened(false, is_ipv6, ports)).collect()
+    }
+
+    /// The same of one family, of those that are redirected or those that pass.
+    fn opened(&self, is_relayed: bool, is_ipv6: bool, ports: PortRange) -> Vec<String> {
         let seconds = self.frame.lifetime.as_secs();
         let port = if ports.first() == ports.last() { " . th dport" } else { "" };
+        let ip = if is_ipv6 { "ip6" } else { "ip" };
         let mut lines = Vec::new();
         for is_of_stations in [false, true] {
-            for (is_ipv6, ip) in [(false, "ip"), (true, "ip6")] {
-                let set = set_name(is_of_stations, is_ipv6, ports);
-                let sender =
-                    if is_of_stations { "iif . ether saddr".to_owned() } else { format!("{ip} saddr") };
-                let key = format!("{sender} . {ip} daddr . meta l4proto{port}");
-                lines.push(format!("{key} @{set} update @{set} {{ {key} timeout {seconds}s }}"));
-            }
+            let set = set_name(is_relayed, is_of_stations, is_ipv6, ports);
+            let sender = if is_of_stations { "iif . ether saddr".to_owned() } else { format!("{ip} saddr") };
+            let key = format!("{sender} . {ip} daddr . meta l4proto{port}");
+            lines.push(format!("{key} @{set} update @{set} {{ {key} timeout {seconds}s }}"));
         }
         lines
     }

@@ -177,6 +177,32 @@ impl State {
         })
     }
 
+    /// What one client opened, in no order.
+    pub(crate) fn of_client(&self, client: IpAddr) -> impl Iterator<Item = View<'_>> {
+        let names = self.clients.get(&client).into_iter().flatten();
+        names.flat_map(move |(name, named)| {
+            let place = &named.place;
+            named.addresses.iter().map(move |(&address, entry)| View { client, name, place, address, entry })
+        })
+    }
+
+    /// Everything that is open of these addresses for one client, by any name.
+    pub(crate) fn elements_of(&self, client: IpAddr, addresses: &[IpAddr]) -> HashSet<Element> {
+        let names = self.clients.get(&client).into_iter().flatten();
+        let entries = names.flat_map(|(_, named)| addresses.iter().filter_map(|at| named.addresses.get(at)));
+        entries.flat_map(|entry| entry.elements.iter().copied()).collect()
+    }
+
+    /// The names that last opened each address.
+    pub(crate) fn known(&self) -> HashMap<IpAddr, Vec<DnsName>> {
+        self.names.clone()
+    }
+
+    /// Whether another name than `name` is known to have opened the address, for anybody.
+    pub(crate) fn is_shared(&self, address: IpAddr, name: &DnsName) -> bool {
+        self.names_of(address).iter().any(|known| known != name)
+    }
+
     /// What one client opened of one address.
     pub(crate) fn of_client_at(
         &self,

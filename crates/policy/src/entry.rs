@@ -97,6 +97,9 @@ pub struct Defaults {
     pub answers: Option<Answers>,
     /// What the upstream is told of the client, where it is dialled from here.
     pub announce: Option<Announce>,
+    /// Whether flows that a kernel could let through are left to a relay that looks at what opens them; without, those are
+    /// that tell by it which of several names of one address they are for.
+    pub verify: Option<bool>,
     /// The class of data that it is for, besides all other use.
     pub class: Option<Class>,
     /// What each flow may come to.
@@ -114,6 +117,7 @@ impl Defaults {
             expect: self.expect.or(outer.expect),
             answers: self.answers.or(outer.answers),
             announce: self.announce.or(outer.announce),
+            verify: self.verify.or(outer.verify),
             class: self.class.or(outer.class),
             caps: self.caps.or(outer.caps),
         }
@@ -364,6 +368,7 @@ impl fmt::Display for Entry {
             && s.expect.is_none()
             && s.answers.is_none()
             && s.announce.is_none()
+            && s.verify.is_none()
             && s.class.is_none()
             && s.caps == Caps::default();
         if short && self.sni.is_empty() && !self.suffix {
@@ -413,6 +418,9 @@ impl Entry {
         }
         if let Some(announce) = s.announce {
             write!(f, ", proxy_protocol = \"{}\"", announce.word())?;
+        }
+        if let Some(verify) = s.verify {
+            write!(f, ", verify = {verify}")?;
         }
         if let Some(class) = s.class {
             write!(f, ", class = \"{}\"", class.word())?;

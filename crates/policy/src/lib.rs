@@ -45,7 +45,7 @@ pub use permit::{
     HopPermit, InfraPermit, OpeningRule, Permit, permit, permit_hop, permit_key_server, permit_via,
 };
 pub use place::{Place, Revision};
-pub use reach::{Reach, allows_below, may_resolve, reach};
+pub use reach::{Reach, Relayed, allows_below, may_resolve, reach, reach_relayed};
 pub use reason::{DnsRefusal, KernelVerdict, Reason};
 pub use rule::{RuleId, RuleView};
 pub use set::{Bound, BuildError, Builder, CeilingSpec, Floor, Mode, OwnerView, PolicySet, PolicySpec};

@@ -26,6 +26,7 @@ pub struct Permit {
     rule: RuleId,
     opening: OpeningRule,
     announce: Announce,
+    verify: Option<bool>,
     caps: Caps,
     would_deny: Option<Denial>,
     revision: Revision,
@@ -54,6 +55,13 @@ impl Permit {
     #[must_use]
     pub fn announce(&self) -> Announce {
         self.announce
+    }
+
+    /// Returns whether a flow is left to a relay that looks at what opens it, if the rule or one of a ceiling says; of
+    /// both, that it is.
+    #[must_use]
+    pub fn verify(&self) -> Option<bool> {
+        self.verify
     }
 
     /// Returns what the flow may come to: what the rule, a rule of each ceiling and the principal
@@ -228,6 +236,7 @@ pub fn permit(
         rule: found.rule,
         opening: opening(set, request, allowed, found.rule, &found.covered)?,
         announce: announce(set, found.rule),
+        verify: verify(set, request, allowed, &found),
         caps: caps(set, request, allowed, &found),
         would_deny: found.would_deny,
         revision: set.revision(),
@@ -487,6 +496,13 @@ fn announce(set: &PolicySet, rule: RuleId) -> Announce {
         At::Entry { .. } => set.terms(rule).map_or(Announce::Nothing, |terms| terms.announce),
         At::Metadata(_) | At::Report => Announce::Nothing,
     }
+}
+
+/// Whether a relay has to look, as the rule or each ceiling's rule says.
+fn verify(set: &PolicySet, request: &EgressRequest<'_>, allowed: &Allowed, found: &Found) -> Option<bool> {
+    let above = allowed.ceilings.iter().filter_map(|ceiling| above(set, request, ceiling, &found.covered));
+    let rules = std::iter::once(found.rule).chain(above);
+    rules.filter_map(|rule| set.terms(rule)?.verify).reduce(|one, other| one || other)
 }
 
 /// What the rule and each ceiling's rule let a flow come to, and the principal. A ceiling bounds what

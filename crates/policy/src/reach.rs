@@ -8,6 +8,7 @@ use exeat_model::{Authority, DnsName, Host, PortRange, Transport};
 use crate::caps::Caps;
 use crate::cuts::Cuts;
 use crate::decide::{Denial, EgressRequest, Verdict, decide, each_match, owners};
+use crate::entry::Expect;
 use crate::permit::{Permit, permit};
 use crate::reason::Reason;
 use crate::rule::{ListSide, RuleId};
@@ -26,6 +27,19 @@ pub struct Reach {
     pub rule: RuleId,
     /// Why it would be refused, if only report mode opens it.
     pub would_deny: Option<Denial>,
+    /// Which of the flows are a relay's, if there is one.
+    pub relayed: Relayed,
+}
+
+/// Which flows are left to a relay, which looks at what opens them and holds them to their bounds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Relayed {
+    /// None: nothing in them tells which name they are for, or the rule says so.
+    Never,
+    /// Those to an address that several names are known to share.
+    IfShared,
+    /// All: the rule says so, or only a relay can keep to it.
+    Always,
 }
 
 /// Whether a name may be asked for at all, by a principal that then connects by itself: whether a connection to some port
@@ -72,13 +86,43 @@ pub fn may_resolve(
 /// The reason, if nothing may be reached: as of [`may_resolve`], and `address_not_allowed` where an address is forbidden,
 /// `max_bytes` and `max_age` where only a relay could keep the rule.
 pub fn reach(set: &PolicySet, bound: &Bound, name: &DnsName, addrs: &[IpAddr]) -> Result<Vec<Reach>, Denial> {
+    reach_of(set, bound, name, addrs, false)
+}
+
+/// As [`reach`], where there is a relay for what only a relay can do: bounds are no reason to refuse then.
+///
+/// # Errors
+/// The reason, if nothing may be reached.
+pub fn reach_relayed(
+    set: &PolicySet,
+    bound: &Bound,
+    name: &DnsName,
+    addrs: &[IpAddr],
+) -> Result<Vec<Reach>, Denial> {
+    reach_of(set, bound, name, addrs, true)
+}
+
+fn reach_of(
+    set: &PolicySet,
+    bound: &Bound,
+    name: &DnsName,
+    addrs: &[IpAddr],
+    has_relay: bool,
+) -> Result<Vec<Reach>, Denial> {
     let mut found: Vec<Reach> = Vec::new();
     let mut refusal = None;
     for (transport, ports) in questions_at(set, bound, name, addrs) {
         let target = Authority { host: Host::Name(name.clone()), port: ports.first() };
-        match permitted(set, &EgressRequest { bound, target: &target, transport }, addrs) {
+        let request = EgressRequest { bound, target: &target, transport };
+        // A relay is there for TCP alone.
+        let permit = if has_relay && transport == Transport::Tcp {
+            straight(set, &request, addrs)
+        } else {
+            permitted(set, &request, addrs)
+        };
+        match permit {
             Err(denial) => note(&mut refusal, denial),
-            Ok(permit) => add(&mut found, transport, ports, &permit),
+            Ok(permit) => add(&mut found, transport, ports, &permit, has_relay),
         }
     }
     if found.is_empty() { Err(refusal.unwrap_or(Denial::of(Reason::HostNotAllowed))) } else { Ok(found) }
@@ -100,6 +144,15 @@ pub(crate) fn permitted(
     request: &EgressRequest<'_>,
     addrs: &[IpAddr],
 ) -> Result<Permit, Denial> {
+    let permit = straight(set, request, addrs)?;
+    match needs_relay(permit.caps()) {
+        Some(reason) => Err(Denial { reason, rule: Some(permit.rule()) }),
+        None => Ok(permit),
+    }
+}
+
+/// The permit of one port that is reached straight from here.
+fn straight(set: &PolicySet, request: &EgressRequest<'_>, addrs: &[IpAddr]) -> Result<Permit, Denial> {
     let allowed = match decide(set, request) {
         Verdict::Deny(denial) => return Err(denial),
         Verdict::Allow(allowed) => allowed,
@@ -107,10 +160,22 @@ pub(crate) fn permitted(
     if allowed.way().is_some() {
         return Err(Denial::of(Reason::EgressGatewayUnavailable));
     }
-    let permit = permit(set, request, &allowed, addrs)?;
-    match needs_relay(permit.caps()) {
-        Some(reason) => Err(Denial { reason, rule: Some(permit.rule()) }),
-        None => Ok(permit),
+    permit(set, request, &allowed, addrs)
+}
+
+/// Which flows of a permit are a relay's.
+fn relayed(permit: &Permit, transport: Transport) -> Relayed {
+    match transport {
+        Transport::Udp => return Relayed::Never,
+        Transport::Tcp => {}
+    }
+    if needs_relay(permit.caps()).is_some() {
+        return Relayed::Always;
+    }
+    match (permit.verify(), permit.opening().expect()) {
+        (Some(true), _) => Relayed::Always,
+        (None, Expect::Tls | Expect::Http) => Relayed::IfShared,
+        (None, Expect::Any) | (Some(false), _) => Relayed::Never,
     }
 }
 
@@ -126,9 +191,14 @@ fn needs_relay(caps: Caps) -> Option<Reason> {
 }
 
 /// Puts what a permit says to what is next to it, if that is the same.
-fn add(found: &mut Vec<Reach>, transport: Transport, ports: PortRange, permit: &Permit) {
+fn add(found: &mut Vec<Reach>, transport: Transport, ports: PortRange, permit: &Permit, has_relay: bool) {
     let addrs: Vec<IpAddr> = permit.addrs().iter().map(std::net::SocketAddr::ip).collect();
-    let next = Reach { transport, ports, addrs, rule: permit.rule(), would_deny: permit.would_deny() };
+    let (rule, would_deny) = (permit.rule(), permit.would_deny());
+    let relayed = match relayed(permit, transport) {
+        Relayed::IfShared if !has_relay => Relayed::Never,
+        relayed @ (Relayed::Never | Relayed::IfShared | Relayed::Always) => relayed,
+    };
+    let next = Reach { transport, ports, addrs, rule, would_deny, relayed };
     if let Some(last) = found.last_mut() {
         let is_next = last.ports.last().get().checked_add(1) == Some(ports.first().get());
         let joined = PortRange::new(last.ports.first(), ports.last());

@@ -67,7 +67,7 @@ fn check_udp(settings: &Defaults, fields: &Fields<'_, '_>, notes: &mut Notes) {
     if settings.transport != Some(Transports::Only(Transport::Udp)) {
         return;
     }
-    for key in ["expect", "sni", "proxy_protocol"] {
+    for key in ["expect", "sni", "proxy_protocol", "verify"] {
         if let Some(span) = fields.key_span(key) {
             let finding = Finding::error(Code::Conflict, format!("`{key}` has no meaning for UDP"));
             notes
@@ -138,7 +138,7 @@ fn check_settings(destination: &Destination, fields: &Fields<'_, '_>, notes: &mu
             (&["addresses", "sni"], "`@any-public` is every global address and any name")
         }
         Destination::Network(_) => {
-            (&["addresses", "sni", "answers"], "a network matches targets given as addresses")
+            (&["addresses", "sni", "answers", "verify"], "a network matches targets given as addresses")
         }
         Destination::Group(_) => (
             &[
@@ -149,6 +149,7 @@ fn check_settings(destination: &Destination, fields: &Fields<'_, '_>, notes: &mu
                 "sni",
                 "answers",
                 "proxy_protocol",
+                "verify",
                 "class",
                 "idle_timeout",
                 "max_age",
@@ -178,6 +179,7 @@ pub(crate) fn read_defaults(fields: &Fields<'_, '_>, notes: &mut Notes) -> Defau
         expect: fields.word("expect", &["tls", "http", "any"], Expect::parse, notes),
         answers: fields.word("answers", &["refuse", "filter"], Answers::parse, notes),
         announce: read_announce(fields, notes),
+        verify: fields.boolean("verify", notes),
         class: fields.word("class", &Class::ALL.map(Class::word), Class::parse, notes),
         caps: caps::read(fields, notes),
     }

@@ -159,7 +159,7 @@ pub(crate) fn read_list(
 /// A deny entry with a condition on the connection would deny less than it seems to.
 fn check_deny(value: &Value<'_>, notes: &mut Notes) {
     let DeValue::Table(table) = value.get_ref() else { return };
-    let of_connections = ["addresses", "expect", "sni", "answers", "proxy_protocol", "class"];
+    let of_connections = ["addresses", "expect", "sni", "answers", "proxy_protocol", "verify", "class"];
     let of_connections = of_connections.map(|key| (key, "a deny holds whatever opens the connection"));
     let of_flows = caps::KEYS.map(|key| (key, "what is denied has no flows"));
     for (key, why) in of_connections.into_iter().chain(of_flows) {

@@ -85,7 +85,7 @@ fn mistakes() {
             "the name of the limit of all flows",
             "[policy.p]\nallow = [\"a.example.com\"]\nflow_age = \"1h\"",
             &[
-                "e 3:1 unknown key `flow_age` in [policy.p] | `flow_age` belongs in [limits]; [policy.p] takes `allow`, `deny`, `mode`, `bind`, `ports`, `transport`, `addresses`, `expect`, `answers`, `proxy_protocol`, `class`, `idle_timeout`, `max_age`, `max_bytes_up`, `max_bytes_down`, `metadata`, `next_hop` and `resolve`",
+                "e 3:1 unknown key `flow_age` in [policy.p] | `flow_age` belongs in [limits]; [policy.p] takes `allow`, `deny`, `mode`, `bind`, `ports`, `transport`, `addresses`, `expect`, `answers`, `proxy_protocol`, `verify`, `class`, `idle_timeout`, `max_age`, `max_bytes_up`, `max_bytes_down`, `metadata`, `next_hop` and `resolve`",
             ],
         ),
         (

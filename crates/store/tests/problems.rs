@@ -80,14 +80,14 @@ fn sections_and_keys() {
             "key of a policy misspelled",
             "[policy.p]\nalow = [\"a.example.com\"]\nallow = [\"b.example.com\"]",
             &[
-                "e 2:1 unknown key `alow` in [policy.p] | did you mean `allow`? [policy.p] takes `allow`, `deny`, `mode`, `bind`, `ports`, `transport`, `addresses`, `expect`, `answers`, `proxy_protocol`, `class`, `idle_timeout`, `max_age`, `max_bytes_up`, `max_bytes_down`, `metadata`, `next_hop` and `resolve`",
+                "e 2:1 unknown key `alow` in [policy.p] | did you mean `allow`? [policy.p] takes `allow`, `deny`, `mode`, `bind`, `ports`, `transport`, `addresses`, `expect`, `answers`, `proxy_protocol`, `verify`, `class`, `idle_timeout`, `max_age`, `max_bytes_up`, `max_bytes_down`, `metadata`, `next_hop` and `resolve`",
             ],
         ),
         (
             "key of an entry misspelled",
             "[policy.p]\nallow = [{ host = \"a.example.com\", port = [1] }]",
             &[
-                "e 2:36 unknown key `port` in an entry | did you mean `ports`? an entry takes `host`, `suffix`, `network`, `ports`, `transport`, `addresses`, `expect`, `sni`, `answers`, `proxy_protocol`, `class`, `idle_timeout`, `max_age`, `max_bytes_up` and `max_bytes_down`",
+                "e 2:36 unknown key `port` in an entry | did you mean `ports`? an entry takes `host`, `suffix`, `network`, `ports`, `transport`, `addresses`, `expect`, `sni`, `answers`, `proxy_protocol`, `verify`, `class`, `idle_timeout`, `max_age`, `max_bytes_up` and `max_bytes_down`",
             ],
         ),
         (

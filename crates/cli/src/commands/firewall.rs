@@ -49,8 +49,11 @@ fn show(Output { socket, json }: &Output, address: Option<&str>) -> anyhow::Resu
         Some(_) | None => {}
     }
     for row in rows {
-        let ports = row.get("ports").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let ports: Vec<String> = ports.iter().map(printable).collect();
+        let list = |key| row.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let relayed = list("relayed");
+        let way = |ports| if relayed.contains(ports) { " by proxy" } else { "" };
+        let ports: Vec<String> =
+            list("ports").iter().map(|ports| format!("{}{}", printable(ports), way(ports))).collect();
         let remaining = row.get("remaining_seconds").and_then(Value::as_u64).unwrap_or(0);
         let remaining = if remaining == 0 { "ended".to_owned() } else { format!("{remaining} s") };
         told.push_str(&format!(

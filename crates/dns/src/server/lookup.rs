@@ -8,7 +8,7 @@ use std::{
 
 use exeat_identity::Principal;
 use exeat_model::DnsName;
-use exeat_policy::{Denial, PolicySet, Reach, Reason, allows_below, may_resolve, reach};
+use exeat_policy::{Denial, PolicySet, Reach, Reason, allows_below, may_resolve, reach, reach_relayed};
 use hickory_proto::{
     op::ResponseCode,
     rr::{RData, Record, RecordType, rdata::PTR},
@@ -200,6 +200,7 @@ impl Inner {
             return Err(Stop::Again);
         }
         let policy = now.policy();
+        let reach = if self.gate.relays() { reach_relayed } else { reach };
         let reach = reach(policy, &principal.bound, &name, &answer.addrs)
             .map_err(|denial| self.deny(policy, principal, question, denial, trail))?;
         let may_tell = |address: &&IpAddr| is_reached(&reach, **address);

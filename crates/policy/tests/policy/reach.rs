@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use exeat_model::{Authority, DnsName, Host, Port, Transport};
 use exeat_policy::{
-    Answers, Caps, Entry, Floor, Mode, Reach, Reason, Resolve, Transports, allows_below, may_resolve, reach,
+    Answers, Caps, Entry, Expect, Floor, Mode, Reach, Reason, Relayed, Resolve, Transports, allows_below,
+    may_resolve, reach, reach_relayed,
 };
 use proptest::prelude::*;
 
@@ -92,6 +93,50 @@ fn a_name_opens_the_ports_of_its_rules() {
         let by_address = matches!(want, Err(Reason::AddressNotAllowed | Reason::MaxBytes));
         assert_eq!(resolved.is_ok(), want.is_ok() || by_address, "{case}");
     }
+}
+
+#[test]
+fn what_only_a_relay_can_judge_is_told_apart() {
+    let verify = |text, word| with(text, |e| e.settings.verify = Some(word));
+    let any = |text| with(text, |e| e.settings.expect = Some(Expect::Any));
+    let udp = |text| with(text, |e| e.settings.transport = Some(Transports::Only(Transport::Udp)));
+    let capped = |text| with(text, |e| e.settings.caps = Caps { max_bytes_up: Some(9), ..Caps::default() });
+    let (never, shared, always) = (Relayed::Never, Relayed::IfShared, Relayed::Always);
+    // What is tried, the allow list, that of a ceiling, and what is the relay's on which port.
+    type Case = (&'static str, Vec<Entry>, Option<Entry>, Vec<(u16, Relayed)>);
+    let cases: Vec<Case> = vec![
+        ("TLS and HTTP tell names apart", entries(&["example.com"]), None, vec![(80, shared), (443, shared)]),
+        ("all else does not", entries(&["example.com:22"]), None, vec![(22, never)]),
+        ("nor what may begin with anything", vec![any("example.com:443")], None, vec![(443, never)]),
+        ("a rule says so", vec![verify("example.com:443", true)], None, vec![(443, always)]),
+        ("of any port", vec![verify("example.com:22", true)], None, vec![(22, always)]),
+        ("a rule says not", vec![verify("example.com:443", false)], None, vec![(443, never)]),
+        (
+            "the ceiling says so",
+            vec![verify("example.com:443", false)],
+            Some(verify("example.com", true)),
+            vec![(443, always)],
+        ),
+        ("bounds", vec![capped("example.com:22")], None, vec![(22, always)]),
+        ("datagrams", vec![udp("example.com:443")], None, vec![(443, never)]),
+        ("of a range", entries(&["example.com:79-81"]), None, vec![(79, never), (80, shared), (81, never)]),
+    ];
+    for (case, allow, ceiling, want) in cases {
+        let ceilings: Vec<Rules> =
+            ceiling.map(|entry| Rules { allow: vec![entry], ..rules("c", &[], &[]) }).into_iter().collect();
+        let world = world(&[], &[Rules { name: "p", allow, ..Rules::default() }], &ceilings);
+        let found = reach_relayed(&world.set, &world.bound, &name("example.com"), &ips(&[A])).unwrap();
+        let found: Vec<_> = found.iter().map(|reach| (reach.ports.first().get(), reach.relayed)).collect();
+        assert_eq!(found, want, "{case}");
+        // Without a relay nothing waits for one, but what a rule wants verified is still told.
+        if let Ok(found) = reach(&world.set, &world.bound, &name("example.com"), &ips(&[A])) {
+            assert!(found.iter().all(|reach| reach.relayed != Relayed::IfShared), "{case}");
+            let is_verified = want.iter().any(|(_, relayed)| *relayed == always);
+            assert_eq!(found.iter().any(|reach| reach.relayed == always), is_verified, "{case}");
+        }
+    }
+    let shown = verify("example.com:443", true).to_string();
+    assert_eq!(shown, "{ host = \"example.com\", ports = [443], verify = true }");
 }
 
 #[test]

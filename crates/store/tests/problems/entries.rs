@@ -188,10 +188,11 @@ fn entries() {
         ),
         (
             "settings of a network",
-            r#"{ network = "10.0.0.0/8", sni = ["a.example.com"], answers = "filter" }"#,
+            r#"{ network = "10.0.0.0/8", sni = ["a.example.com"], answers = "filter", verify = true }"#,
             &[
                 "e 2:36 `sni` has no meaning for `10.0.0.0/8` | remove it: a network matches targets given as addresses",
                 "e 2:61 `answers` has no meaning for `10.0.0.0/8` | remove it: a network matches targets given as addresses",
+                "e 2:81 `verify` has no meaning for `10.0.0.0/8` | remove it: a network matches targets given as addresses",
             ],
         ),
         (

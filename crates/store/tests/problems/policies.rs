@@ -26,7 +26,7 @@ fn policies_groups_and_ceilings() {
                 "e 2:18 `v1` is not a value of `proxy_protocol` | did you mean \"v2\"? write \"off\" or \"v2\" or \"v2-principal\"",
                 "e 3:42 `proxy_protocol` has no meaning for `@g` | remove it: a group carries its own settings: set them in [groups.NAME] or on its entries",
                 "e 4:35 `proxy_protocol` has no meaning in a deny list | remove it: a deny holds whatever opens the connection",
-                "e 10:1 unknown key `proxy_protocol` in [ceiling.c] | `proxy_protocol` belongs in [groups.NAME] or [policy.NAME] or [next_hop.NAME]; [ceiling.c] takes `bind`, `allow`, `deny`, `ports`, `transport`, `addresses`, `expect`, `answers`, `idle_timeout`, `max_age`, `max_bytes_up`, `max_bytes_down` and `metadata`",
+                "e 10:1 unknown key `proxy_protocol` in [ceiling.c] | `proxy_protocol` belongs in [groups.NAME] or [policy.NAME] or [next_hop.NAME]; [ceiling.c] takes `bind`, `allow`, `deny`, `ports`, `transport`, `addresses`, `expect`, `answers`, `verify`, `idle_timeout`, `max_age`, `max_bytes_up`, `max_bytes_down` and `metadata`",
             ],
         ),
         (
