@@ -93,7 +93,7 @@ pub(crate) async fn run(options: &Lookups) -> Result<()> {
     options.sheet.add(&options.name, options.round, figures(options, all, seconds, cpu))
 }
 
-fn figures(options: &Lookups, mut all: Seen, seconds: f64, cpu: process::Cpu) -> Figures {
+fn figures(options: &Lookups, all: Seen, seconds: f64, cpu: process::Cpu) -> Figures {
     let units = all.microseconds.len() as u64;
     let mut figures = Figures { units, seconds, errors: all.errors, ..Figures::default() };
     figures.set("rate", units as f64 / seconds);
@@ -101,13 +101,8 @@ fn figures(options: &Lookups, mut all: Seen, seconds: f64, cpu: process::Cpu) ->
         figures.set("cpu_us", cpu.total() * 1e6 / units as f64);
         figures.set("system_share", cpu.system / cpu.total());
     }
-    all.microseconds.sort_unstable();
-    let last = all.microseconds.len().saturating_sub(1);
-    for (name, share) in [("p50_us", 0.5), ("p99_us", 0.99), ("slowest_us", 1.0)] {
-        if let Some(&microseconds) = all.microseconds.get((share * last as f64).round() as usize) {
-            figures.set(name, f64::from(microseconds));
-        }
-    }
+    let mut microseconds: Vec<f64> = all.microseconds.into_iter().map(f64::from).collect();
+    figures.set_quantiles(&mut microseconds, "us");
     figures
 }
 
@@ -147,7 +142,11 @@ async fn client(asking: Arc<Asking>) -> Result<Seen> {
 }
 
 async fn connect(server: SocketAddr) -> Result<UdpSocket> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let socket = UdpSocket::bind((
+        if server.ip().is_loopback() { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED },
+        0,
+    ))
+    .await?;
     socket.connect(server).await?;
     Ok(socket)
 }

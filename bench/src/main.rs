@@ -3,11 +3,13 @@
 
 mod calls;
 mod compare;
+mod connects;
 mod criterion;
 mod dns;
 mod floor;
 mod generate;
 mod head;
+mod kernel;
 mod load;
 mod lookups;
 mod names;
@@ -62,6 +64,10 @@ enum Command {
     Start(start::Start),
     /// Ask a name server, and measure how it answers
     Lookups(lookups::Lookups),
+    /// Ask for names and connect to them at once, and count what is refused
+    Connects(connects::Connects),
+    /// Measure what it takes to open something in the kernel, and what a packet costs then
+    Kernel(kernel::Kernel),
     /// Count the system calls of a connection
     Calls(calls::Count),
     /// Write down what criterion has measured
@@ -103,6 +109,8 @@ fn main() -> Result<()> {
         Command::Compare(comparison) => runtime()?.block_on(compare::run(&comparison)),
         Command::Start(start) => runtime()?.block_on(start::run(&start)),
         Command::Lookups(lookups) => runtime()?.block_on(lookups::run(&lookups)),
+        Command::Connects(connects) => connects::run(&connects),
+        Command::Kernel(kernel) => kernel::run(&kernel),
         Command::Calls(count) => runtime()?.block_on(calls::run(&count)),
         Command::Criterion(import) => criterion::run(&import),
         Command::Report(report) => report::run(&report),

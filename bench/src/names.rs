@@ -29,8 +29,19 @@ pub(crate) fn spread(rules: u64, count: u64) -> Vec<String> {
     (0..count).map(|n| listed(n * (rules / count))).collect()
 }
 
-/// Where a name lives: one of 127.1.0.1 to 127.1.0.64.
+/// A name of another kind, each of which has an address of its own that a rule need not say anything of.
+pub(crate) fn distant(number: u16) -> String {
+    format!("n{number}.lan.test")
+}
+
+/// Where a name lives: one of 127.1.0.1 to 127.1.0.64, or for a distant one somewhere below 93.184.0.0.
 pub(crate) fn address(name: &str) -> Ipv4Addr {
+    let distant =
+        name.strip_suffix(".lan.test").and_then(|label| label.strip_prefix('n')?.parse::<u16>().ok());
+    if let Some(number) = distant {
+        let [high, low] = number.to_be_bytes();
+        return Ipv4Addr::new(93, 184, high, low);
+    }
     let number = name.split('.').find_map(|label| label.strip_prefix("site")?.parse().ok());
     let last = 1 + mix(number.unwrap_or(0)) % ADDRESSES;
     Ipv4Addr::new(127, 1, 0, u8::try_from(last).unwrap_or(1))

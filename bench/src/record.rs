@@ -29,6 +29,17 @@ impl Figures {
         }
     }
 
+    /// Adds the median, the 99th of a hundred and the highest of `values`, with this unit.
+    pub(crate) fn set_quantiles(&mut self, values: &mut [f64], unit: &str) {
+        values.sort_unstable_by(f64::total_cmp);
+        let last = values.len().saturating_sub(1);
+        for (name, share) in [("p50", 0.5), ("p99", 0.99), ("slowest", 1.0)] {
+            if let Some(&value) = values.get((share * last as f64).round() as usize) {
+                self.set(&format!("{name}_{unit}"), value);
+            }
+        }
+    }
+
     /// How many things went wrong.
     pub(crate) fn error_count(&self) -> u64 {
         self.errors.values().sum()

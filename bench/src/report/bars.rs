@@ -13,14 +13,24 @@ struct Bar {
     section: &'static str,
     target: &'static str,
     figure: &'static str,
-    /// The target whose figure in the same round it is divided by.
-    base: Option<&'static str>,
+    /// What it is compared with.
+    base: Base,
     /// What follows the number.
     unit: &'static str,
     /// The most that it may be.
     most: f64,
     /// What it should be.
     aim: Option<f64>,
+}
+
+/// What a figure is compared with: itself, or another target's in the same round.
+enum Base {
+    /// Nothing.
+    None,
+    /// It is divided by this target's.
+    Per(&'static str),
+    /// This target's is taken away.
+    Beyond(&'static str),
 }
 
 const fn ratio(
@@ -31,7 +41,7 @@ const fn ratio(
     most: f64,
     aim: f64,
 ) -> Bar {
-    Bar { work, section, target, figure: "cpu_us", base: Some(base), unit: "×", most, aim: Some(aim) }
+    Bar { work, section, target, figure: "cpu_us", base: Base::Per(base), unit: "×", most, aim: Some(aim) }
 }
 
 const fn value(
@@ -42,7 +52,7 @@ const fn value(
     most: f64,
     aim: Option<f64>,
 ) -> Bar {
-    Bar { work, section, target: "exeat", figure, base: None, unit, most, aim }
+    Bar { work, section, target: "exeat", figure, base: Base::None, unit, most, aim }
 }
 
 const ALL: &[Bar] = &[
@@ -66,6 +76,46 @@ const ALL: &[Bar] = &[
         target: "decide/1000000",
         ..value("one decision with 1,000,000 rules", "micro", "ns", " ns", 200.0, Some(100.0))
     },
+    Bar {
+        target: "exeat-new",
+        base: Base::Beyond("servers"),
+        ..value(
+            "a name that is opened, beyond the servers' own time, p99",
+            "kernel-lookups",
+            "p99_us",
+            " µs",
+            1000.0,
+            None,
+        )
+    },
+    value(
+        "CPU of a name that is opened: 5,000 a second of one core",
+        "kernel-load",
+        "cpu_us",
+        " µs",
+        200.0,
+        None,
+    ),
+    value("first packets refused of 10,000", "kernel-connects", "refused", "", 0.0, None),
+    Bar {
+        target: "openings/1000",
+        ..value("one opening in the kernel, p50, beside 1,000", "kernel", "p50_us", " µs", 20.0, Some(10.0))
+    },
+    Bar {
+        target: "openings/1000000",
+        ..value("the same beside 1,000,000", "kernel", "p50_us", " µs", 20.0, Some(10.0))
+    },
+    Bar {
+        figure: "packet_ns",
+        ..ratio(
+            "a packet beside 1,000,000 openings, against 1,000",
+            "kernel",
+            "openings/1000000",
+            "openings/1000",
+            2.0,
+            1.5,
+        )
+    },
     value("memory with 100,000 principals", "principals", "memory_mib", " MiB", 200.0, None),
     value("ready with 100,000 principals", "principals", "ready_s", " s", 2.0, None),
 ];
@@ -73,8 +123,9 @@ const ALL: &[Bar] = &[
 impl Bar {
     fn series(&self, records: &[Record]) -> Series {
         match self.base {
-            Some(base) => Series::ratio(records, self.section, self.target, base, self.figure),
-            None => Series::of(records, self.section, self.target, self.figure),
+            Base::Per(base) => Series::ratio(records, self.section, self.target, base, self.figure),
+            Base::Beyond(base) => Series::added(records, self.section, self.target, base, self.figure),
+            Base::None => Series::of(records, self.section, self.target, self.figure),
         }
     }
 

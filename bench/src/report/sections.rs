@@ -94,6 +94,31 @@ const ALL: &[Section] = &[
     bulk("http2-download", "Bulk from the origin; 16 streams of four HTTP/2 connections"),
     load("dns", "Questions for names, one after the other; `servers` are those that Exeat asks", "question"),
     load("dns-load", "Questions for names, 64 at a time; the name server runs on one core", "question"),
+    load(
+        "kernel-lookups",
+        "Questions for names that the firewall is opened for, one after the other",
+        "question",
+    ),
+    load("kernel-load", "The same, 64 at a time; the name server runs on one core", "question"),
+    Section {
+        name: "kernel-connects",
+        title: "A question for a name, and a connection to it at once; 10,000 names",
+        unit: "connection",
+        columns: &[
+            ("refused", "refused"),
+            ("rate", "per second"),
+            ("p50_us", "p50 µs"),
+            ("p99_us", "p99 µs"),
+        ],
+        headline: "p50_us",
+    },
+    Section {
+        name: "kernel",
+        title: "Opening one address in the kernel, beside so many that are open, and a packet that is let through then",
+        unit: "opening",
+        columns: &[("p50_us", "p50 µs"), ("p99_us", "p99 µs"), ("packet_ns", "packet ns")],
+        headline: "p50_us",
+    },
     Section {
         name: "calls",
         title: "System calls of one CONNECT connection, counted by strace; 4 clients",

@@ -23,6 +23,22 @@ impl Series {
 
     /// The figure divided by that of `base` in the same round; rounds in which one of them is missing do not count.
     pub(crate) fn ratio(records: &[Record], section: &str, target: &str, base: &str, figure: &str) -> Self {
+        Self::against(records, section, target, base, figure, |value, base| value / base)
+    }
+
+    /// What the figure has more than that of `base` in the same round; rounds in which one of them is missing do not count.
+    pub(crate) fn added(records: &[Record], section: &str, target: &str, base: &str, figure: &str) -> Self {
+        Self::against(records, section, target, base, figure, |value, base| value - base)
+    }
+
+    fn against(
+        records: &[Record],
+        section: &str,
+        target: &str,
+        base: &str,
+        figure: &str,
+        compare: fn(f64, f64) -> f64,
+    ) -> Self {
         let mut series = Self::default();
         for record in records.iter().filter(|r| r.section == section && r.target == target) {
             series.errors += record.figures.error_count();
@@ -30,8 +46,9 @@ impl Series {
                 other.section == section && other.target == base && other.round == record.round
             };
             let base = records.iter().find(is_base).and_then(|other| other.figures.values.get(figure));
-            let ratio = record.figures.values.get(figure).zip(base).map(|(value, base)| value / base);
-            series.values.extend(ratio.filter(|ratio| ratio.is_finite()));
+            let compared =
+                record.figures.values.get(figure).zip(base).map(|(value, base)| compare(*value, *base));
+            series.values.extend(compared.filter(|compared| compared.is_finite()));
         }
         series.sorted()
     }
