@@ -127,6 +127,8 @@ pub(crate) fn run(options: &Kernel) -> Result<()> {
         size: 1 << 20,
         dns: vec![(Ipv4Addr::UNSPECIFIED, 53).into()],
         doors: Vec::new(),
+        relay: Vec::new(),
+        stand_ins: Vec::new(),
     };
     exeat_firewall::remove()?;
     let firewall = Firewall::start(config, Arc::clone(&everybody) as _)?;

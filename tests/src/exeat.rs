@@ -147,6 +147,12 @@ impl Exeat {
         Ok(Self { child, directory: directory.to_owned() })
     }
 
+    /// The number of its process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The descriptors that it has open.
     ///
     /// # Errors

@@ -60,6 +60,7 @@ interfaces = ["lan1", "lan2"]
 [audit]
 file = "AUDIT"
 [api]
+listen = "127.0.0.1:9128"
 socket = "admin.sock"
 [policy.one]
 {one}

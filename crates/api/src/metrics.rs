@@ -7,6 +7,7 @@
 use std::time::UNIX_EPOCH;
 
 use crate::status::Status;
+use exeat_firewall::Counted;
 use exeat_policy::{Mode, Reason};
 use exeat_proxy::{
     Proxy,
@@ -304,6 +305,70 @@ const FAMILIES: &[Family] = &[
         read: |view| Numbers::Counts(by_key("why", &view.metrics.lookups.tap_streams)),
     },
     Family {
+        name: "firewall_in_force",
+        kind: Kind::Gauge,
+        labels: "",
+        help: "1 while the rules of what decides are in the kernel. Absent, as the others of the firewall, without one",
+        read: |view| firewall_gauge(view, |counted| flag(counted.is_in_force)),
+    },
+    Family {
+        name: "firewall_openings",
+        kind: Kind::Gauge,
+        labels: "",
+        help: "Addresses that names have opened for clients, and that are remembered; at most `elements`",
+        read: |view| firewall_gauge(view, |counted| float(counted.openings)),
+    },
+    Family {
+        name: "firewall_commits",
+        kind: Kind::Counter,
+        labels: "`result`: `done`, `failed`",
+        help: "Changes of what is open that the kernel was told of. One that fails opens nothing",
+        read: |view| {
+            firewall_counts(view, "result", |counted| {
+                vec![("done", counted.commits), ("failed", counted.failed)]
+            })
+        },
+    },
+    Family {
+        name: "firewall_full",
+        kind: Kind::Counter,
+        labels: "",
+        help: "Names that were not opened because a client's share, or all of it, was taken. Nothing that is open is taken away to make room",
+        read: |view| firewall_counter(view, |counted| counted.full),
+    },
+    Family {
+        name: "firewall_packets_recorded",
+        kind: Kind::Counter,
+        labels: "`fate`: `refused`, `spoofed` (dropped, with a source that is not the sender's own), `watched` (let through by report mode)",
+        help: "Packets that are in the audit log: of a burst 500, and 100 a second",
+        read: |view| {
+            firewall_counts(view, "fate", |counted| {
+                vec![("refused", counted.refused), ("spoofed", counted.spoofed), ("watched", counted.watched)]
+            })
+        },
+    },
+    Family {
+        name: "firewall_names_expired",
+        kind: Kind::Counter,
+        labels: "",
+        help: "Of these, packets to what a name had opened for the client, after its lifetime",
+        read: |view| firewall_counter(view, |counted| counted.expired),
+    },
+    Family {
+        name: "firewall_reinstalls",
+        kind: Kind::Counter,
+        labels: "",
+        help: "How often the rules were set again because somebody else had changed or flushed them",
+        read: |view| firewall_counter(view, |counted| counted.reinstalls),
+    },
+    Family {
+        name: "firewall_flows_cut",
+        kind: Kind::Counter,
+        labels: "",
+        help: "Open flows in the kernel that a change of policy, a quarantine or a start has cut",
+        read: |view| firewall_counter(view, |counted| counted.cut),
+    },
+    Family {
         name: "limit_hits",
         kind: Kind::Counter,
         labels: "`limit`: a key of [`[limits]`](configuration.md#limits); `flow_bytes` is either direction, and bounds of rules and clients count as those of all flows",
@@ -457,6 +522,24 @@ const FAMILIES: &[Family] = &[
         read: |_| Numbers::Info(vec![("version", env!("CARGO_PKG_VERSION"))]),
     },
 ];
+
+/// A number of the firewall, if there is one.
+fn firewall_gauge(view: &View<'_>, read: fn(&Counted) -> f64) -> Numbers {
+    Numbers::Gauge(view.status.firewall().iter().map(|counted| (Labels::new(), read(counted))).collect())
+}
+
+fn firewall_counter(view: &View<'_>, read: fn(&Counted) -> u64) -> Numbers {
+    Numbers::Counts(view.status.firewall().iter().map(|counted| (Labels::new(), read(counted))).collect())
+}
+
+fn firewall_counts(
+    view: &View<'_>,
+    label: &'static str,
+    read: fn(&Counted) -> Vec<(&'static str, u64)>,
+) -> Numbers {
+    let numbers = view.status.firewall().iter().flat_map(read).collect::<Vec<_>>();
+    Numbers::Counts(numbers.into_iter().map(|(value, number)| (vec![(label, value)], number)).collect())
+}
 
 fn decisions(metrics: &Metrics) -> Vec<(Labels, u64)> {
     verdicts(metrics.allowed.get(), &metrics.failed, &metrics.denied)

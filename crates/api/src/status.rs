@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use exeat_firewall::{Counted, Counts};
 use exeat_proxy::Tls;
 
 /// What came of the loads of the configuration since the start.
@@ -18,6 +19,7 @@ pub struct Status {
     succeeded: AtomicU64,
     failed: AtomicU64,
     lost_lines: Arc<AtomicU64>,
+    firewall: Option<Arc<Counts>>,
     last: Mutex<Last>,
 }
 
@@ -54,6 +56,7 @@ impl Status {
             succeeded: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             lost_lines: Arc::default(),
+            firewall: None,
             last: Mutex::new(last),
         }
     }
@@ -62,6 +65,17 @@ impl Status {
     pub fn with_lost_lines(mut self, lost_lines: Arc<AtomicU64>) -> Self {
         self.lost_lines = lost_lines;
         self
+    }
+
+    /// Tells from now on of a firewall.
+    pub fn with_firewall(mut self, counts: Option<Arc<Counts>>) -> Self {
+        self.firewall = counts;
+        self
+    }
+
+    /// What the firewall has done; `None` if there is none.
+    pub fn firewall(&self) -> Option<Counted> {
+        self.firewall.as_ref().map(|counts| counts.get())
     }
 
     /// Log lines that were not written.

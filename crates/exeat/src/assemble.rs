@@ -171,7 +171,9 @@ async fn serve(
     });
     let cores = Cores::start(&proxy, listeners.collect(), unix, dns.collect())?;
     let shown = certificates.iter().flatten().cloned().collect();
-    let status = Arc::new(Status::new(source.describe(), shown).with_lost_lines(stderr.lost()));
+    let counts = firewall.as_ref().map(|firewall| Arc::clone(firewall.counts()));
+    let status = Status::new(source.describe(), shown).with_lost_lines(stderr.lost()).with_firewall(counts);
+    let status = Arc::new(status);
     let (ordered, mut orders) = mpsc::channel(ORDERS_WAITING);
     let admin = Admin::new(exeat_api::Parts {
         proxy: proxy.clone(),

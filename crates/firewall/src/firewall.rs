@@ -18,6 +18,7 @@ use nix::errno::Errno;
 
 use crate::{
     conntrack::{self, Flow},
+    counts::Counts,
     element::{Element, Sender, Station, is_of_names},
     kernel::{ELEMENTS_PER_BATCH, Fingerprint, Kernel},
     neighbours::Neighbours,
@@ -78,6 +79,7 @@ pub struct Firewall {
 
 pub(crate) struct Inner {
     config: Config,
+    counts: Arc<Counts>,
     working: Mutex<Working>,
 }
 
@@ -91,6 +93,7 @@ struct Working {
     serial: u64,
     /// `None` if the rules of the plan are not in force.
     in_force: Option<Fingerprint>,
+    counts: Arc<Counts>,
 }
 
 /// What a change of policy came to.
@@ -110,7 +113,8 @@ impl Firewall {
     /// If `nft` is missing, or the kernel refuses. Then nothing has changed.
     pub fn start(config: Config, deciding: Arc<dyn Deciding>) -> Result<Self, FirewallError> {
         nft::version()?;
-        let mut kernel = Kernel::connect()?;
+        let counts = Arc::new(Counts::default());
+        let mut kernel = Kernel::counting(Arc::clone(&counts))?;
         let found = match kernel.contents()? {
             Some(contents) => {
                 let sets = contents.sets.iter().filter(|set| is_of_names(set));
@@ -132,6 +136,7 @@ impl Firewall {
             deciding,
             serial: 0,
             in_force: None,
+            counts: Arc::clone(&counts),
         };
         working.adopt(&config, &found);
         working.apply(&config)?;
@@ -143,7 +148,7 @@ impl Firewall {
             kept = swept.kept,
             "the firewall is in force"
         );
-        let inner = Arc::new(Inner { config, working: Mutex::new(working) });
+        let inner = Arc::new(Inner { config, counts, working: Mutex::new(working) });
         let watch = Watch::start(Arc::clone(&inner))?;
         Ok(Self { inner, _watch: watch })
     }
@@ -161,11 +166,17 @@ impl Firewall {
         working.revision = deciding.policy().revision();
         working.deciding = deciding;
         working.plan = plan;
-        working.in_force = None;
+        working.not_in_force();
         let applied = working.apply(&self.inner.config);
         working.decide_again(&self.inner.config, &[])?;
         let swept = working.sweep()?;
         applied.map(|()| swept)
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.inner.counts
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -332,6 +343,7 @@ impl Inner {
             }
             (Fate::Refused | Fate::Watched, Some(_), _, _) => Reason::IpLiteralNotAllowed,
         };
+        self.counts.packet(fate, is_late);
         Packet {
             fate,
             source,
@@ -359,8 +371,9 @@ impl Inner {
         if working.in_force.is_some() && now == working.in_force {
             return Ok(false);
         }
-        working.in_force = None;
+        working.not_in_force();
         working.apply(&self.config)?;
+        self.counts.reinstalled();
         working.sweep()?;
         Ok(true)
     }
@@ -409,7 +422,13 @@ impl Working {
             self.put_all(config)?;
         }
         self.in_force = fingerprint;
+        self.counts.in_force(fingerprint.is_some());
         Ok(())
+    }
+
+    fn not_in_force(&mut self) {
+        self.in_force = None;
+        self.counts.in_force(false);
     }
 
     /// Tells the kernel everything again that is open.
@@ -461,11 +480,15 @@ impl Working {
             }
         }
         let addresses: Vec<IpAddr> = entries.iter().map(|(address, _)| *address).collect();
-        self.state.make_room(opening.client, &opening.name, &addresses, now).map_err(|_| GateError::Full)?;
+        self.state.make_room(opening.client, &opening.name, &addresses, now).map_err(|_| {
+            self.counts.full();
+            GateError::Full
+        })?;
         let elements = entries.iter().flat_map(|(_, entry)| &entry.elements);
         let puts: Vec<Put> = elements.map(|element| put(*element, lifetime, &opening.name)).collect();
         self.put(&puts).or_else(|error| self.put_after(config, error, &puts)).map_err(|error| {
             if error.raw_os_error() == Some(Errno::ENFILE as i32) {
+                self.counts.full();
                 GateError::Full
             } else {
                 GateError::Kernel(error)
@@ -473,6 +496,7 @@ impl Working {
         })?;
         if !config.has_relay() {
             self.state.note(opening.client, &opening.name, &opening.place, entries);
+            self.counts.open(self.state.len());
             return Ok(());
         }
         let becomes_shared = addresses.iter().copied().filter(|address| {
@@ -482,6 +506,7 @@ impl Working {
         let becomes_shared: Vec<IpAddr> = becomes_shared.collect();
         let before = self.state.elements_of(opening.client, &addresses);
         self.state.note(opening.client, &opening.name, &opening.place, entries);
+        self.counts.open(self.state.len());
         self.turn(config, opening.client, &becomes_shared).map_err(GateError::Kernel)?;
         let after = self.state.elements_of(opening.client, &addresses);
         let gone: Vec<Element> = before.difference(&after).copied().collect();
@@ -517,8 +542,9 @@ impl Working {
             return Err(error);
         }
         tracing::error!("somebody has removed the rules of the firewall: they are set again");
-        self.in_force = None;
+        self.not_in_force();
         self.apply(config).map_err(io::Error::other)?;
+        self.counts.reinstalled();
         self.put(puts)
     }
 
@@ -613,6 +639,7 @@ impl Working {
             self.again(config, view, names.into_iter().any(|name| name != view.name))
         });
         self.state = state;
+        self.counts.open(self.state.len());
         let open: HashSet<Element> =
             self.state.views().flat_map(|view| view.entry.elements.clone()).collect();
         gone.extend(found.iter().filter(|element| !open.contains(element)));
@@ -680,6 +707,7 @@ impl Working {
             flows.into_iter().partition(|flow| self.is_allowed(flow, &open, &neighbours));
         self.keep_apart(&cut)?;
         conntrack::cut(&cut)?;
+        self.counts.cut(cut.len());
         Ok(Swept { cut: cut.len(), kept: kept.len() })
     }
 

@@ -3,6 +3,7 @@
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     io,
+    sync::Arc,
 };
 
 use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
@@ -17,6 +18,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
 
 use crate::{
+    counts::Counts,
     element::Element,
     wire::{self, Batch, Held, TABLE},
 };
@@ -41,6 +43,7 @@ pub(crate) struct Kernel {
     sequence: u32,
     buffer: Vec<u8>,
     renews_in_place: bool,
+    counts: Arc<Counts>,
 }
 
 /// What the rules of our table look like. Two are equal if nobody has changed a rule or a chain between them, or made
@@ -74,13 +77,21 @@ impl Kernel {
     /// # Errors
     /// If the system does not let us.
     pub(crate) fn connect() -> io::Result<Self> {
+        Self::counting(Arc::default())
+    }
+
+    /// Connects, and counts its changes.
+    ///
+    /// # Errors
+    /// If the system does not let us.
+    pub(crate) fn counting(counts: Arc<Counts>) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_non_blocking(true)?;
         // An error then comes without the message that it is about.
         socket.set_cap_ack(true)?;
-        Ok(Self { socket, sequence: 0, buffer: Vec::new(), renews_in_place: renews_in_place() })
+        Ok(Self { socket, sequence: 0, buffer: Vec::new(), renews_in_place: renews_in_place(), counts })
     }
 
     /// Whether an element that is put again gets a new time by that alone.
@@ -96,6 +107,12 @@ impl Kernel {
         if batch.is_empty() {
             return Ok(());
         }
+        let result = self.try_commit(batch);
+        self.counts.committed(result.is_ok());
+        result
+    }
+
+    fn try_commit(&mut self, batch: Batch) -> io::Result<()> {
         let sequence = self.next();
         self.send(&batch.finish(sequence))?;
         // The kernel carries it out within `send`, so that the answers are there by now.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod conntrack;
+mod counts;
 mod doctor;
 mod element;
 mod firewall;
@@ -18,6 +19,7 @@ mod state;
 mod watch;
 mod wire;
 
+pub use counts::{Counted, Counts};
 pub use doctor::{Finding, doctor};
 pub use element::{Element, Sender, Station};
 pub use firewall::{Config, Firewall, FirewallError, LIFETIME_MIN, OpenedView, Swept, addresses, remove};

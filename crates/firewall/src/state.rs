@@ -339,6 +339,7 @@ mod tests {
             address: ip(7),
             transport: exeat_model::Transport::Tcp,
             ports: exeat_model::Port::HTTP.into(),
+            is_relayed: false,
         };
         let entry = Entry { elements: vec![element], until: start + Duration::from_secs(600) };
         state.note(ip(3), &name("a.example"), &Place::default(), [(ip(7), entry)]);

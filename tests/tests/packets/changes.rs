@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use exeat_tests::exeat::Exeat;
+use exeat_tests::scrape::scrape;
 use exeat_tests::servers::{Sshd, USER};
 use nix::sys::signal::Signal;
 
@@ -75,6 +76,13 @@ pub(crate) fn a_reload_cuts_what_it_no_longer_allows() -> Result<()> {
     ensure!(done.code == 255, "a broken connection: {}", done.err);
     ensure!(done.out.starts_with("still here\n"), "{:?}", done.out.get(..80));
     closed(&mut stage, 1, "93.184.216.71:2222")?;
+    let numbers = stage.lan.router.run(scrape)?;
+    let number = |name: &str| numbers.get(name).copied().with_context(|| format!("no {name}"));
+    ensure!(number("exeat_firewall_in_force")? == 1.0, "{numbers:?}");
+    ensure!(number("exeat_firewall_flows_cut_total")? == 3.0, "{numbers:?}");
+    ensure!(number("exeat_firewall_packets_recorded_total{fate=\"refused\"}")? >= 3.0, "{numbers:?}");
+    ensure!(number("exeat_firewall_commits_total{result=\"done\"}")? >= 5.0, "{numbers:?}");
+    ensure!(number("exeat_firewall_openings")? == 4.0, "mail, in both families, for both: {numbers:?}");
     kept.end().context("what is allowed throughout")?;
     others.end().context("the other client's")?;
     stage.end(&[FOUR, SIX, "93.184.216.71:2222"])

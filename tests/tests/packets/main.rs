@@ -3,6 +3,7 @@
 //! Nothing here is told of a proxy. What is refused is refused by a reset or by an error of ICMP, and never by silence.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value gives null for what is not there")]
 
+mod calls;
 mod changes;
 mod clients;
 mod killed;
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 
 use exeat_tests::{harness, scenarios};
 
+use calls::lookups_start_no_process;
 use changes::{
     a_quarantine_cuts_one_client, a_reload_cuts_what_it_no_longer_allows, bad_reloads_change_nothing,
 };
@@ -32,5 +34,6 @@ fn main() -> ExitCode {
         bad_reloads_change_nothing,
         killed_and_started_again_nothing_leaks,
         the_next_process_closes_what_its_policy_does,
+        lookups_start_no_process,
     ])
 }
