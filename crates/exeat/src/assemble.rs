@@ -75,11 +75,18 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let asked: Vec<SocketAddr> = loaded.settings.listen.iter().map(|listener| listener.address).collect();
-    // Before the proxy's own, so that whoever finds that open finds these too.
+    // All of these before the proxy's own, so that whoever finds that open finds these too.
     let socket = loaded.settings.api.socket.as_deref().map(Socket::bind).transpose();
     let socket = socket.context("cannot open the admin API")?;
     let health =
         loaded.settings.api.listen.map(|address| listen(address, None, 1, &mut inherited)).transpose()?;
+    let dns_asked: Vec<SocketAddr> =
+        loaded.settings.dns.listen.iter().map(|listener| listener.address).collect();
+    let dns: Vec<DnsListening> = (loaded.settings.dns.listen.iter())
+        .map(|listener| listen_dns(listener.address, listener.interface.as_deref(), cores::count()))
+        .collect::<Result<_, _>>()?;
+    let dns_bound: Vec<SocketAddr> = dns.iter().map(|listening| listening.address).collect();
+    let (unix, _files) = unix_doors(&loaded.settings)?;
     let listening: Vec<Listening> = loaded
         .settings
         .listen
@@ -88,13 +95,6 @@ async fn serve(
             listen(listener.address, listener.interface.as_deref(), cores::count(), &mut inherited)
         })
         .collect::<Result<_, _>>()?;
-    let dns_asked: Vec<SocketAddr> =
-        loaded.settings.dns.listen.iter().map(|listener| listener.address).collect();
-    let dns: Vec<DnsListening> = (loaded.settings.dns.listen.iter())
-        .map(|listener| listen_dns(listener.address, listener.interface.as_deref(), cores::count()))
-        .collect::<Result<_, _>>()?;
-    let dns_bound: Vec<SocketAddr> = dns.iter().map(|listening| listening.address).collect();
-    let (unix, _files) = unix_doors(&loaded.settings)?;
     inherited.check_all_taken(asked.iter().chain(&loaded.settings.api.listen))?;
     let bound: Vec<SocketAddr> = listening.iter().map(|listening| listening.address).collect();
     let health_bound = health.as_ref().map(|health| health.address);

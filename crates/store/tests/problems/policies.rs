@@ -121,7 +121,7 @@ fn policies_groups_and_ceilings() {
                 "e 1:10 [ceiling.a] needs `bind` | write bind = { organization = \"…\" } for those it holds for",
                 "e 1:10 [ceiling.a] needs `allow` | write allow = [\"@any-public\"] if it only denies; without, nothing is allowed",
                 "w 4:9 [ceiling.b] allows nothing | list what it allows, such as allow = [\"api.example.com\"]",
-                "e 6:1 unknown key `mode` in [ceiling.b] | `mode` belongs in [dns] or [policy.NAME]; [ceiling.b] takes `bind`, `allow`, `deny`, `ports`, `transport`, `addresses`, `expect`, `answers`, `idle_timeout`, `max_age`, `max_bytes_up`, `max_bytes_down` and `metadata`",
+                "e 6:1 unknown key `mode` in [ceiling.b] | `mode` belongs in [dns] or [policy.NAME]; [ceiling.b] takes `bind`, `allow`, `deny`, `ports`, `transport`, `addresses`, `expect`, `answers`, `verify`, `idle_timeout`, `max_age`, `max_bytes_up`, `max_bytes_down` and `metadata`",
             ],
         ),
     ]);
