@@ -97,6 +97,12 @@ impl World {
         self.origins().map(Origin::accepts).sum()
     }
 
+    /// Whether one of the origins listens on this port.
+    #[must_use]
+    pub fn has_origin_at(&self, port: u16) -> bool {
+        self.origins().any(|origin| origin.address().port() == port)
+    }
+
     /// The (address, port) pairs to which connections were made.
     #[must_use]
     pub fn reached(&self) -> Vec<SocketAddr> {
