@@ -2,22 +2,21 @@
 //! resolves once for ever. The servers are real ones, all at the address of another name that is refused.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value gives null for what is not there")]
 
-use std::fs::{self, File, Permissions};
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use exeat_tests::client::{Outcome, tool};
+use anyhow::{Context, Result, ensure};
+use exeat_tests::client::Outcome;
 use exeat_tests::container::Container;
 use exeat_tests::dns::{Dns, Entry};
 use exeat_tests::exeat::Exeat;
 use exeat_tests::gateway::{container, redirect};
-use exeat_tests::namespace::{self, NAME_SERVER, PROXY, scratch};
+use exeat_tests::namespace::{NAME_SERVER, PROXY, scratch};
 use exeat_tests::origin::{Origin, PATIENCE, greet_and_echo};
+use exeat_tests::servers::{MailServer, Postgres, Sshd, USER};
 use exeat_tests::{harness, scenarios};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -34,8 +33,6 @@ fn main() -> ExitCode {
 
 /// Where every server of these scenarios is.
 const SERVER: &str = "93.184.216.60";
-/// Who runs servers that would not run as root, inside of a user namespace of their own.
-const USER: (&str, &str) = ("server", "1000");
 
 /// A client in a container, a proxy that allows it this, and a name server.
 struct Setting {
@@ -49,7 +46,6 @@ impl Setting {
     /// `allow` is what the client may reach, and `mode` that of `[dns]`.
     fn new(mode: &str, allow: &str) -> Result<Self> {
         let home = TempDir::new_in(scratch())?;
-        fs::set_permissions(home.path(), Permissions::from_mode(0o755))?;
         let dns = Dns::start(NAME_SERVER.parse()?)?;
         for name in ["git.example.com", "db.example.com", "mail.example.com", "other.example.com"] {
             dns.set(name, Entry::addresses(&[SERVER]));
@@ -99,140 +95,37 @@ policies = ["tools"]
     }
 }
 
-/// A server, which is killed when this is dropped.
-struct Server(Child);
-
-impl Server {
-    /// Starts it and waits until it listens on `port`.
-    fn start(mut command: Command, home: &Path, port: u16) -> Result<Self> {
-        let log = home.join(format!("log-{port}"));
-        command
-            .stdin(Stdio::null())
-            .stdout(File::create(&log)?)
-            .stderr(File::options().append(true).open(&log)?);
-        let mut server = Self(command.spawn()?);
-        let began = Instant::now();
-        while TcpStream::connect((SERVER, port)).is_err() {
-            let ended = server.0.try_wait()?;
-            if ended.is_some() || began.elapsed() > 3 * PATIENCE {
-                bail!("{ended:?} {}", fs::read_to_string(&log)?);
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(server)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
-/// A command as [`USER`], who owns here what root owns outside.
-fn unprivileged(program: impl AsRef<std::ffi::OsStr>) -> Command {
-    let (_, number) = USER;
-    let mut command = Command::new("unshare");
-    command.arg(format!("--map-user={number}")).arg(format!("--map-group={number}")).arg("--").arg(program);
-    command
-}
-
-/// Lets [`USER`] be known, and root.
-fn with_user(home: &Path) -> Result<()> {
-    let (name, number) = USER;
-    let home = home.display();
-    let users = format!("root:x:0:0::{home}:/bin/sh\n{name}:x:{number}:{number}::{home}:/bin/sh\n");
-    namespace::replace("/etc/passwd", &users)
-}
-
-fn run(mut command: Command) -> Result<()> {
-    let done = command.output()?;
-    ensure!(done.status.success(), "{command:?}: {done:?}");
-    Ok(())
-}
-
 fn ssh_by_name() -> Result<()> {
     let mut at = Setting::new("virtual", "\"git.example.com:22\", \"db.example.com:5432\"")?;
-    let home = at.home().to_owned();
-    with_user(&home)?;
-    for key in ["host_key", "user_key"] {
-        let mut keygen = Command::new("ssh-keygen");
-        keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(home.join(key));
-        run(keygen)?;
-    }
-    let path = |name: &str| home.join(name).display().to_string();
-    let config = format!(
-        "ListenAddress {SERVER}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\nStrictModes no\nLogLevel VERBOSE\n",
-        path("host_key"),
-        path("user_key.pub")
-    );
-    fs::write(home.join("sshd_config"), config)?;
-    let sshd = ["/usr/sbin/sshd", "/usr/local/sbin/sshd"].into_iter().find(|path| Path::new(path).exists());
-    // Port 22, in this network, for a user who is root nowhere.
-    fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "22")?;
-    let mut command = unprivileged(sshd.context("sshd (package openssh-server)")?);
-    command.args(["-D", "-e", "-f"]).arg(home.join("sshd_config"));
-    let _sshd = Server::start(command, &home, 22)?;
-
-    let (user, _) = USER;
-    let ssh = |host: &str, port: &str| {
-        let known = format!("UserKnownHostsFile={}", path("known"));
-        let to = format!("{user}@{host}");
-        let options = ["-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes", "-o", &known];
-        at.run(
-            "ssh",
-            &[&options[..], &["-i", &path("user_key"), "-p", port, &to, "echo through; cat"]].concat(),
-        )
+    let sshd = Sshd::start(at.home(), &[SERVER], 22)?;
+    let options = sshd.options();
+    let ssh = |host: &str| {
+        let (options, to) = (options.iter().map(String::as_str), format!("{USER}@{host}"));
+        let args: Vec<&str> = options.chain([&*to, "echo through; cat"]).collect();
+        at.run("ssh", &args)
     };
-    let done = ssh("git.example.com", "22")?;
-    ensure!(
-        done.code == 0 && done.out == "through\n",
-        "{done:?} {}",
-        fs::read_to_string(home.join("log-22"))?
-    );
-    let accepts = fs::read_to_string(home.join("log-22"))?.matches("Connection from").count();
+    let done = ssh("git.example.com")?;
+    ensure!(done.code == 0 && done.out == "through\n", "{done:?}");
+    let accepts = sshd.accepts()?;
     for (case, host, says) in [
         ("another name at the same address", "other.example.com", "Could not resolve hostname"),
         ("a name that may be reached on another port", "db.example.com", "reset"),
         ("the address that the name really has", SERVER, "reset"),
     ] {
-        let done = ssh(host, "22")?;
+        let done = ssh(host)?;
         ensure!(done.code == 255 && done.err.contains(says), "{case}: {done:?}");
     }
-    let now = fs::read_to_string(home.join("log-22"))?.matches("Connection from").count();
-    ensure!(accepts > 0 && now == accepts, "it heard of none of these");
+    ensure!(accepts > 0 && sshd.accepts()? == accepts, "it heard of none of these");
     at.allowed("git.example.com:22")?;
     ensure!(at.decision("db.example.com:22")?["reason"] == "port_not_allowed");
     at.exeat.stop()
 }
 
-/// The programs of the newest PostgreSQL that Debian has put here.
-fn postgres() -> Result<PathBuf> {
-    let versions = fs::read_dir("/usr/lib/postgresql").context("PostgreSQL (package postgresql)")?;
-    let mut programs: Vec<PathBuf> =
-        versions.map(|version| Ok(version?.path().join("bin"))).collect::<Result<_>>()?;
-    programs.retain(|programs| programs.join("initdb").exists());
-    programs.sort();
-    programs.pop().context("PostgreSQL (package postgresql)")
-}
-
 fn psql_by_name() -> Result<()> {
     let mut at = Setting::new("virtual", "\"db.example.com:5432\"")?;
-    let home = at.home().to_owned();
-    with_user(&home)?;
-    let (programs, data) = (postgres()?, home.join("data"));
-    let mut initdb = unprivileged(programs.join("initdb"));
-    initdb.args(["--auth=trust", "--username=shop", "--no-sync", "--no-locale", "--pgdata"]).arg(&data);
-    run(initdb)?;
-    let mut rules = File::options().append(true).open(data.join("pg_hba.conf"))?;
-    writeln!(rules, "host all all all trust")?;
-    let mut command = unprivileged(programs.join("postgres"));
-    command.args(["-h", SERVER, "-c", "fsync=off", "-k"]).arg(&home).arg("-D").arg(&data);
-    let _postgres = Server::start(command, &home, 5432)?;
-
+    let _postgres = Postgres::start(at.home(), &[SERVER], 5432)?;
     let psql =
-        |host: &str| at.run("psql", &["-h", host, "-U", "shop", "-d", "postgres", "-Atc", "select 6 * 7"]);
+        |host: &str| at.run("psql", &["-h", host, "-U", USER, "-d", "postgres", "-Atc", "select 6 * 7"]);
     let done = psql("db.example.com")?;
     ensure!(done.code == 0 && done.out == "42\n", "{done:?}");
     for (case, host, says) in [
@@ -249,21 +142,7 @@ fn psql_by_name() -> Result<()> {
 
 fn mail_by_name() -> Result<()> {
     let mut at = Setting::new("virtual", "\"mail.example.com:25\"")?;
-    let home = at.home().to_owned();
-    let mut command = Command::new(tool("venv/bin/python")?);
-    command.args([
-        "-m",
-        "aiosmtpd",
-        "-n",
-        "-l",
-        &format!("{SERVER}:25"),
-        "-c",
-        "aiosmtpd.handlers.Debugging",
-        "stdout",
-    ]);
-    command.env("PYTHONUNBUFFERED", "1");
-    let _smtpd = Server::start(command, &home, 25)?;
-
+    let server = MailServer::start(at.home(), SERVER, 25)?;
     let send = |host: &str| {
         let script = format!(
             "import smtplib\nwith smtplib.SMTP('{host}', 25, timeout=30) as s:\n \
@@ -281,7 +160,7 @@ fn mail_by_name() -> Result<()> {
         let is_refused = done.err.contains(says) || done.err.contains("SMTPServerDisconnected");
         ensure!(done.code == 1 && is_refused, "{case}: {done:?}");
     }
-    let mails = fs::read_to_string(home.join("log-25"))?;
+    let mails = server.mails()?;
     ensure!(mails.contains("Subject: to mail.example.com"), "{mails}");
     ensure!(mails.matches("Subject: ").count() == 1, "{mails}");
     at.allowed("mail.example.com:25")?;

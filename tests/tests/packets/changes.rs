@@ -5,10 +5,12 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use exeat_tests::exeat::Exeat;
 use exeat_tests::scrape::scrape;
-use exeat_tests::servers::{Sshd, USER};
+use exeat_tests::servers::{EVERYWHERE, Sshd, USER};
 use nix::sys::signal::Signal;
 
 use exeat_tests::firewalled::{ONE, Stage, TWO, config};
+
+use crate::clients::SSH_PORT;
 
 /// Nothing new begins to `to`, and why.
 fn closed(stage: &mut Stage, client: usize, to: &str) -> Result<()> {
@@ -26,7 +28,7 @@ const MAIL: &str = "93.184.216.35:25";
 
 pub(crate) fn a_reload_cuts_what_it_no_longer_allows() -> Result<()> {
     let mut stage = Stage::start(ONE, TWO)?;
-    let sshd = Sshd::start(stage.world.directory())?;
+    let sshd = Sshd::start(stage.world.directory(), EVERYWHERE, SSH_PORT)?;
     let four = stage.traffic(1, "four.example.com", FOUR)?;
     let six = stage.traffic(1, "six.example.com", SIX)?;
     let kept = stage.traffic(1, "mail.example.org", MAIL)?;

@@ -3,9 +3,14 @@
 use anyhow::{Result, ensure};
 use exeat_tests::client::Outcome;
 use exeat_tests::content::{GIT_HOST, REPOSITORY, REPOSITORY_TEXT};
-use exeat_tests::servers::{POSTGRES_PORT, Postgres, SSH_PORT, Sshd, USER};
+use exeat_tests::servers::{EVERYWHERE, Postgres, Sshd, USER};
 
 use exeat_tests::firewalled::{ONE, Stage, TWO};
+
+/// Where sshd listens: the port of its own has an origin at every address.
+pub(crate) const SSH_PORT: u16 = 2222;
+/// Where PostgreSQL listens, for the same reason.
+const POSTGRES_PORT: u16 = 5433;
 
 /// `code` and words of what a client said.
 fn says(done: &Outcome, code: i32, words: &str) -> Result<()> {
@@ -81,7 +86,7 @@ pub(crate) fn curl_reaches_what_its_policy_names() -> Result<()> {
 
 pub(crate) fn git_and_ssh_reach_what_their_policy_names() -> Result<()> {
     let mut stage = Stage::start(ONE, TWO)?;
-    let sshd = Sshd::start(stage.world.directory())?;
+    let sshd = Sshd::start(stage.world.directory(), EVERYWHERE, SSH_PORT)?;
     let ca = stage.world.ca_file();
     let options = sshd.options();
     let ssh =
@@ -134,7 +139,7 @@ pub(crate) fn git_and_ssh_reach_what_their_policy_names() -> Result<()> {
 
 pub(crate) fn psql_reaches_what_its_policy_names() -> Result<()> {
     let mut stage = Stage::start(ONE, TWO)?;
-    let _postgres = Postgres::start(stage.world.directory())?;
+    let _postgres = Postgres::start(stage.world.directory(), EVERYWHERE, POSTGRES_PORT)?;
     let psql = |stage: &Stage, client, host: &str, port: u16| {
         let to = format!("host={host} port={port} user={USER} dbname=postgres connect_timeout=20");
         stage.client(client, "psql")?.args(["-At", &to, "-c", "select inet_client_addr()"]).run()
