@@ -91,8 +91,8 @@ fn a_redirected_client_reaches_what_its_policy_names_and_nothing_else() -> Resul
     }
     for port in [443, 25] {
         let script = format!(
-            "import socket\ns = socket.create_connection(('93.184.216.67', {port}), 10)\n\
-             try: print('got', s.recv(99))\nexcept ConnectionResetError: print('reset')"
+            "import socket\ntry:\n s = socket.create_connection(('93.184.216.67', {port}), 10)\n \
+             print('got', s.recv(99))\nexcept ConnectionResetError: print('reset')"
         );
         let refused = one.client("python3", home).args(["-c", &script]).run()?;
         ensure!(refused.out == "reset\n", "port {port}: {refused:?}");
