@@ -20,6 +20,14 @@ pub fn redirect() -> Result<()> {
             iifname \"cable*\" ip6 daddr != fd97::/16 meta l4proto tcp redirect to :3142
         }
     }";
+    nft(rules)
+}
+
+/// Sets these rules.
+///
+/// # Errors
+/// When `nft` is missing or refuses.
+pub fn nft(rules: &str) -> Result<()> {
     let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn()?;
     nft.stdin.take().context("stdin of nft")?.write_all(rules.as_bytes())?;
     ensure!(nft.wait()?.success(), "nft (package nftables)");

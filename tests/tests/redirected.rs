@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use exeat_tests::container::Container;
 use exeat_tests::dns::Entry;
 use exeat_tests::exeat::Exeat;
-use exeat_tests::gateway::{container, redirect};
+use exeat_tests::gateway::{container, nft, redirect};
 use exeat_tests::namespace::PROXY;
 use exeat_tests::raw::Raw;
 use exeat_tests::world::{GREETING, World};
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         a_client_reaches_the_addresses_that_it_was_told,
         names_of_one_address_are_told_apart_by_what_they_say,
         a_client_goes_on_with_the_address_that_it_has,
+        connections_come_as_they_are_by_tproxy,
     ])
 }
 
@@ -391,5 +392,38 @@ fn a_client_goes_on_with_the_address_that_it_has() -> Result<()> {
     ensure!(outcome.code == 0 && outcome.out == "hello from www.example.net\n", "{outcome:?}");
     let record = decision(&mut exeat, "www.example.net:80")?;
     ensure!(record["address"] == "93.184.216.50:80", "that one, and no other of the name: {record}");
+    exeat.stop()
+}
+
+fn connections_come_as_they_are_by_tproxy() -> Result<()> {
+    let world = World::new()?;
+    // Every address is local in this world, so what has a mark needs no route of its own.
+    nft("table inet world {
+        chain names { type nat hook prerouting priority dstnat;
+            iifname \"cable*\" meta l4proto { tcp, udp } th dport 53 redirect to :5353
+        }
+        chain taken { type filter hook prerouting priority mangle;
+            iifname \"cable*\" ip daddr != 10.97.0.0/16 tcp dport != 53 tproxy ip to :3141 accept
+            iifname \"cable*\" ip6 daddr != fd97::/16 tcp dport != 53 tproxy ip6 to :3142 accept
+        }
+    }")?;
+    let one = container(1)?;
+    let config = resolving_config("allow = [\"example.com\", \"db.example.org:22\", \"93.184.216.38\"]");
+    let mut exeat = Exeat::serve(world.directory(), &config, PROXY)?;
+    let home = world.directory();
+    for family in ["-4", "-6"] {
+        let secure = one.curl(home, &[family, "--cacert", &world.ca_file(), "https://example.com/"])?;
+        ensure!(secure.code == 0 && secure.out == "hello from example.com\n", "{secure:?}");
+    }
+    ensure!(greeting(&one, &world, "db.example.org", 22)? == GREETING.trim_end());
+    let web = one.curl(home, &["http://93.184.216.38/"])?;
+    ensure!(web.code == 0, "{web:?}");
+    let accepts = world.accepts();
+    ensure!(greeting(&one, &world, "db.example.org", 25)? == "reset");
+    ensure!(greeting(&one, &world, "93.184.216.36", 443)? == "reset");
+    ensure!(world.accepts() == accepts, "{:?}", world.reached());
+    let record = decision(&mut exeat, "93.184.216.36:443")?;
+    ensure!(record["reason"] == "ip_literal_not_allowed" && record["method"] == "REDIRECT", "{record}");
+    decision(&mut exeat, "db.example.org:22")?;
     exeat.stop()
 }

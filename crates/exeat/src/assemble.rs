@@ -22,7 +22,7 @@ use crate::cores::{self, Cores, DnsDoor, UnixDoor};
 use crate::descriptors;
 use crate::firewall;
 use crate::inherited::Inherited;
-use crate::listening::{DnsListening, Listening, listen, listen_dns};
+use crate::listening::{DnsListening, Listening, listen, listen_dns, take_any_address};
 use crate::log::Log;
 use crate::notify;
 use crate::reloader::{Reloader, snapshot, warn_unkept};
@@ -95,6 +95,8 @@ async fn serve(
             listen(listener.address, listener.interface.as_deref(), cores::count(), &mut inherited)
         })
         .collect::<Result<_, _>>()?;
+    let listeners = loaded.settings.listen.iter().zip(&listening);
+    listeners.filter(|(listener, _)| listener.is_redirected).for_each(|(_, at)| take_any_address(at));
     inherited.check_all_taken(asked.iter().chain(&loaded.settings.api.listen))?;
     let bound: Vec<SocketAddr> = listening.iter().map(|listening| listening.address).collect();
     let health_bound = health.as_ref().map(|health| health.address);

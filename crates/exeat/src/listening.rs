@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::cores::DnsSockets;
 use crate::inherited::Inherited;
@@ -49,6 +49,19 @@ pub(crate) fn listen(
         let by = interface.map(|name| format!(" for {name}")).unwrap_or_default();
         anyhow::Error::new(error).context(format!("cannot listen on {address}{by}; {hint}"))
     })
+}
+
+/// Lets the sockets take connections to any address, which `tproxy` of nftables hands to them as they are. Without the right
+/// to that only `redirect` leads here.
+pub(crate) fn take_any_address(listening: &Listening) {
+    let address = listening.address;
+    let allowed = listening.sockets.iter().try_for_each(|socket| match address {
+        SocketAddr::V4(_) => SockRef::from(socket).set_ip_transparent_v4(true),
+        SocketAddr::V6(_) => SockRef::from(socket).set_ip_transparent_v6(true),
+    });
+    if let Err(error) = allowed {
+        tracing::info!(%address, %error, "connections come by `redirect` alone: `tproxy` needs CAP_NET_ADMIN");
+    }
 }
 
 /// The kernel deals connections out to the sockets. The first one is bound as if it were alone, so that an address which
