@@ -2,6 +2,7 @@
 
 #![expect(clippy::expect_used, reason = "a step that does not work is not measured")]
 
+mod addresses;
 mod cpu_time;
 mod decide;
 mod identity;
@@ -19,6 +20,6 @@ pub(crate) type Criterion = criterion::Criterion<CpuTime>;
 criterion_group!(
     name = steps;
     config = criterion::Criterion::default().with_measurement(CpuTime);
-    targets = decide::decisions, parse::requests, identity::passwords, identity::tokens, names::messages, record::lines
+    targets = decide::decisions, parse::requests, identity::passwords, identity::tokens, names::messages, addresses::lookups, record::lines
 );
 criterion_main!(steps);
