@@ -7,6 +7,7 @@ mod calls;
 mod changes;
 mod clients;
 mod killed;
+mod late;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,7 @@ use clients::{
     git_and_ssh_reach_what_their_policy_names, psql_reaches_what_its_policy_names,
 };
 use killed::{killed_and_started_again_nothing_leaks, the_next_process_closes_what_its_policy_does};
+use late::who_comes_too_late_is_on_record_as_that;
 
 fn main() -> ExitCode {
     harness::main(scenarios![
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         bad_reloads_change_nothing,
         killed_and_started_again_nothing_leaks,
         the_next_process_closes_what_its_policy_does,
+        who_comes_too_late_is_on_record_as_that,
         lookups_start_no_process,
     ])
 }
