@@ -17,8 +17,13 @@ use netlink_packet_netfilter::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
-use crate::script::{CUT, LABEL};
+use crate::{
+    script::{CUT, LABEL},
+    wire::{ensure_part, failure},
+};
 
+/// The number of conntrack among the parts of netfilter (`NFNL_SUBSYS_CTNETLINK`).
+const CONNTRACK: u16 = 1;
 /// `CTA_LABELS`, the mask of the bits of it that are meant, and `CTA_ID`, which tells an entry from a later one of the same
 /// addresses and ports.
 const LABELS: u16 = 22;
@@ -53,11 +58,7 @@ pub(crate) fn flows() -> io::Result<Vec<Flow>> {
     for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
         let question = ConntrackMessage::Get(Vec::new());
         socket.send(&message(family, question, NLM_F_DUMP), 0)?;
-        read_all(&socket, |message| {
-            if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = message.inner {
-                found.extend(flow(&attributes));
-            }
-        })?;
+        read_all(&socket, |message| found.extend(flow_of(message)))?;
     }
     Ok(found)
 }
@@ -134,21 +135,41 @@ fn read_all(socket: &Socket, mut found: impl FnMut(NetfilterMessage)) -> io::Res
     loop {
         let mut datagram = Vec::with_capacity(DATAGRAM_BYTES);
         socket.recv(&mut datagram, 0)?;
-        let mut rest = datagram.as_slice();
-        while !rest.is_empty() {
-            let length = NetlinkBuffer::new_checked(rest).map_err(invalid)?.length() as usize;
-            let whole = rest.get(..length).ok_or_else(|| invalid("a message that is cut off"))?;
-            let message = NetlinkMessage::<NetfilterMessage>::deserialize(whole).map_err(invalid)?;
-            match message.payload {
-                NetlinkPayload::InnerMessage(message) => found(message),
-                NetlinkPayload::Done(_) => return Ok(()),
-                NetlinkPayload::Error(error) if error.code.is_none() => return Ok(()),
-                NetlinkPayload::Error(error) => return Err(error.to_io()),
-                NetlinkPayload::Noop | NetlinkPayload::Overrun(_) | _ => {}
-            }
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        if read(&datagram, &mut found)? {
+            return Ok(());
         }
     }
+}
+
+/// Reads one datagram of an answer. Returns whether the answer ends with it.
+///
+/// # Errors
+/// The kernel's own, or that it is not a datagram of its.
+pub(crate) fn read(datagram: &[u8], mut found: impl FnMut(NetfilterMessage)) -> io::Result<bool> {
+    let mut rest = datagram;
+    while !rest.is_empty() {
+        let length = NetlinkBuffer::new_checked(rest).map_err(invalid)?.length() as usize;
+        let whole = rest.get(..length).ok_or_else(|| invalid("a message that is cut off"))?;
+        ensure_part(whole, CONNTRACK)?;
+        let message = NetlinkMessage::<NetfilterMessage>::deserialize(whole).map_err(invalid)?;
+        match message.payload {
+            NetlinkPayload::InnerMessage(message) => found(message),
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(error) if error.code.is_none() => return Ok(true),
+            NetlinkPayload::Error(error) => return Err(failure(error.raw_code())),
+            NetlinkPayload::Noop | NetlinkPayload::Overrun(_) | _ => {}
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+/// Returns the flow of ours that a message tells of.
+pub(crate) fn flow_of(message: NetfilterMessage) -> Option<Flow> {
+    let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = message.inner else {
+        return None;
+    };
+    flow(&attributes)
 }
 
 /// Returns the flow that an entry is about, if it is one of ours and has not been cut.

@@ -20,18 +20,18 @@ use nix::errno::Errno;
 use crate::{
     counts::Counts,
     element::Element,
-    wire::{self, Batch, Held, TABLE},
+    wire::{self, Batch, FAMILY_BYTES, Held, TABLE},
 };
 
 /// Bytes of the messages that the kernel sends at once: it fills at most this much of one buffer.
 const DATAGRAM_BYTES: usize = 64 * 1024;
 /// The bytes of a message's header (`struct nlmsghdr`).
 const HEADER_BYTES: usize = 16;
-/// The bytes of what comes first in it (`struct nfgenmsg`).
-const FAMILY_BYTES: usize = 4;
 /// `NLMSG_ERROR` and `NLMSG_DONE`.
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
+/// `NFT_MSG_NEWGEN`, of nftables.
+const NEW_GENERATION: u16 = 10 << 8 | 15;
 /// Elements of one transaction where many are put at once: some 100 KiB, within the send buffer of any system.
 pub(crate) const ELEMENTS_PER_BATCH: usize = 512;
 /// The first kernel that renews an element which is there already.
@@ -123,7 +123,7 @@ impl Kernel {
                 if kind == ERROR && answered == sequence {
                     match error_code(payload) {
                         0 => is_acknowledged = true,
-                        code => failed = failed.take().or(Some(io::Error::from_raw_os_error(-code))),
+                        code => failed = failed.take().or(Some(wire::failure(code))),
                     }
                 }
             })?;
@@ -141,8 +141,9 @@ impl Kernel {
     /// If the kernel does not answer.
     pub(crate) fn get(&mut self, element: &Element) -> io::Result<Option<Held>> {
         let mut found = None;
-        let asked = self.ask(wire::element_question(element), false, |message| {
-            found = wire::held(&message).into_iter().next();
+        let asked = self.exchange(wire::element_question(element), false, |_, payload| {
+            found = wire::held(payload)?.into_iter().next();
+            Ok(())
         });
         match asked {
             Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(None),
@@ -156,7 +157,10 @@ impl Kernel {
     /// If the kernel does not answer.
     pub(crate) fn list(&mut self, set: &str) -> io::Result<Vec<Held>> {
         let mut found = Vec::new();
-        self.ask(wire::set_question(set), true, |message| found.extend(wire::held(&message)))?;
+        self.exchange(wire::set_question(set), true, |_, payload| {
+            found.extend(wire::held(payload)?);
+            Ok(())
+        })?;
         Ok(found)
     }
 
@@ -167,13 +171,9 @@ impl Kernel {
     pub(crate) fn generation(&mut self) -> io::Result<u32> {
         let mut found = None;
         let question = NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() });
-        self.ask(question, false, |message| {
-            if let NetfilterMessageInner::NfTables(NfTablesMessage::NewGen(message)) = message.inner {
-                let id = |attribute: &GenAttribute| {
-                    if let GenAttribute::Id(id) = attribute { Some(*id) } else { None }
-                };
-                found = message.attributes.iter().find_map(id);
-            }
+        self.exchange(question, false, |bytes, _| {
+            found = generation(bytes)?.or(found);
+            Ok(())
         })?;
         found.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
     }
@@ -239,11 +239,7 @@ impl Kernel {
         mut found: impl FnMut(NetfilterMessage),
     ) -> io::Result<()> {
         self.exchange(question, is_dump, |bytes, _| {
-            let message = NetlinkMessage::<NetfilterMessage>::deserialize(bytes).map_err(invalid)?;
-            if let NetlinkPayload::InnerMessage(message) = message.payload {
-                found(message);
-            }
-            Ok(())
+            parse(bytes).map(|message| message.into_iter().for_each(&mut found))
         })
     }
 
@@ -271,22 +267,10 @@ impl Kernel {
         // As for a change: what is answered is there when `send` returns; of a long list its beginning, and each part
         // that is read makes room for the next.
         while let Some(datagram) = self.receive()? {
-            let mut result = Ok(());
-            let mut is_done = !is_dump;
             let datagram = std::mem::take(datagram);
-            for_each_whole_message(&datagram, |kind, answered, bytes, payload| {
-                if answered != sequence || result.is_err() {
-                    return;
-                }
-                match kind {
-                    ERROR => result = Err(io::Error::from_raw_os_error(-error_code(payload))),
-                    DONE => is_done = true,
-                    _ => result = found(bytes, payload),
-                }
-            })?;
+            let result = read(&datagram, sequence, is_dump, &mut found);
             self.buffer = datagram;
-            result?;
-            if is_done {
+            if result? {
                 return Ok(());
             }
         }
@@ -312,6 +296,59 @@ impl Kernel {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Reads one datagram of the answer to the question of this number, of which `found` gets each message, and its payload.
+/// Returns whether the answer ends with it.
+///
+/// # Errors
+/// The kernel's own, the first of `found`, or that it is not a datagram of the kernel's.
+pub(crate) fn read(
+    datagram: &[u8],
+    sequence: u32,
+    is_dump: bool,
+    mut found: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
+) -> io::Result<bool> {
+    let (mut result, mut is_done) = (Ok(()), !is_dump);
+    for_each_whole_message(datagram, |kind, answered, bytes, payload| {
+        if answered != sequence || result.is_err() {
+            return;
+        }
+        match kind {
+            ERROR => result = Err(wire::failure(error_code(payload))),
+            DONE => is_done = true,
+            _ => result = found(bytes, payload),
+        }
+    })?;
+    result.map(|()| is_done)
+}
+
+/// Returns what a message of an answer says, if it is one of netfilter's.
+///
+/// # Errors
+/// If the kernel does not write so.
+fn parse(message: &[u8]) -> io::Result<Option<NetfilterMessage>> {
+    let message = NetlinkMessage::<NetfilterMessage>::deserialize(message).map_err(invalid)?;
+    Ok(if let NetlinkPayload::InnerMessage(message) = message.payload { Some(message) } else { None })
+}
+
+/// Returns the number of the newest change, if a message tells it.
+///
+/// # Errors
+/// If the kernel does not write so.
+pub(crate) fn generation(message: &[u8]) -> io::Result<Option<u32>> {
+    if NetlinkBuffer::new_checked(message).map_err(invalid)?.message_type() != NEW_GENERATION {
+        return Ok(None);
+    }
+    let Some(NetfilterMessage {
+        inner: NetfilterMessageInner::NfTables(NfTablesMessage::NewGen(message)),
+        ..
+    }) = parse(message)?
+    else {
+        return Ok(None);
+    };
+    let id = |attribute: &GenAttribute| if let GenAttribute::Id(id) = attribute { Some(*id) } else { None };
+    Ok(message.attributes.iter().find_map(id))
 }
 
 fn table_question() -> NfTablesMessage {

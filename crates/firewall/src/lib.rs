@@ -10,6 +10,7 @@ mod doctor;
 mod element;
 mod firewall;
 mod kernel;
+pub mod kernel_wire;
 mod neighbours;
 mod nft;
 mod plan;

@@ -11,7 +11,7 @@ use netlink_packet_route::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use crate::element::Station;
+use crate::{element::Station, wire::failure};
 
 const DATAGRAM_BYTES: usize = 64 * 1024;
 
@@ -86,29 +86,41 @@ impl Neighbours {
         loop {
             let mut datagram = Vec::with_capacity(DATAGRAM_BYTES);
             self.0.recv(&mut datagram, 0)?;
-            let mut rest = datagram.as_slice();
-            while !rest.is_empty() {
-                let length = NetlinkBuffer::new_checked(rest).map_err(invalid)?.length() as usize;
-                let whole = rest.get(..length).ok_or_else(|| invalid("a message that is cut off"))?;
-                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(whole).map_err(invalid)?;
-                match message.payload {
-                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => {
-                        neighbour(&message).into_iter().for_each(&mut found);
-                        if flags & NLM_F_DUMP == 0 {
-                            return Ok(());
-                        }
-                    }
-                    NetlinkPayload::Done(_) => return Ok(()),
-                    NetlinkPayload::Error(error) => return Err(error.to_io()),
-                    NetlinkPayload::Noop
-                    | NetlinkPayload::Overrun(_)
-                    | NetlinkPayload::InnerMessage(_)
-                    | _ => {}
-                }
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            if read(&datagram, flags & NLM_F_DUMP != 0, &mut found)? {
+                return Ok(());
             }
         }
     }
+}
+
+/// Reads one datagram of an answer, or with `is_dump` of a list. Returns whether the answer ends with it.
+///
+/// # Errors
+/// The kernel's own, or that it is not a datagram of its.
+pub(crate) fn read(
+    datagram: &[u8],
+    is_dump: bool,
+    mut found: impl FnMut((IpAddr, Station)),
+) -> io::Result<bool> {
+    let mut rest = datagram;
+    while !rest.is_empty() {
+        let length = NetlinkBuffer::new_checked(rest).map_err(invalid)?.length() as usize;
+        let whole = rest.get(..length).ok_or_else(|| invalid("a message that is cut off"))?;
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(whole).map_err(invalid)?;
+        match message.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => {
+                neighbour(&message).into_iter().for_each(&mut found);
+                if !is_dump {
+                    return Ok(true);
+                }
+            }
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(error) => return Err(failure(error.raw_code())),
+            NetlinkPayload::Noop | NetlinkPayload::Overrun(_) | NetlinkPayload::InnerMessage(_) | _ => {}
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(false)
 }
 
 fn family(is_ipv6: bool) -> AddressFamily {

@@ -24,11 +24,14 @@ use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_NETFILTE
 use crate::{
     firewall::{Firewall, Inner},
     script::{LOG_GROUP, REFUSED, SPOOFED, WATCHED},
+    wire::{ensure_part, failure},
 };
 
 /// Between two looks for packets when there were none. The kernel keeps some thousand meanwhile, and logs a hundred a second.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const DATAGRAM_BYTES: usize = 64 * 1024;
+/// The number of the log among the parts of netfilter (`NFNL_SUBSYS_ULOG`).
+const LOG: u16 = 4;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
@@ -127,7 +130,7 @@ fn bind() -> io::Result<Socket> {
     if let NetlinkPayload::Error(error) = answer.payload
         && error.code.is_some()
     {
-        return Err(error.to_io());
+        return Err(failure(error.raw_code()));
     }
     socket.set_non_blocking(true)?;
     Ok(socket)
@@ -141,28 +144,41 @@ fn read(socket: &Socket, inner: &Inner, told: &impl Fn(Packet)) -> io::Result<bo
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
         Err(error) => return Err(error),
     }
-    let mut rest = datagram.as_slice();
+    packets(&datagram, |fate, headers| told(inner.explain(fate, &headers)))?;
+    Ok(true)
+}
+
+/// Reads one datagram of the log, and tells `found` of each packet in it.
+///
+/// # Errors
+/// If the kernel does not write so. What comes before is told.
+pub(crate) fn packets(datagram: &[u8], mut found: impl FnMut(Fate, Headers)) -> io::Result<()> {
+    let mut rest = datagram;
     while !rest.is_empty() {
         let length = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?.length() as usize;
         let Some(whole) = rest.get(..length) else { break };
+        ensure_part(whole, LOG)?;
         let message = NetlinkMessage::<NetfilterMessage>::deserialize(whole).map_err(io::Error::other)?;
         if let NetlinkPayload::InnerMessage(message) = message.payload
             && let NetfilterMessageInner::ULog(ULogMessage::Packet(parts)) = message.inner
             && let Some((fate, headers)) = logged(&parts)
         {
-            told(inner.explain(fate, &headers));
+            found(fate, headers);
         }
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Where a packet came from and was to go.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Headers {
-    pub(crate) source: SocketAddr,
-    pub(crate) target: SocketAddr,
-    pub(crate) transport: Option<Transport>,
+pub struct Headers {
+    /// Where it came from; the port is 0 where there is none.
+    pub source: SocketAddr,
+    /// Where it was to go.
+    pub target: SocketAddr,
+    /// How; `None` is neither TCP nor UDP.
+    pub transport: Option<Transport>,
 }
 
 fn logged(parts: &[PacketNla]) -> Option<(Fate, Headers)> {

@@ -1,12 +1,13 @@
 //! Messages to nftables: batches of elements, and what the kernel says of tables, chains, rules and elements.
 
-use std::{net::IpAddr, time::Duration};
+use std::{io, net::IpAddr, time::Duration};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NlaBuffer, NlasIterator,
 };
 use netlink_packet_netfilter::{
-    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+    NetfilterHeader, NetfilterMessage, NetfilterProtoFamily,
     nftables::{
         DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList, SetElementMessage,
     },
@@ -22,6 +23,17 @@ const NFTABLES: u16 = 10;
 /// Elements of one message: the length of a list of attributes has 16 bits, and a key of IPv6 with a comment comes to
 /// some 400 bytes.
 const ELEMENTS_PER_MESSAGE: usize = 128;
+/// The first type that is not netlink's own (`NLMSG_MIN_TYPE`).
+const MIN_TYPE: u16 = 16;
+/// The bytes of what comes first in a message (`struct nfgenmsg`).
+pub(crate) const FAMILY_BYTES: usize = 4;
+/// Attributes of a list of elements (`NFTA_SET_ELEM_LIST_`), of an element (`NFTA_SET_ELEM_`) and of its key (`NFTA_DATA_`).
+const SET: u16 = 2;
+const ELEMENTS: u16 = 3;
+const KEY: u16 = 1;
+const EXPIRATION: u16 = 5;
+const USER_DATA: u16 = 6;
+const VALUE: u16 = 1;
 /// The type of a comment in the bytes that nftables keeps for whoever made an element (`NFTNL_UDATA_SET_ELEM_COMMENT`).
 const COMMENT: u8 = 0;
 /// The sets of flows of datagrams that were cut off, of both families.
@@ -164,39 +176,86 @@ pub(crate) struct Held {
     pub(crate) name: Option<String>,
 }
 
-/// Returns the elements that an answer of the kernel holds, as far as they are of the kind that we make.
-pub(crate) fn held(message: &NetfilterMessage) -> Vec<Held> {
-    let NetfilterMessageInner::NfTables(NfTablesMessage::NewSetElement(message)) = &message.inner else {
-        return Vec::new();
-    };
+/// Returns the elements that the payload of an answer holds, as far as they are of the kind that we make.
+///
+/// It is read attribute by attribute: the crate's reader of elements panics where a key is shorter than it says.
+///
+/// # Errors
+/// If an attribute is cut off.
+pub(crate) fn held(payload: &[u8]) -> io::Result<Vec<Held>> {
     let mut set = None;
     let mut found = Vec::new();
-    for attribute in &message.attributes {
-        if let SetElementList::Set(name) = attribute {
-            set = Some(name.as_str());
-        }
-        if let (SetElementList::Elements(elements), Some(set)) = (attribute, set) {
-            found.extend(elements.iter().filter_map(|element| held_element(set, element)));
+    for attribute in attributes(payload.get(FAMILY_BYTES..).unwrap_or_default()) {
+        let attribute = attribute?;
+        match attribute.kind() {
+            SET => set = text(attribute.value()),
+            ELEMENTS => {
+                let Some(set) = &set else { continue };
+                for element in attributes(attribute.value()) {
+                    found.extend(held_element(set, element?.value())?);
+                }
+            }
+            _ => {}
         }
     }
-    found
+    Ok(found)
 }
 
-fn held_element(set: &str, element: &ListAttribute<SetElementAttribute>) -> Option<Held> {
-    let ListAttribute::Element(attributes) = element else { return None };
-    let (mut element, mut remaining, mut name) = (None, None, None);
-    for attribute in attributes {
-        if let SetElementAttribute::Key(DataAttribute::Value(key)) = attribute {
-            element = Element::parse(set, key);
-        }
-        if let SetElementAttribute::Expiration(milliseconds) = attribute {
-            remaining = Some(Duration::from_millis(*milliseconds));
-        }
-        if let SetElementAttribute::UserData(bytes) = attribute {
-            name = comment(bytes);
+fn held_element(set: &str, element: &[u8]) -> io::Result<Option<Held>> {
+    let (mut element_held, mut remaining, mut name) = (None, None, None);
+    for attribute in attributes(element) {
+        let attribute = attribute?;
+        let value = attribute.value();
+        match attribute.kind() {
+            KEY => {
+                for data in attributes(value) {
+                    let data = data?;
+                    if data.kind() == VALUE {
+                        element_held = Element::parse(set, data.value());
+                    }
+                }
+            }
+            EXPIRATION => {
+                remaining =
+                    value.try_into().ok().map(|bytes| Duration::from_millis(u64::from_be_bytes(bytes)));
+            }
+            USER_DATA => name = comment(value),
+            _ => {}
         }
     }
-    Some(Held { element: element?, remaining: remaining?, name })
+    let held = |element, remaining| Held { element, remaining, name };
+    Ok(element_held.zip(remaining).map(|(element, remaining)| held(element, remaining)))
+}
+
+/// The attributes in `bytes`, up to the first that is cut off.
+fn attributes(bytes: &[u8]) -> impl Iterator<Item = io::Result<NlaBuffer<&[u8]>>> {
+    NlasIterator::new(bytes)
+        .map(|attribute| attribute.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)))
+}
+
+fn text(bytes: &[u8]) -> Option<String> {
+    let [text @ .., 0] = bytes else { return None };
+    String::from_utf8(text.to_vec()).ok()
+}
+
+/// Holds a message to one part of netfilter, or to netlink itself: the readers of other parts do not check all they read.
+///
+/// # Errors
+/// If it is of another part.
+pub(crate) fn ensure_part(message: &[u8], part: u16) -> io::Result<()> {
+    let kind = message.get(4..).and_then(<[u8]>::first_chunk).map(|kind| u16::from_ne_bytes(*kind));
+    let is_it = kind.is_some_and(|kind| kind < MIN_TYPE || kind >> 8 == part);
+    if is_it {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidData, "a message of another part of netfilter"))
+    }
+}
+
+/// The error that an answer's code stands for: the system's number with a minus before it.
+pub(crate) fn failure(code: i32) -> io::Error {
+    // The least number has no opposite.
+    io::Error::from_raw_os_error(code.saturating_neg())
 }
 
 fn elements(set: &str, elements: impl Iterator<Item = Vec<SetElementAttribute>>) -> SetElementMessage {
