@@ -122,6 +122,9 @@ impl Everybody {
 pub(crate) fn run(options: &Kernel) -> Result<()> {
     let everybody = Arc::new(Everybody::new()?);
     let config = Config {
+        groups: Vec::new(),
+        closed: Vec::new(),
+        is_counted: true,
         devices: Device::new(&options.device, false).into_iter().collect(),
         lifetime: LIFETIME_MIN,
         size: 1 << 20,

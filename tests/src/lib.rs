@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod asker;
+pub mod cgroup;
 pub mod client;
 pub mod confined;
 pub mod container;

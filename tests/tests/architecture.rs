@@ -259,7 +259,9 @@ fn refusals_have_one_writer() -> Result<()> {
 }
 
 fn one_file_dials() -> Result<()> {
-    only_in(&["proxy/src/dial.rs"], &["TcpStream::connect", "TcpSocket::new"])?;
+    // The doctor tries what a client would be refused; the resolver's own connections to servers are marked.
+    only_in(&["proxy/src/dial.rs", "firewall/src/doctor/probe.rs"], &["TcpStream::connect"])?;
+    only_in(&["proxy/src/dial.rs", "dns/src/own.rs"], &["TcpSocket::new"])?;
     // The others make sockets that listen, and some that ask the kernel.
     let makers = [
         "proxy/src/dial.rs",
@@ -268,6 +270,7 @@ fn one_file_dials() -> Result<()> {
         "exeat/src/listening.rs",
         "firewall/src/conntrack.rs",
         "firewall/src/kernel.rs",
+        "firewall/src/namespace.rs",
         "firewall/src/neighbours.rs",
         "firewall/src/refused.rs",
         "sandbox/src/network.rs",

@@ -245,8 +245,11 @@ impl Stage {
 fn config() -> Config {
     Config {
         devices: ["lan1", "lan2"].into_iter().filter_map(|name| Device::new(name, false)).collect(),
+        groups: Vec::new(),
+        closed: Vec::new(),
         lifetime: LIFETIME_MIN,
         size: SIZE,
+        is_counted: true,
         dns: vec![(Ipv4Addr::UNSPECIFIED, 53).into(), (Ipv6Addr::UNSPECIFIED, 53).into()],
         relay: Vec::new(),
         stand_ins: Vec::new(),

@@ -6,7 +6,7 @@ use axum::{
     Json,
     extract::{Query, State, rejection::QueryRejection},
 };
-use exeat_firewall::{Firewall, OpenedView};
+use exeat_firewall::{Count, Firewall, FirewallError, OpenedView};
 use http::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,19 +29,35 @@ pub(crate) struct Which {
 pub(crate) struct Opened {
     /// The devices whose clients are held to the policy.
     devices: Vec<String>,
+    /// The control groups of this host whose processes are.
+    groups: Vec<String>,
     /// Whether the rules of what decides now are in force.
     is_in_force: bool,
+    /// What the rules have counted.
+    counters: Vec<Counter>,
     /// By client, then by name. At most 10,000.
     opened: Vec<One>,
     /// Entries beyond those.
     left_out: usize,
 }
 
+/// What rules have counted since they were set first: of flows that they let through, the first packets.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Counter {
+    /// `allowed`, `refused`, `relayed` for connections that go through the proxy, or `spoofed` for sources that are not the
+    /// sender's own.
+    name: String,
+    /// How many packets.
+    packets: u64,
+    /// With the headers of IP.
+    bytes: u64,
+}
+
 /// What one name has opened of one address for one client.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "OpenedName")]
 struct One {
-    /// The client that asked.
+    /// The client that asked: an address, or `cgroup:` and the path of a control group of this host.
     client: String,
     /// The name it asked for.
     name: String,
@@ -51,8 +67,14 @@ struct One {
     ports: Vec<String>,
     /// Those of them whose connections go through the proxy, which looks at what opens them; all others go straight.
     relayed: Vec<String>,
-    /// Until it ends, if nothing uses it before: of one address as the kernel says, else at least. 0 if it has ended.
+    /// Until it ends, if nothing uses it before. 0 if it has ended.
     remaining_seconds: u64,
+    /// Packets that the client has sent there because of any name, since that is open; none with `counters = false`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    packets: Option<u64>,
+    /// Their bytes, with the headers of IP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
 }
 
 pub(crate) async fn get(
@@ -74,17 +96,21 @@ pub(crate) async fn get(
 
 fn opened(firewall: &Arc<Firewall>, address: Option<IpAddr>) -> Result<Opened, Failure> {
     let mut found = match address {
-        Some(address) => firewall
-            .why(address.to_canonical())
-            .map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?,
+        Some(address) => firewall.opened_at(address.to_canonical()),
         None => firewall.opened(),
     };
-    found.sort_unstable_by(|a, b| (a.client, &a.name, a.address).cmp(&(b.client, &b.name, b.address)));
+    found.sort_unstable_by(|a, b| (&a.client, &a.name, a.address).cmp(&(&b.client, &b.name, b.address)));
     let left_out = found.len().saturating_sub(OPENED_MAX);
     found.truncate(OPENED_MAX);
+    let failed = |error: FirewallError| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+    firewall.count(&mut found).map_err(failed)?;
+    let counters = firewall.counters().map_err(failed)?.into_iter();
+    let counter = |(name, Count { packets, bytes })| Counter { name, packets, bytes };
     Ok(Opened {
         devices: firewall.devices().map(str::to_owned).collect(),
+        groups: firewall.groups().map(str::to_owned).collect(),
         is_in_force: firewall.is_in_force(),
+        counters: counters.map(counter).collect(),
         opened: found.iter().map(One::from).collect(),
         left_out,
     })
@@ -99,6 +125,8 @@ impl From<&OpenedView> for One {
             ports: view.ports.iter().map(|(transport, ports)| format!("{transport}/{ports}")).collect(),
             relayed: view.relayed.iter().map(|(transport, ports)| format!("{transport}/{ports}")).collect(),
             remaining_seconds: view.remaining.as_secs(),
+            packets: view.count.map(|count| count.packets),
+            bytes: view.count.map(|count| count.bytes),
         }
     }
 }

@@ -6,6 +6,7 @@ mod chain;
 mod combine;
 mod dnstap;
 mod gate;
+mod own;
 mod records;
 mod resolve;
 mod server;
@@ -17,8 +18,9 @@ pub use answers::{Answers, Asker, Full};
 pub use chain::{ADDRESSES_MAX, CHAIN_MAX};
 pub use dnstap::{Feed, FeedError, Heard, Next, Tap, Unframed, Unheard};
 pub use gate::{Gate, GateError, LIFETIME_MIN, NoGate, Opened, Opening};
+pub use own::{mark, mark_own_sockets};
 pub use resolve::{Answer, ResolveError, Resolver};
-pub use server::{Carrier, DeniedAnswer, Extra, Server, ServerConfig, UdpListener};
+pub use server::{Carrier, DeniedAnswer, Entrance, Extra, Server, ServerConfig, UdpListener};
 pub use surroundings::{Deciding, Happening, Recorded, Surroundings, Tapped};
 pub use upstream::{ResolverConfig, ResolverConfigError, Upstream};
 pub use virtual_names::{

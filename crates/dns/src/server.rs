@@ -69,14 +69,30 @@ struct Client {
     place: Place,
 }
 
+/// What reaching a socket says of who asks there.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Entrance {
+    /// Nothing.
+    #[default]
+    Open,
+    /// The question came by this network device.
+    Interface(Arc<str>),
+    /// A process of this control group of this host asks: no other gets there.
+    Group(Arc<str>),
+}
+
 impl Client {
-    fn new(from: SocketAddr, interface: Option<&Arc<str>>) -> Self {
+    fn new(from: SocketAddr, entrance: &Entrance) -> Self {
         let ip = from.ip().to_canonical();
         // Nobody asks the kernel whose question it is; a workload that is known by its user must not be taken for another.
         let user = if ip.is_loopback() { Part::Unknown } else { Part::Nothing };
-        let interface = interface.cloned().map_or(Part::Nothing, Part::Known);
-        let place = Place { address: Some(ip), interface, user, ..Place::default() };
-        Self { from, place }
+        let (address, interface, cgroup, user) = match entrance {
+            Entrance::Open => (Some(ip), Part::Nothing, Part::Nothing, user),
+            Entrance::Interface(name) => (Some(ip), Part::Known(Arc::clone(name)), Part::Nothing, user),
+            // An address of this host says nothing of who it is.
+            Entrance::Group(path) => (None, Part::Nothing, Part::Known(Arc::clone(path)), Part::Unknown),
+        };
+        Self { from, place: Place { address, interface, user, cgroup, ..Place::default() } }
     }
 
     fn source(&self) -> Source {
@@ -134,7 +150,7 @@ impl Server {
 
     /// Returns the answer to one message that came from this address; `None` if it gets none.
     pub async fn answer(&self, message: &[u8], from: SocketAddr, carrier: Carrier) -> Option<Vec<u8>> {
-        self.handle(message, &Client::new(from, None), carrier).await
+        self.handle(message, &Client::new(from, &Entrance::Open), carrier).await
     }
 
     async fn handle(&self, message: &[u8], client: &Client, carrier: Carrier) -> Option<Vec<u8>> {

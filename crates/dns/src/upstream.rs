@@ -18,14 +18,13 @@ use hickory_resolver::{
     config::{NameServerConfig, ResolverOpts, ServerOrderingStrategy},
     net::{
         DnsError, NetError, NoRecords,
-        runtime::TokioRuntimeProvider,
         xfer::{DnsHandle, FirstAnswer},
     },
     system_conf::read_system_conf,
 };
 use tokio::time::timeout;
 
-use crate::resolve::ResolveError;
+use crate::{own::Sockets, resolve::ResolveError};
 
 /// How names are resolved.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -82,7 +81,7 @@ impl Default for ResolverConfig {
 
 /// The configured servers, and which of them answered last.
 pub(crate) struct Servers {
-    pools: Vec<NameServerPool<TokioRuntimeProvider>>,
+    pools: Vec<NameServerPool<Sockets>>,
     /// The position of the server to begin with: a dead one costs a timeout once and not for every name.
     preferred: AtomicUsize,
     tries: usize,
@@ -119,9 +118,7 @@ impl Servers {
             options(config.timeout),
             TlsConfig::new().map_err(ResolverConfigError::System)?,
         ));
-        let pool = |server| {
-            NameServerPool::from_config([server], Arc::clone(&context), TokioRuntimeProvider::default())
-        };
+        let pool = |server| NameServerPool::from_config([server], Arc::clone(&context), Sockets::default());
         let pools = servers.into_iter().map(pool).collect::<Vec<_>>();
         let tries = config.attempts.max(pools.len());
         Ok(Self { pools, preferred: AtomicUsize::new(0), tries, timeout: config.timeout })

@@ -9,7 +9,7 @@ use anyhow::Context;
 use exeat_api::{Access, Admin, Order, Socket, SocketFile, Status};
 use exeat_audit::{AuditLog, AuditWriter, Sink};
 use exeat_cli::Source;
-use exeat_dns::{Answers, Gate, NoGate, Resolver, Server, Tap, VirtualNames};
+use exeat_dns::{Answers, Entrance, Gate, NoGate, Resolver, Server, Tap, VirtualNames};
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
 use exeat_proxy::{Door, Parts, Proxy, Tls};
@@ -23,6 +23,7 @@ use crate::descriptors;
 use crate::firewall;
 use crate::inherited::Inherited;
 use crate::listening::{DnsListening, Listening, listen, listen_dns, take_any_address};
+use crate::local;
 use crate::log::Log;
 use crate::notify;
 use crate::reloader::{Reloader, snapshot, warn_unkept};
@@ -86,6 +87,7 @@ async fn serve(
         .map(|listener| listen_dns(listener.address, listener.interface.as_deref(), cores::count()))
         .collect::<Result<_, _>>()?;
     let dns_bound: Vec<SocketAddr> = dns.iter().map(|listening| listening.address).collect();
+    let groups = local::listen_for_groups(loaded.settings.firewall.as_ref())?;
     let (unix, _files) = unix_doors(&loaded.settings)?;
     let listening: Vec<Listening> = loaded
         .settings
@@ -101,8 +103,13 @@ async fn serve(
     let bound: Vec<SocketAddr> = listening.iter().map(|listening| listening.address).collect();
     let health_bound = health.as_ref().map(|health| health.address);
     let ours: Vec<SocketAddr> = bound.iter().chain(&dns_bound).copied().chain(health_bound).collect();
-    if bound != asked || dns_bound != dns_asked || health_bound != loaded.settings.api.listen {
-        // A configured port 0 has got its number only now, and the floor must know it.
+    let ours: Vec<SocketAddr> = ours.into_iter().chain(groups.addresses()).collect();
+    if !groups.is_empty()
+        || bound != asked
+        || dns_bound != dns_asked
+        || health_bound != loaded.settings.api.listen
+    {
+        // A configured port 0 has got its number only now, as every listener for a group has, and the floor must know it.
         let options = Options { revision: Revision(1), listeners: ours.clone() };
         loaded = source.load(&options).context("the configuration changed while starting")?;
     }
@@ -150,12 +157,16 @@ async fn serve(
     });
     let listeners = listening.into_iter().map(|listening| listening.sockets).zip(doors);
     let tap = settings.dns.tap.as_ref();
-    let elsewhere = tap.into_iter().flat_map(|tap| &tap.servers);
-    let names_at: Vec<SocketAddr> = dns_bound.iter().chain(elsewhere).copied().collect();
+    let listeners_of_firewall = firewall::Listeners {
+        dns: &dns_bound,
+        dns_elsewhere: tap.map(|tap| tap.servers.as_slice()).unwrap_or_default(),
+        doors: &bound,
+        health: health_bound,
+        groups: &groups,
+        relay: firewall::Relay::of(&settings, &bound),
+    };
     let firewall = settings.firewall.as_ref();
-    let relay = firewall::Relay::of(&settings, &bound);
-    let firewall =
-        firewall.map(|found| firewall::start(found, &names_at, &bound, relay, &proxy)).transpose()?;
+    let firewall = firewall.map(|found| firewall::start(found, listeners_of_firewall, &proxy)).transpose()?;
     if let (Some(firewall), Some(answers)) = (&firewall, &answers) {
         firewall::recall(firewall, answers, &proxy);
     }
@@ -169,9 +180,11 @@ async fn serve(
     let _tap = tap.map(|tap| listen_to(tap, &server)).transpose()?;
     let dns = dns.into_iter().zip(&settings.dns.listen).map(|(listening, listener)| {
         let interface = listener.interface.as_deref().map(Arc::from);
-        (listening.sockets, DnsDoor { interface, server: server.clone() })
+        let entrance = interface.map_or(Entrance::Open, Entrance::Interface);
+        (listening.sockets, DnsDoor { entrance, server: server.clone() })
     });
-    let cores = Cores::start(&proxy, listeners.collect(), unix, dns.collect())?;
+    let dns = dns.chain(groups.into_doors(&server)).collect();
+    let cores = Cores::start(&proxy, listeners.collect(), unix, dns)?;
     let shown = certificates.iter().flatten().cloned().collect();
     let counts = firewall.as_ref().map(|firewall| Arc::clone(firewall.counts()));
     let status = Status::new(source.describe(), shown).with_lost_lines(stderr.lost()).with_firewall(counts);

@@ -6,12 +6,11 @@ use std::net::{TcpListener as Socket, UdpSocket};
 use std::num::NonZero;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::Context;
-use exeat_dns::{Server, UdpListener};
+use exeat_dns::{Entrance, Server, UdpListener};
 use exeat_identity::Demand;
 use exeat_proxy::{Door, Proxy};
 use tokio::net::TcpListener;
@@ -105,8 +104,8 @@ pub(crate) type DnsSockets = (UdpSocket, Socket);
 /// How an address takes questions.
 #[derive(Clone)]
 pub(crate) struct DnsDoor {
-    /// The network device whose questions it takes, if it is bound to one.
-    pub(crate) interface: Option<Arc<str>>,
+    /// What it says of who asks.
+    pub(crate) entrance: Entrance,
     pub(crate) server: Server,
 }
 
@@ -134,12 +133,12 @@ fn start_serving(runtime: &Runtime, proxy: &Proxy, share: Share) -> anyhow::Resu
         let listener = tokio::net::UnixListener::from_std(socket).context("cannot use a unix socket")?;
         runtime.spawn(proxy.serve_unix(listener, &path, demand));
     }
-    for ((udp, tcp), DnsDoor { interface, server }) in share.dns {
-        let udp = UdpListener::new(udp, interface.clone()).context("cannot use a socket for names")?;
+    for ((udp, tcp), DnsDoor { entrance, server }) in share.dns {
+        let udp = UdpListener::new(udp, entrance.clone()).context("cannot use a socket for names")?;
         let tcp = TcpListener::from_std(tcp).context("cannot use a listener for names")?;
         let by_udp = server.clone();
         runtime.spawn(async move { by_udp.serve_udp(udp).await });
-        runtime.spawn(async move { server.serve_tcp(tcp, interface).await });
+        runtime.spawn(async move { server.serve_tcp(tcp, entrance).await });
     }
     Ok(())
 }

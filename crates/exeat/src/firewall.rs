@@ -7,13 +7,15 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context;
 use exeat_audit::{Event, Outcome, PrincipalRecord, Record, Text};
 use exeat_dns::{Answers, Asker};
-use exeat_firewall::{Config, Fate, Firewall, Packet, Packets};
+use exeat_firewall::{Client, Config, Fate, Firewall, Packet, Packets};
 use exeat_identity::{Place, Principal};
 use exeat_model::IpBlock;
 use exeat_policy::PolicySet;
 use exeat_proxy::Proxy;
 use exeat_store::{FirewallSettings, Settings};
 use ipnet::IpNet;
+
+use crate::local::Groups;
 
 /// Between two looks whether something else decides: a change reaches the kernel within a second, with time to spare for a
 /// large table of flows.
@@ -69,13 +71,14 @@ impl Relay {
 }
 
 /// Has `answers` know what an earlier process has opened and the kernel still lets through: it is the same clients that
-/// connect by it.
+/// connect by it. Connections of control groups are not redirected.
 pub(crate) fn recall(firewall: &Firewall, answers: &Answers, proxy: &Proxy) {
     let (deciding, now) = (proxy.surroundings().now(), Instant::now());
     for view in firewall.opened() {
-        let place = Place { address: Some(view.client), ..Place::default() };
+        let Client::Address(address) = view.client else { continue };
+        let place = Place { address: Some(address), ..Place::default() };
         let Ok(principal) = deciding.asker(&place) else { continue };
-        let asker = Asker { address: view.client, principal: &principal.name };
+        let asker = Asker { address, principal: &principal.name };
         if answers.note(asker, &view.name, &[view.address], view.remaining, now).is_err() {
             tracing::warn!("some clients have to ask for their names again: too many answers are remembered");
             return;
@@ -83,25 +86,42 @@ pub(crate) fn recall(firewall: &Firewall, answers: &Answers, proxy: &Proxy) {
     }
 }
 
-/// Puts the rules in force. `dns` and `doors` are what we listen on for names and as a proxy.
+/// What we listen on.
+pub(crate) struct Listeners<'a> {
+    /// For names.
+    pub(crate) dns: &'a [SocketAddr],
+    /// The name servers that we hear of by dnstap, which clients ask in place of ours.
+    pub(crate) dns_elsewhere: &'a [SocketAddr],
+    /// As a proxy.
+    pub(crate) doors: &'a [SocketAddr],
+    /// For health and metrics.
+    pub(crate) health: Option<SocketAddr>,
+    /// For what processes of groups ask.
+    pub(crate) groups: &'a Groups,
+    /// For connections that the kernel redirects.
+    pub(crate) relay: Relay,
+}
+
+/// Puts the rules in force.
 ///
 /// # Errors
 /// If `nft` is missing, or the kernel refuses.
 pub(crate) fn start(
     settings: &FirewallSettings,
-    dns: &[SocketAddr],
-    doors: &[SocketAddr],
-    relay: Relay,
+    listeners: Listeners<'_>,
     proxy: &Proxy,
 ) -> anyhow::Result<Arc<Firewall>> {
     let config = Config {
         devices: settings.devices.clone(),
+        groups: listeners.groups.attached(),
+        closed: listeners.health.into_iter().chain(listeners.dns.iter().copied()).collect(),
         lifetime: settings.lifetime,
         size: settings.elements,
-        dns: dns.to_vec(),
-        doors: doors.to_vec(),
-        relay: relay.listeners,
-        stand_ins: relay.stand_ins,
+        is_counted: settings.is_counted,
+        dns: listeners.dns.iter().chain(listeners.dns_elsewhere).copied().collect(),
+        doors: listeners.doors.to_vec(),
+        relay: listeners.relay.listeners,
+        stand_ins: listeners.relay.stand_ins,
     };
     let epoch = proxy.epoch();
     let firewall = Firewall::start(config, Decides::now(proxy)).context("cannot start the firewall")?;

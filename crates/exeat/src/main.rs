@@ -7,6 +7,7 @@ mod descriptors;
 mod firewall;
 mod inherited;
 mod listening;
+mod local;
 mod log;
 mod notify;
 mod recorded;

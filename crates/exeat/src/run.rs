@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use exeat_audit::AuditLog;
 use exeat_cli::{Exit, Run, Summary};
-use exeat_dns::{NoGate, Ranges, Resolver, Server, VirtualNames};
+use exeat_dns::{Entrance, NoGate, Ranges, Resolver, Server, VirtualNames};
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
 use exeat_proxy::{Door, Limits, Parts, Proxy};
@@ -118,7 +118,7 @@ impl Outside {
         // No address is told but one that stands for its name: the redirected connection says which.
         let server =
             Server::new(settings.dns.server, resolver, proxy.surroundings(), Arc::new(NoGate), names);
-        let door = DnsDoor { interface: None, server };
+        let door = DnsDoor { entrance: Entrance::Open, server };
         let dns: io::Result<Vec<_>> = (sockets.names.into_iter())
             .map(|(udp, tcp)| Ok((questions_on_each_core(&udp, tcp)?, door.clone())))
             .collect();

@@ -18,7 +18,7 @@ use netlink_packet_netfilter::{
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
 use crate::{
-    script::{CUT, LABEL},
+    script::{CUT, GROUP_LABELS, LABEL},
     wire::{ensure_part, failure},
 };
 
@@ -43,6 +43,8 @@ pub(crate) struct Flow {
     pub(crate) address: IpAddr,
     pub(crate) port: Port,
     pub(crate) transport: Transport,
+    /// The slot of the group of this host that began it.
+    pub(crate) slot: Option<u32>,
     status: Status,
     /// What names it to the kernel.
     entry: Vec<ConntrackAttribute>,
@@ -177,7 +179,7 @@ fn flow(attributes: &[ConntrackAttribute]) -> Option<Flow> {
     let mut original = None;
     let mut entry = Vec::new();
     let mut status = Status::empty();
-    let mut is_ours = false;
+    let mut label = Vec::new();
     for attribute in attributes {
         if let ConntrackAttribute::CtaTupleOrig(tuple) = attribute {
             original = ends(tuple);
@@ -188,24 +190,28 @@ fn flow(attributes: &[ConntrackAttribute]) -> Option<Flow> {
         }
         if let ConntrackAttribute::Other(other) = attribute {
             match other.kind() {
-                LABELS => is_ours = has_label(other, LABEL) && !has_label(other, CUT),
+                LABELS => label = label_bits(other),
                 ID => entry.push(attribute.clone()),
                 _ => {}
             }
         }
     }
+    let is_ours = has(&label, LABEL) && !has(&label, CUT);
     let (client, client_port, address, port, transport) = original.filter(|_| is_ours)?;
-    Some(Flow { client, client_port, address, port, transport, status, entry })
+    let slot = GROUP_LABELS.clone().find(|bit| has(&label, *bit));
+    Some(Flow { client, client_port, address, port, transport, slot, status, entry })
 }
 
-/// Whether this bit is among those of a label. They come in words of the machine, the lowest first.
-fn has_label(attribute: &impl Nla, label: u32) -> bool {
+/// The bits of a label. They come in words of the machine, the lowest first.
+fn label_bits(attribute: &impl Nla) -> Vec<u32> {
     let mut bytes = vec![0; attribute.value_len()];
     attribute.emit_value(&mut bytes);
-    let mut bits =
-        bytes.chunks_exact(4).filter_map(|word| word.first_chunk().map(|word| u32::from_ne_bytes(*word)));
-    let (word, bit) = ((label / 32) as usize, label % 32);
-    bits.nth(word).is_some_and(|bits| bits & (1 << bit) != 0)
+    let words = bytes.chunks_exact(4);
+    words.filter_map(|word| word.first_chunk().map(|word| u32::from_ne_bytes(*word))).collect()
+}
+
+fn has(label: &[u32], bit: u32) -> bool {
+    label.get((bit / 32) as usize).is_some_and(|bits| bits & (1 << (bit % 32)) != 0)
 }
 
 fn ends(tuple: &[Tuple]) -> Option<(IpAddr, u16, IpAddr, Port, Transport)> {

@@ -16,6 +16,8 @@ pub enum Sender {
     /// A neighbour on a device, at its hardware address. It stands for a client that asked in one address family and
     /// connects in the other, where nothing but this is known of it.
     Station(Station),
+    /// The processes of a control group of this host, by its number.
+    Group(u64),
 }
 
 /// A neighbour on a network device.
@@ -49,12 +51,16 @@ impl Element {
     /// Returns the name of the set that it belongs to.
     #[must_use]
     pub fn set(&self) -> String {
-        let is_of_stations = matches!(self.sender, Sender::Station(_));
-        set_name(self.is_relayed, is_of_stations, self.address.is_ipv6(), self.ports)
+        let kind = match self.sender {
+            Sender::Address(_) => Kind::Names,
+            Sender::Station(_) => Kind::Stations,
+            Sender::Group(_) => Kind::Groups,
+        };
+        set_name(self.is_relayed, kind, self.address.is_ipv6(), self.ports)
     }
 
     /// Returns its key as the kernel compares it: each part padded to four bytes, numbers of packets in network order and
-    /// the device's in the machine's.
+    /// those of devices and groups in the machine's.
     #[must_use]
     pub fn key(&self) -> Vec<u8> {
         let mut key = Vec::with_capacity(48);
@@ -65,6 +71,7 @@ impl Element {
                 key.extend_from_slice(&hardware);
                 key.extend_from_slice(&[0; 2]);
             }
+            Sender::Group(id) => key.extend_from_slice(&id.to_ne_bytes()),
         }
         push_address(&mut key, self.address);
         let protocol = match self.transport {
@@ -100,6 +107,7 @@ impl Element {
                 let [0, 0] = key.take()? else { return None };
                 Sender::Station(Station { device, hardware })
             }
+            "groups" => Sender::Group(u64::from_ne_bytes(key.take()?)),
             _ => return None,
         };
         let address = key.address(family)?;
@@ -119,23 +127,43 @@ impl Element {
     }
 }
 
-/// Returns the name of the set for what is redirected or passes, for senders known by their station or by their address, of
-/// a family, and for these ports.
-pub(crate) fn set_name(is_relayed: bool, is_of_stations: bool, is_ipv6: bool, ports: PortRange) -> String {
+/// What the senders of a set are known by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Kind {
+    /// Their address.
+    Names,
+    /// Their station.
+    Stations,
+    /// Their control group.
+    Groups,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Names => "names",
+            Self::Stations => "stations",
+            Self::Groups => "groups",
+        }
+    }
+
+    /// Whether a set of this name is of one of these kinds: whether it holds what names have opened.
+    pub(crate) fn is_of(set: &str) -> bool {
+        let set = set.strip_prefix(RELAYED).unwrap_or(set);
+        [Self::Names, Self::Stations, Self::Groups].iter().any(|kind| set.starts_with(kind.word()))
+    }
+}
+
+/// Returns the name of the set for what is redirected or passes, for senders known by this, of a family, and for these ports.
+pub(crate) fn set_name(is_relayed: bool, kind: Kind, is_ipv6: bool, ports: PortRange) -> String {
     let way = if is_relayed { RELAYED } else { "" };
-    let kind = if is_of_stations { "stations" } else { "names" };
+    let kind = kind.word();
     let family = if is_ipv6 { 6 } else { 4 };
     if is_one(ports) {
         format!("{way}{kind}{family}")
     } else {
         format!("{way}{kind}{family}_{}_{}", ports.first(), ports.last())
     }
-}
-
-/// Whether a set of this name holds what names have opened.
-pub(crate) fn is_of_names(set: &str) -> bool {
-    let kind = set.strip_prefix(RELAYED).unwrap_or(set);
-    kind.starts_with("names") || kind.starts_with("stations")
 }
 
 /// Whether a range is one port, which stands in the key then.
@@ -177,6 +205,7 @@ mod tests {
         Element {
             sender: match sender.parse() {
                 Ok(address) => Sender::Address(address),
+                Err(_) if sender == "group" => Sender::Group(0x0102_0304_0506),
                 Err(_) => Sender::Station(Station { device: 7, hardware: [2, 0, 0, 0, 0, 9] }),
             },
             address: address.parse().unwrap(),
@@ -207,6 +236,13 @@ mod tests {
                 element("station", "2606:2800:220::1", Transport::Tcp, "443"),
                 "stations6",
                 [&7u32.to_ne_bytes()[..], &[2, 0, 0, 0, 0, 9, 0, 0], &v6, &[6, 0, 0, 0, 1, 187, 0, 0]]
+                    .concat(),
+            ),
+            (
+                "a group",
+                element("group", "93.184.216.34", Transport::Tcp, "443"),
+                "groups4",
+                [&0x0102_0304_0506_u64.to_ne_bytes()[..], &[93, 184, 216, 34, 6, 0, 0, 0, 1, 187, 0, 0]]
                     .concat(),
             ),
             (

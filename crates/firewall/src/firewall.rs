@@ -19,14 +19,16 @@ use nix::errno::Errno;
 use crate::{
     conntrack::{self, Flow},
     counts::Counts,
-    element::{Element, Sender, Station, is_of_names},
+    element::{Element, Kind, Sender, Station},
+    group::{self, Group, Located},
     kernel::{ELEMENTS_PER_BATCH, Fingerprint, Kernel},
     neighbours::Neighbours,
     nft::{self, NftError},
-    plan::{Deciding, Device, Plan},
+    packet_count::Count,
+    plan::{Deciding, Device, Plan, place_of},
     refused::{Fate, Headers, NAMES_MAX, Packet},
-    script::{self, Frame, kept_sets},
-    state::{Entry, State, View},
+    script::{self, Frame, GROUP_LABELS, kept_sets},
+    state::{Client, Entry, State, View},
     watch::Watch,
     wire::{Batch, Held, Put},
 };
@@ -39,10 +41,16 @@ pub use exeat_dns::LIFETIME_MIN;
 pub struct Config {
     /// The devices whose clients are held to the policy.
     pub devices: Vec<Device>,
+    /// The control groups of this host whose processes are; at most [`GROUPS_MAX`](crate::GROUPS_MAX).
+    pub groups: Vec<Attached>,
+    /// Our listeners that processes of those may not connect to.
+    pub closed: Vec<SocketAddr>,
     /// How long something opened by name is open after the last packet to it; at least [`LIFETIME_MIN`].
     pub lifetime: Duration,
     /// Elements that each set of the kernel holds at most, and entries of our own.
     pub size: u32,
+    /// Whether the packets that a name lets through are counted, for [`Firewall::count`].
+    pub is_counted: bool,
     /// Where our name server listens, or the one that we hear of, for what is asked on port 53.
     pub dns: Vec<SocketAddr>,
     /// Our other listeners that clients may connect to.
@@ -51,6 +59,15 @@ pub struct Config {
     pub relay: Vec<SocketAddr>,
     /// Networks whose addresses stand for names: all connections to them are redirected.
     pub stand_ins: Vec<IpNet>,
+}
+
+/// A control group that is held to the policy.
+#[derive(Clone, Debug)]
+pub struct Attached {
+    /// The group.
+    pub group: Group,
+    /// Where its processes are led with what they ask for names: loopback addresses that are its own.
+    pub dns: Vec<SocketAddr>,
 }
 
 /// Why the firewall cannot be had, or a policy is not in force.
@@ -94,6 +111,8 @@ struct Working {
     /// `None` if the rules of the plan are not in force.
     in_force: Option<Fingerprint>,
     counts: Arc<Counts>,
+    /// The groups as the rules know them, in the order of the configuration; `None` is not there.
+    groups: Vec<Option<Located>>,
 }
 
 /// What a change of policy came to.
@@ -117,7 +136,7 @@ impl Firewall {
         let mut kernel = Kernel::counting(Arc::clone(&counts))?;
         let found = match kernel.contents()? {
             Some(contents) => {
-                let sets = contents.sets.iter().filter(|set| is_of_names(set));
+                let sets = contents.sets.iter().filter(|set| Kind::is_of(set));
                 let mut found = Vec::new();
                 for set in sets {
                     found.extend(kernel.list(set)?);
@@ -126,7 +145,7 @@ impl Firewall {
             }
             None => Vec::new(),
         };
-        let plan = Plan::new(&*deciding, &config.devices).with_relay(config.has_relay());
+        let plan = config.plan(&*deciding);
         let mut working = Working {
             kernel,
             neighbours: Neighbours::connect()?,
@@ -137,17 +156,23 @@ impl Firewall {
             serial: 0,
             in_force: None,
             counts: Arc::clone(&counts),
+            groups: config.locate()?,
         };
         working.adopt(&config, &found);
         working.apply(&config)?;
         working.decide_again(&config, &found.iter().map(|held| held.element).collect::<Vec<_>>())?;
-        let swept = working.sweep()?;
+        let swept = working.sweep(&config)?;
         tracing::info!(
             adopted = working.state.len(),
             cut = swept.cut,
             kept = swept.kept,
             "the firewall is in force"
         );
+        for (attached, located) in config.groups.iter().zip(&working.groups) {
+            if located.is_none() {
+                tracing::warn!(group = %attached.group.path(), "there is no such control group: it is held once there is");
+            }
+        }
         let inner = Arc::new(Inner { config, counts, working: Mutex::new(working) });
         let watch = Watch::start(Arc::clone(&inner))?;
         Ok(Self { inner, _watch: watch })
@@ -160,8 +185,7 @@ impl Firewall {
     /// If the kernel could not be told all of it. Then what names have opened is held to the new policy all the same where
     /// that can be, new names are refused, and it is tried again until it works.
     pub fn replace(&self, deciding: Arc<dyn Deciding>) -> Result<Swept, FirewallError> {
-        let config = &self.inner.config;
-        let plan = Plan::new(&*deciding, &config.devices).with_relay(config.has_relay());
+        let plan = self.inner.config.plan(&*deciding);
         let mut working = self.inner.working();
         working.revision = deciding.policy().revision();
         working.deciding = deciding;
@@ -169,7 +193,7 @@ impl Firewall {
         working.not_in_force();
         let applied = working.apply(&self.inner.config);
         working.decide_again(&self.inner.config, &[])?;
-        let swept = working.sweep()?;
+        let swept = working.sweep(&self.inner.config)?;
         applied.map(|()| swept)
     }
 
@@ -188,6 +212,11 @@ impl Firewall {
         self.inner.config.devices.iter().map(|device| &**device.name())
     }
 
+    /// The control groups of this host whose processes are.
+    pub fn groups(&self) -> impl Iterator<Item = &str> {
+        self.inner.config.groups.iter().map(|attached| &**attached.group.path())
+    }
+
     /// Whether the rules of what decides now are in force.
     #[must_use]
     pub fn is_in_force(&self) -> bool {
@@ -204,24 +233,46 @@ impl Firewall {
 }
 
 impl Firewall {
-    /// Returns what was opened by name of `address`, or for it, with what is left of it in the kernel.
+    /// Returns what was opened by name of `address`, or for it.
+    #[must_use]
+    pub fn opened_at(&self, address: IpAddr) -> Vec<OpenedView> {
+        let working = self.inner.working();
+        let now = Instant::now();
+        let client = Client::from(address);
+        let views = working.state.views().filter(|view| view.address == address || *view.client == client);
+        views.map(|view| OpenedView::of(&view, now)).collect()
+    }
+
+    /// Asks the kernel what is left of each of these, and what it has counted of them. It takes some microseconds for each,
+    /// between which names are opened.
     ///
     /// # Errors
     /// If the kernel does not answer.
-    pub fn why(&self, address: IpAddr) -> Result<Vec<OpenedView>, FirewallError> {
-        let mut working = self.inner.working();
-        let now = Instant::now();
-        let mut found: Vec<(OpenedView, Vec<Element>)> = Vec::new();
-        let views = working.state.views().filter(|view| view.address == address || view.client == address);
-        found.extend(views.map(|view| (OpenedView::of(&view, now), view.entry.elements.clone())));
-        for (view, elements) in &mut found {
+    pub fn count(&self, views: &mut [OpenedView]) -> Result<(), FirewallError> {
+        for view in views {
+            let mut working = self.inner.working();
             view.remaining = Duration::ZERO;
-            for element in elements {
-                let left = working.kernel.get(element)?.map_or(Duration::ZERO, |held| held.remaining);
-                view.remaining = left.max(view.remaining);
+            view.count = self.inner.config.is_counted.then_some(Count::default());
+            for element in &view.elements {
+                let Some((held, count)) = working.kernel.get_counted(element)? else { continue };
+                view.remaining = held.remaining.max(view.remaining);
+                if let (Some(sum), Some(count)) = (&mut view.count, count) {
+                    *sum += count;
+                }
             }
         }
-        Ok(found.into_iter().map(|(view, _)| view).collect())
+        Ok(())
+    }
+
+    /// Returns what the rules have counted: the flows that they have let through, by their first packets, and the packets that
+    /// they have refused, or dropped for a source that is not the sender's own.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub fn counters(&self) -> Result<Vec<(String, Count)>, FirewallError> {
+        let mut counters = self.inner.working().kernel.counters()?;
+        counters.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(counters)
     }
 }
 
@@ -259,7 +310,7 @@ pub fn remove() -> Result<(), FirewallError> {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct OpenedView {
     /// For whom.
-    pub client: IpAddr,
+    pub client: Client,
     /// The name.
     pub name: DnsName,
     /// An address of it.
@@ -270,6 +321,9 @@ pub struct OpenedView {
     pub relayed: Vec<(Transport, exeat_model::PortRange)>,
     /// How long it was still open at least, by what was asked; new connections make that longer. Zero if it has ended.
     pub remaining: Duration,
+    /// What was counted of it, if that was asked for and is done.
+    pub count: Option<Count>,
+    elements: Vec<Element>,
 }
 
 impl OpenedView {
@@ -282,12 +336,14 @@ impl OpenedView {
             ports
         };
         Self {
-            client: view.client,
+            client: view.client.clone(),
             name: view.name.clone(),
             address: view.address,
             ports: ports(&|_| true),
             relayed: ports(&|element| element.is_relayed),
             remaining: view.entry.until.saturating_duration_since(now),
+            count: None,
+            elements: view.entry.elements.clone(),
         }
     }
 }
@@ -305,20 +361,28 @@ impl Inner {
     }
 
     /// Says whose a logged packet was, and why it may not pass.
-    pub(crate) fn explain(&self, fate: Fate, headers: &Headers) -> Packet {
+    pub(crate) fn explain(&self, fate: Fate, slot: Option<u32>, headers: &Headers) -> Packet {
         let Headers { source, target, transport } = *headers;
         let working = self.working();
         let now = Instant::now();
-        let interface = self.config.devices.first().map(|device| Arc::clone(device.name()));
-        let interface = interface.map_or(Part::Nothing, Part::Known);
-        let place = Place { address: Some(source.ip()), interface, ..Place::default() };
+        let group = slot.and_then(|slot| self.config.of_slot(slot)).map(|(_, group)| group);
+        let (client, place) = match group {
+            Some(group) => (Client::Group(Arc::clone(group.path())), place_of(group)),
+            None => {
+                let interface = self.config.devices.first().map(|device| Arc::clone(device.name()));
+                let interface = interface.map_or(Part::Nothing, Part::Known);
+                let place = Place { address: Some(source.ip()), interface, ..Place::default() };
+                (Client::Address(source.ip()), place)
+            }
+        };
         let principal = working.deciding.asker(&place).filter(|_| fate != Fate::Spoofed);
         let policy = working.deciding.policy();
         let (mut names, mut is_late, mut is_known) = (Vec::new(), false, false);
         // In the family that it does not ask for names in, it is known by its station.
-        let is_direct = working.state.of_client_at(source.ip(), target.ip()).next().is_some();
-        let station = if is_direct { None } else { working.station(&self.config, source.ip()) };
-        let client = station.and_then(|station| working.state.client_at(station)).unwrap_or(source.ip());
+        let is_direct = working.state.of_client_at(&client, target.ip()).next().is_some();
+        let station =
+            if is_direct || group.is_some() { None } else { working.station(&self.config, source.ip()) };
+        let client = station.and_then(|station| working.state.client_at(station)).unwrap_or(&client);
         for (name, entry) in working.state.of_client_at(client, target.ip()) {
             is_known = true;
             is_late |= entry.until <= now;
@@ -357,6 +421,25 @@ impl Inner {
         }
     }
 
+    /// Puts the rules in force again if a control group is not the one that they name. Returns whether that was so.
+    ///
+    /// # Errors
+    /// If that does not work.
+    pub(crate) fn regroup(&self) -> Result<bool, FirewallError> {
+        if self.config.groups.is_empty() {
+            return Ok(false);
+        }
+        let now = self.config.locate()?;
+        let mut working = self.working();
+        if now == working.groups {
+            return Ok(false);
+        }
+        working.not_in_force();
+        working.apply(&self.config)?;
+        working.decide_again(&self.config, &[])?;
+        Ok(true)
+    }
+
     /// Puts the rules in force again if `seen` is not what they should look like. Returns whether they were not.
     ///
     /// # Errors
@@ -374,7 +457,7 @@ impl Inner {
         working.not_in_force();
         working.apply(&self.config)?;
         self.counts.reinstalled();
-        working.sweep()?;
+        working.sweep(&self.config)?;
         Ok(true)
     }
 }
@@ -394,7 +477,8 @@ impl Working {
     }
 
     fn try_apply(&mut self, config: &Config) -> Result<(), FirewallError> {
-        let frame = config.frame();
+        self.groups = config.locate()?;
+        let frame = config.frame(&self.groups);
         let old = self.kernel.contents()?;
         self.serial += 1;
         while old.as_ref().is_some_and(|old| old.has_serial(self.serial)) {
@@ -465,11 +549,15 @@ impl Working {
         }
         let lifetime = opening.lifetime.max(config.lifetime);
         let now = Instant::now();
+        let client = match opening.place.cgroup.known() {
+            Some(path) => Client::Group(Arc::clone(path)),
+            None => Client::Address(opening.client),
+        };
         let mut entries: Vec<(IpAddr, Entry)> = Vec::new();
         for reached in &opening.reach {
             for &address in &reached.addrs {
                 let is_shared = self.state.is_shared(address, &opening.name);
-                let elements = self.elements(config, opening.client, address, reached, is_shared);
+                let elements = self.elements(config, &client, address, reached, is_shared);
                 let elements = elements.ok_or_else(|| {
                     GateError::Kernel(io::Error::other("ports that the rules of the firewall do not know"))
                 })?;
@@ -480,7 +568,7 @@ impl Working {
             }
         }
         let addresses: Vec<IpAddr> = entries.iter().map(|(address, _)| *address).collect();
-        self.state.make_room(opening.client, &opening.name, &addresses, now).map_err(|_| {
+        self.state.make_room(&client, &opening.name, &addresses, now).map_err(|_| {
             self.counts.full();
             GateError::Full
         })?;
@@ -494,8 +582,8 @@ impl Working {
                 GateError::Kernel(error)
             }
         })?;
-        if !config.has_relay() {
-            self.state.note(opening.client, &opening.name, &opening.place, entries);
+        if !config.relays(&client) {
+            self.state.note(&client, &opening.name, &opening.place, entries);
             self.counts.open(self.state.len());
             return Ok(());
         }
@@ -504,18 +592,18 @@ impl Working {
             known.len() == 1 && !known.contains(&opening.name)
         });
         let becomes_shared: Vec<IpAddr> = becomes_shared.collect();
-        let before = self.state.elements_of(opening.client, &addresses);
-        self.state.note(opening.client, &opening.name, &opening.place, entries);
+        let before = self.state.elements_of(&client, &addresses);
+        self.state.note(&client, &opening.name, &opening.place, entries);
         self.counts.open(self.state.len());
-        self.turn(config, opening.client, &becomes_shared).map_err(GateError::Kernel)?;
-        let after = self.state.elements_of(opening.client, &addresses);
+        self.turn(config, &client, &becomes_shared).map_err(GateError::Kernel)?;
+        let after = self.state.elements_of(&client, &addresses);
         let gone: Vec<Element> = before.difference(&after).copied().collect();
         self.delete(&gone).map_err(GateError::Kernel)
     }
 
     /// Has what the other names of a client have opened of these addresses, of which another name is known from now on, go
     /// through the relay where that is to look at it. Other clients' turn comes when they ask again.
-    fn turn(&mut self, config: &Config, client: IpAddr, addresses: &[IpAddr]) -> io::Result<()> {
+    fn turn(&mut self, config: &Config, client: &Client, addresses: &[IpAddr]) -> io::Result<()> {
         let now = Instant::now();
         let mut turned = Vec::new();
         for view in self.state.of_client(client).filter(|view| addresses.contains(&view.address)) {
@@ -553,28 +641,36 @@ impl Working {
     fn elements(
         &self,
         config: &Config,
-        client: IpAddr,
+        client: &Client,
         address: IpAddr,
         reached: &Reach,
         is_shared: bool,
     ) -> Option<Vec<Element>> {
-        let sender = if client.is_ipv4() == address.is_ipv4() {
-            Some(Sender::Address(client))
-        } else {
-            self.station(config, client).map(Sender::Station)
+        let sender = match client {
+            Client::Address(client) if client.is_ipv4() == address.is_ipv4() => {
+                Some(Sender::Address(*client))
+            }
+            Client::Address(client) => self.station(config, *client).map(Sender::Station),
+            Client::Group(path) => self.group(config, path).map(|group| Sender::Group(group.id)),
         };
         let Some(sender) = sender else { return Some(Vec::new()) };
         let is_relayed = match reached.relayed {
             Relayed::Never => false,
-            Relayed::IfShared => is_shared && config.has_relay(),
+            Relayed::IfShared => is_shared && config.relays(client),
             // Nobody would look at it.
-            Relayed::Always if !config.has_relay() => return Some(Vec::new()),
+            Relayed::Always if !config.relays(client) => return Some(Vec::new()),
             Relayed::Always => true,
         };
         let parts = self.plan.split(reached.ports)?;
         let transport = reached.transport;
         let element = |ports| Element { sender, address, transport, ports, is_relayed };
         Some(parts.into_iter().map(element).collect())
+    }
+
+    /// A group as the rules know it.
+    fn group(&self, config: &Config, path: &str) -> Option<&Located> {
+        let mut known = config.groups.iter().zip(&self.groups);
+        known.find(|(attached, _)| **attached.group.path() == *path)?.1.as_ref()
     }
 
     /// Who a client is on the enforced device that it is a neighbour on.
@@ -593,23 +689,36 @@ impl Working {
                 continue;
             };
             let element = held.element;
-            let client = match element.sender {
+            let address = match element.sender {
                 Sender::Address(client) => Some(client),
                 Sender::Station(station) => neighbours
                     .iter()
                     .find(|(ip, at)| *at == station && ip.is_ipv4() != element.address.is_ipv4())
                     .map(|(ip, _)| *ip),
+                Sender::Group(_) => None,
             };
-            let Some(client) = client else { continue };
-            let place = Place {
-                address: Some(client),
-                interface: self.interface(config, client, &neighbours).map_or(Part::Nothing, Part::Known),
-                ..Place::default()
+            let (client, place) = match (element.sender, address) {
+                (Sender::Group(id), _) => {
+                    let is_it = |group: &Option<Located>| group.as_ref().is_some_and(|group| group.id == id);
+                    let mut known = config.groups.iter().zip(&self.groups);
+                    let Some((attached, _)) = known.find(|(_, group)| is_it(group)) else { continue };
+                    (Client::Group(Arc::clone(attached.group.path())), place_of(&attached.group))
+                }
+                (Sender::Address(_) | Sender::Station(_), None) => continue,
+                (Sender::Address(_) | Sender::Station(_), Some(client)) => {
+                    let interface = self.interface(config, client, &neighbours);
+                    let place = Place {
+                        address: Some(client),
+                        interface: interface.map_or(Part::Nothing, Part::Known),
+                        ..Place::default()
+                    };
+                    (Client::Address(client), place)
+                }
             };
             let until = now + held.remaining;
             let entry = Entry { elements: vec![element], until };
-            if self.state.make_room(client, &name, &[element.address], now).is_ok() {
-                self.state.note(client, &name, &place, [(element.address, entry)]);
+            if self.state.make_room(&client, &name, &[element.address], now).is_ok() {
+                self.state.note(&client, &name, &place, [(element.address, entry)]);
             }
         }
     }
@@ -662,7 +771,7 @@ impl Working {
     /// What a name opens now of what it has opened.
     fn again(&self, config: &Config, view: &View<'_>, is_shared: bool) -> Vec<Element> {
         let Some(asker) = self.deciding.asker(view.place) else { return Vec::new() };
-        let reach = if config.has_relay() { reach_relayed } else { reach };
+        let reach = if config.relays(view.client) { reach_relayed } else { reach };
         let Ok(reached) = reach(self.deciding.policy(), &asker.bound, view.name, &[view.address]) else {
             return Vec::new();
         };
@@ -695,7 +804,7 @@ impl Working {
     }
 
     /// Cuts the flows that are open and not allowed.
-    fn sweep(&mut self) -> io::Result<Swept> {
+    fn sweep(&mut self, config: &Config) -> io::Result<Swept> {
         let flows = conntrack::flows()?;
         if flows.is_empty() {
             return Ok(Swept::default());
@@ -704,28 +813,44 @@ impl Working {
         let open: HashSet<Element> =
             self.state.views().flat_map(|view| view.entry.elements.clone()).collect();
         let (kept, cut): (Vec<Flow>, Vec<Flow>) =
-            flows.into_iter().partition(|flow| self.is_allowed(flow, &open, &neighbours));
+            flows.into_iter().partition(|flow| self.is_allowed(config, flow, &open, &neighbours));
         self.keep_apart(&cut)?;
         conntrack::cut(&cut)?;
         self.counts.cut(cut.len());
         Ok(Swept { cut: cut.len(), kept: kept.len() })
     }
 
-    fn is_allowed(&self, flow: &Flow, open: &HashSet<Element>, neighbours: &[(IpAddr, Station)]) -> bool {
-        let Flow { client, address, port, transport, .. } = *flow;
-        let stations = neighbours.iter().filter(|(ip, _)| *ip == client).map(|(_, at)| Sender::Station(*at));
-        let mut senders = std::iter::once(Sender::Address(client)).chain(stations);
+    fn is_allowed(
+        &self,
+        config: &Config,
+        flow: &Flow,
+        open: &HashSet<Element>,
+        neighbours: &[(IpAddr, Station)],
+    ) -> bool {
+        let Flow { client, address, port, transport, slot, .. } = *flow;
         let ranges = self.plan.ranges.iter().copied().filter(|range| range.contains(port));
         let ports: Vec<_> = std::iter::once(port.into()).chain(ranges).collect();
-        senders.any(|sender| {
-            // One that passed before its address was known to be shared goes on.
-            let element = |is_relayed, ports| Element { sender, address, transport, ports, is_relayed };
-            ports.iter().any(|&ports| [false, true].iter().any(|way| open.contains(&element(*way, ports))))
-        }) || self
-            .plan
-            .behind
-            .iter()
-            .any(|behind| self.plan.allows(behind.device.name(), client, address, transport, port))
+        // One that passed before its address was known to be shared goes on.
+        let element = |sender, is_relayed, ports| Element { sender, address, transport, ports, is_relayed };
+        let is_open = |sender| {
+            ports
+                .iter()
+                .any(|&ports| [false, true].iter().any(|way| open.contains(&element(sender, *way, ports))))
+        };
+        if let Some(slot) = slot {
+            let Some((number, _)) = config.of_slot(slot) else { return false };
+            let group = self.groups.get(number).and_then(Option::as_ref);
+            return group.is_some_and(|group| is_open(Sender::Group(group.id)))
+                || self.plan.allows_local(number, address, transport, port);
+        }
+        let stations = neighbours.iter().filter(|(ip, _)| *ip == client).map(|(_, at)| Sender::Station(*at));
+        let mut senders = std::iter::once(Sender::Address(client)).chain(stations);
+        senders.any(is_open)
+            || self
+                .plan
+                .behind
+                .iter()
+                .any(|behind| self.plan.allows(behind.device.name(), client, address, transport, port))
     }
 
     /// Lets the datagrams of flows that are cut not begin them again from the other side.
@@ -745,7 +870,57 @@ impl Config {
         !self.relay.is_empty()
     }
 
-    fn frame(&self) -> Frame {
+    /// Whether connections of a client can go through the relay. Those of processes of this host are not redirected: what
+    /// only a relay could judge stays closed to them.
+    fn relays(&self, client: &Client) -> bool {
+        match client {
+            Client::Address(_) => self.has_relay(),
+            Client::Group(_) => false,
+        }
+    }
+
+    fn plan(&self, deciding: &dyn Deciding) -> Plan {
+        let groups: Vec<Group> = self.groups.iter().map(|attached| attached.group.clone()).collect();
+        Plan::new(deciding, &self.devices, &groups).with_relay(self.has_relay())
+    }
+
+    /// The bit of each group in labels of connections. It comes from the path, so that it is the same after a start with
+    /// other groups, but where two would have the same.
+    fn slots(&self) -> Vec<u32> {
+        let mut slots: Vec<u32> = Vec::new();
+        for attached in &self.groups {
+            // FNV-1a, which is the same in every version of this program.
+            let bytes = attached.group.path().bytes();
+            let hash =
+                bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+            let count = GROUP_LABELS.end - GROUP_LABELS.start;
+            let tried = (0..count).map(|step| GROUP_LABELS.start + hash.wrapping_add(step) % count);
+            slots.push(tried.into_iter().find(|slot| !slots.contains(slot)).unwrap_or(GROUP_LABELS.start));
+        }
+        slots
+    }
+
+    /// The group whose bit this is, and its number.
+    fn of_slot(&self, slot: u32) -> Option<(usize, &Group)> {
+        let number = self.slots().iter().position(|other| *other == slot)?;
+        Some((number, &self.groups.get(number)?.group))
+    }
+
+    /// Looks for the groups.
+    fn locate(&self) -> io::Result<Vec<Option<Located>>> {
+        self.groups.iter().map(|attached| group::locate(&attached.group)).collect()
+    }
+
+    fn frame(&self, located: &[Option<Located>]) -> Frame {
+        let mut groups: Vec<script::Held> = Vec::new();
+        for (number, ((attached, located), slot)) in
+            self.groups.iter().zip(located).zip(self.slots()).enumerate()
+        {
+            let Some(located) = located else { continue };
+            let (nft, level, dns) = (located.nft.clone(), attached.group.level(), attached.dns.clone());
+            groups.push(script::Held { number, nft, level, slot, dns });
+        }
+        groups.sort_by_key(|held| std::cmp::Reverse(held.level));
         let is_ours = |name: &str| self.devices.iter().any(|device| **device.name() == *name);
         let addresses = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|address| {
             let ip = ip(address.address?)?;
@@ -759,7 +934,17 @@ impl Config {
             addresses: addresses.collect(),
             lifetime: self.lifetime.max(LIFETIME_MIN),
             size: self.size,
+            is_counted: self.is_counted,
+            groups,
+            is_marked: self.is_own(),
+            closed: self.closed.clone(),
         }
+    }
+
+    /// Whether this process is itself in a group that is held, so that its own sockets have to be told from those of others.
+    fn is_own(&self) -> bool {
+        // Whoever is not sure is held as well: that shows, and a mark that lets others through would not.
+        self.groups.iter().any(|attached| attached.group.is_ours().unwrap_or(false))
     }
 }
 

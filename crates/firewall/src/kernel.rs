@@ -20,6 +20,7 @@ use nix::errno::Errno;
 use crate::{
     counts::Counts,
     element::Element,
+    packet_count::{self, Count},
     wire::{self, Batch, FAMILY_BYTES, Held, TABLE},
 };
 
@@ -65,7 +66,7 @@ impl Contents {
     pub(crate) fn has_serial(&self, serial: u64) -> bool {
         let part = format!("_{serial}_");
         self.chains.iter().chain(&self.sets).any(|name| {
-            let is_numbered = ["behind", "region", "from"].iter().any(|kind| name.starts_with(kind));
+            let is_numbered = ["behind", "region", "from", "l"].iter().any(|kind| name.starts_with(kind));
             is_numbered && name.contains(&part)
         })
     }
@@ -135,20 +136,33 @@ impl Kernel {
         }
     }
 
-    /// Returns an element as it is now; `None` if it is not there.
+    /// Returns an element as it is now, with what was counted of it, if that is; `None` if it is not there.
     ///
     /// # Errors
     /// If the kernel does not answer.
-    pub(crate) fn get(&mut self, element: &Element) -> io::Result<Option<Held>> {
+    pub(crate) fn get_counted(&mut self, element: &Element) -> io::Result<Option<(Held, Option<Count>)>> {
         let mut found = None;
         let asked = self.exchange(wire::element_question(element), false, |_, payload| {
-            found = wire::held(payload)?.into_iter().next();
+            let held = wire::held(payload)?.into_iter().next();
+            found = held.map(|held| (held, packet_count::of_element(payload)));
             Ok(())
         });
         match asked {
             Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(None),
             other => other.map(|()| found),
         }
+    }
+
+    /// Returns the counters of our table.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub(crate) fn counters(&mut self) -> io::Result<Vec<(String, Count)>> {
+        let mut found = Vec::new();
+        self.ask_raw(wire::counters_question(), true, |payload| {
+            found.extend(packet_count::of_object(payload))
+        })?;
+        Ok(found)
     }
 
     /// Returns every element of a set. It takes long for a large one: for the start alone.

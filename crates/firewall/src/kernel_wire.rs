@@ -48,7 +48,7 @@ pub struct Tracked {
 /// If the kernel does not write so.
 pub fn packets(datagram: &[u8]) -> io::Result<Vec<(Fate, Headers)>> {
     let mut found = Vec::new();
-    refused::packets(datagram, |fate, headers| found.push((fate, headers)))?;
+    refused::packets(datagram, |fate, _, headers| found.push((fate, headers)))?;
     Ok(found)
 }
 

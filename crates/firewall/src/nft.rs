@@ -27,7 +27,9 @@ pub enum NftError {
     #[error("`nft` could not be run")]
     Run(#[source] io::Error),
     /// Whoever runs it may not change the network.
-    #[error("changing the kernel's rules is not permitted: run this as root, or with CAP_NET_ADMIN")]
+    #[error(
+        "changing the kernel's rules is not permitted: run this as root, with CAP_NET_ADMIN, or in a network of your own, such as `unshare -Urn` makes"
+    )]
     NotPermitted,
     /// It, or the kernel, refused the rules. None of them is in force.
     #[error("the rules were refused: {complaint}")]
@@ -35,6 +37,24 @@ pub enum NftError {
         /// What it says is wrong.
         complaint: String,
     },
+}
+
+/// The bit of `CAP_NET_ADMIN` in a set of capabilities (capabilities(7)).
+const NET_ADMIN: u32 = 12;
+
+/// Checks that this process may change the network that it is in, as far as its capabilities tell: the network may still be
+/// that of somebody else, which the kernel says when it is asked.
+///
+/// # Errors
+/// [`NftError::NotPermitted`] if it certainly may not.
+pub fn check_permitted() -> Result<(), NftError> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    match held.and_then(|held| u64::from_str_radix(held.trim(), 16).ok()) {
+        Some(held) if held & (1 << NET_ADMIN) == 0 => Err(NftError::NotPermitted),
+        // Where it cannot be told, the kernel has its say later.
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Looks for `nft` and checks its version, which it returns.

@@ -7,7 +7,7 @@ use exeat_identity::{Part, Place, Principal};
 use exeat_model::{CanonicalIp, IpBlock, Port, PortRange, Transport, partition};
 use exeat_policy::{Bound, Network, PolicySet, PortPiece, networks, port_pieces};
 
-use crate::element::is_one;
+use crate::{element::is_one, group::Group};
 
 /// A network device whose clients are held to the policy.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -70,10 +70,24 @@ pub(crate) struct Behind {
     pub(crate) sources: Vec<Source>,
 }
 
+/// What the processes of a control group may reach.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Local {
+    pub(crate) group: Group,
+    /// The region of the plan that is theirs; `None` if they are nobody's.
+    pub(crate) region: Option<usize>,
+}
+
+/// Where the processes of a group are, which is all that is known of them.
+pub(crate) fn place_of(group: &Group) -> Place {
+    Place { cgroup: Part::Known(Arc::clone(group.path())), user: Part::Unknown, ..Place::default() }
+}
+
 /// What the kernel is told.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Plan {
     pub(crate) behind: Vec<Behind>,
+    pub(crate) locals: Vec<Local>,
     /// What may be reached without a name: one list for all who may reach the same.
     pub(crate) regions: Vec<Vec<Network>>,
     /// The ranges of more than one port that anything opened by name is made of.
@@ -87,7 +101,7 @@ impl Plan {
     /// Returns the plan for what decides and for whom it holds. Who may reach more networks than the kernel can be told may
     /// reach none without a name, and the log says so.
     #[must_use]
-    pub fn new(deciding: &dyn Deciding, devices: &[Device]) -> Self {
+    pub fn new(deciding: &dyn Deciding, devices: &[Device], groups: &[Group]) -> Self {
         let pieces = port_pieces(deciding.policy());
         let opened = pieces.iter().filter(|piece| piece.may_open).map(|piece| piece.ports);
         let ranges = opened.filter(|ports| !is_one(*ports)).collect();
@@ -107,6 +121,11 @@ impl Plan {
                 add(&mut sources, Source { block, region });
             }
             plan.behind.push(Behind { device: device.clone(), sources });
+        }
+        for group in groups {
+            let asker = deciding.asker(&place_of(group));
+            let region = asker.map(|asker| plan.region(deciding.policy(), &asker, &mut bounds));
+            plan.locals.push(Local { group: group.clone(), region });
         }
         plan
     }
@@ -143,16 +162,30 @@ impl Plan {
     ) -> bool {
         let (source, address) = (CanonicalIp::new(source), CanonicalIp::new(address));
         let behind = self.behind.iter().filter(|behind| **behind.device.name() == *device);
-        let mut regions = behind
-            .flat_map(|behind| behind.sources.iter().find(|from| from.block.contains(source)))
-            .filter_map(|from| self.regions.get(from.region));
+        let mut from =
+            behind.flat_map(|behind| behind.sources.iter().find(|from| from.block.contains(source)));
+        from.any(|from| self.region_allows(from.region, address, transport, port))
+    }
+
+    /// Returns whether the processes of the group of this number may reach a port of an address without a name.
+    pub(crate) fn allows_local(
+        &self,
+        local: usize,
+        address: IpAddr,
+        transport: Transport,
+        port: Port,
+    ) -> bool {
+        let region = self.locals.get(local).and_then(|local| local.region);
+        region.is_some_and(|region| self.region_allows(region, CanonicalIp::new(address), transport, port))
+    }
+
+    fn region_allows(&self, region: usize, address: CanonicalIp, transport: Transport, port: Port) -> bool {
+        let mut open = self.regions.get(region).into_iter().flatten();
         !closed_form(address.get())
-            && regions.any(|open| {
-                open.iter().any(|network| {
-                    network.transport == transport
-                        && network.ports.contains(port)
-                        && network.block.contains(address)
-                })
+            && open.any(|network| {
+                network.transport == transport
+                    && network.ports.contains(port)
+                    && network.block.contains(address)
             })
     }
 

@@ -144,15 +144,15 @@ fn read(socket: &Socket, inner: &Inner, told: &impl Fn(Packet)) -> io::Result<bo
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
         Err(error) => return Err(error),
     }
-    packets(&datagram, |fate, headers| told(inner.explain(fate, &headers)))?;
+    packets(&datagram, |fate, slot, headers| told(inner.explain(fate, slot, &headers)))?;
     Ok(true)
 }
 
-/// Reads one datagram of the log, and tells `found` of each packet in it.
+/// Reads one datagram of the log, and tells `found` of each packet in it, with the slot of the group of this host whose it was.
 ///
 /// # Errors
 /// If the kernel does not write so. What comes before is told.
-pub(crate) fn packets(datagram: &[u8], mut found: impl FnMut(Fate, Headers)) -> io::Result<()> {
+pub(crate) fn packets(datagram: &[u8], mut found: impl FnMut(Fate, Option<u32>, Headers)) -> io::Result<()> {
     let mut rest = datagram;
     while !rest.is_empty() {
         let length = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?.length() as usize;
@@ -161,9 +161,9 @@ pub(crate) fn packets(datagram: &[u8], mut found: impl FnMut(Fate, Headers)) -> 
         let message = NetlinkMessage::<NetfilterMessage>::deserialize(whole).map_err(io::Error::other)?;
         if let NetlinkPayload::InnerMessage(message) = message.payload
             && let NetfilterMessageInner::ULog(ULogMessage::Packet(parts)) = message.inner
-            && let Some((fate, headers)) = logged(&parts)
+            && let Some((fate, slot, headers)) = logged(&parts)
         {
-            found(fate, headers);
+            found(fate, slot, headers);
         }
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
@@ -181,21 +181,29 @@ pub struct Headers {
     pub transport: Option<Transport>,
 }
 
-fn logged(parts: &[PacketNla]) -> Option<(Fate, Headers)> {
-    let (mut fate, mut headers) = (None, None);
+/// What became of a packet, the slot of the group of this host whose it was, and its headers.
+fn logged(parts: &[PacketNla]) -> Option<(Fate, Option<u32>, Headers)> {
+    let (mut about, mut headers) = (None, None);
     for part in parts {
         if let PacketNla::Prefix(prefix) = part {
-            let fates = [(REFUSED, Fate::Refused), (SPOOFED, Fate::Spoofed), (WATCHED, Fate::Watched)];
-            fate = fates
-                .into_iter()
-                .find(|(text, _)| text.as_bytes() == prefix.as_bytes())
-                .map(|(_, fate)| fate);
+            about = prefixed(&String::from_utf8_lossy(prefix.as_bytes()));
         }
         if let PacketNla::Payload(bytes) = part {
             headers = Headers::parse(bytes);
         }
     }
-    Some((fate?, headers?))
+    let (fate, slot) = about?;
+    Some((fate, slot, headers?))
+}
+
+/// What the prefix of a logged packet says.
+fn prefixed(prefix: &str) -> Option<(Fate, Option<u32>)> {
+    let fates = [(REFUSED, Fate::Refused), (SPOOFED, Fate::Spoofed), (WATCHED, Fate::Watched)];
+    let (rest, fate) = fates.into_iter().find_map(|(text, fate)| Some((prefix.strip_prefix(text)?, fate)))?;
+    match rest {
+        "" => Some((fate, None)),
+        slot => Some((fate, Some(slot.strip_prefix(' ')?.parse().ok()?))),
+    }
 }
 
 impl Headers {

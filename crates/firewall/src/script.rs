@@ -5,10 +5,13 @@
 //! somebody else began, or belongs to one that was let through (which has our label); its client has asked for a name
 //! that has this address, within the lifetime; a network rule covers it. All else is refused at once.
 
+mod local;
+
 use std::{
     collections::BTreeSet,
     fmt::{Display, Write},
     net::{IpAddr, SocketAddr},
+    ops::Range,
     time::Duration,
 };
 
@@ -17,7 +20,7 @@ use exeat_policy::Network;
 use ipnet::IpNet;
 
 use crate::{
-    element::set_name,
+    element::{Kind, set_name},
     kernel::Contents,
     plan::{Behind, Plan, Source},
     wire::{CUT_FOR, CUT_SETS, TABLE},
@@ -29,6 +32,10 @@ pub(crate) const LABEL: u32 = 127;
 /// The bit of one that we have cut since, and of one whose client has been reset by that.
 pub(crate) const CUT: u32 = 126;
 const RESET: u32 = 125;
+/// The bits that say which control group of this host began a connection, one for each.
+pub(crate) const GROUP_LABELS: Range<u32> = 64..RESET;
+/// What our own sockets are marked with where they are among those that are held: "Exea".
+pub const OWN_MARK: u32 = 0x4578_6561;
 /// The group of netfilter's log that refused packets go to.
 pub const LOG_GROUP: u16 = 5391;
 /// Refused packets that are logged a second, and at once: somebody who scans must not fill the log.
@@ -53,6 +60,28 @@ pub(crate) struct Frame {
     pub(crate) lifetime: Duration,
     /// Elements that each set holds at most.
     pub(crate) size: u32,
+    /// Whether the packets of each element are counted.
+    pub(crate) is_counted: bool,
+    /// The control groups that are held and are there, the deepest first.
+    pub(crate) groups: Vec<Held>,
+    /// Whether our own sockets are among those, and marked.
+    pub(crate) is_marked: bool,
+    /// Our listeners that processes of these groups may not connect to.
+    pub(crate) closed: Vec<SocketAddr>,
+}
+
+/// A control group whose processes are held to the policy.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Held {
+    /// Which one of the plan's it is.
+    pub(crate) number: usize,
+    /// Its path for `nft`, and how many groups are above it.
+    pub(crate) nft: String,
+    pub(crate) level: usize,
+    /// Its bit of labels.
+    pub(crate) slot: u32,
+    /// Where it asks for names, on loopback addresses.
+    pub(crate) dns: Vec<SocketAddr>,
 }
 
 /// Prefixes of what a log line is about.
@@ -65,15 +94,25 @@ pub(crate) fn kept_sets(plan: &Plan) -> Vec<(String, String)> {
     let one = exeat_model::Port::HTTP.into();
     let mut sets = Vec::new();
     for ports in std::iter::once(one).chain(plan.ranges.iter().copied()) {
-        for (is_of_stations, is_ipv6) in [(false, false), (false, true), (true, false), (true, true)] {
+        for is_ipv6 in [false, true] {
             let address = if is_ipv6 { "ipv6_addr" } else { "ipv4_addr" };
-            let sender = if is_of_stations { "iface_index . ether_addr" } else { address };
-            let port = if ports == one { " . inet_service" } else { "" };
-            let key = format!("{sender} . {address} . inet_proto{port}");
-            let ways = [false, true].into_iter().filter(|is_relayed| !is_relayed || plan.has_relay);
-            sets.extend(
-                ways.map(|is_relayed| (set_name(is_relayed, is_of_stations, is_ipv6, ports), key.clone())),
-            );
+            for (kind, sender) in [
+                (Kind::Names, address),
+                (Kind::Stations, "iface_index . ether_addr"),
+                (Kind::Groups, "cgroupsv2"),
+            ] {
+                // Kernels before 5.13 know nothing of groups.
+                if kind == Kind::Groups && plan.locals.is_empty() {
+                    continue;
+                }
+                let port = if ports == one { " . inet_service" } else { "" };
+                let key = format!("{sender} . {address} . inet_proto{port}");
+                sets.push((set_name(false, kind, is_ipv6, ports), key.clone()));
+                // Connections of processes of this host are not redirected.
+                if plan.has_relay && kind != Kind::Groups {
+                    sets.push((set_name(true, kind, is_ipv6, ports), key));
+                }
+            }
         }
     }
     sets
@@ -93,7 +132,11 @@ pub(crate) fn script(plan: &Plan, frame: &Frame, old: Option<&Contents>, serial:
     script.ways(plan);
     script.new_flows(plan);
     plan.behind.iter().enumerate().for_each(|(number, behind)| script.sources(number, behind));
-    plan.regions.iter().enumerate().for_each(|(number, open)| script.region(number, open));
+    plan.regions.iter().enumerate().for_each(|(number, open)| {
+        let name = format!("region_{serial}_{number}");
+        script.region(&name, open, &Refusing { chain: "refuse", watched: WATCHED, labels: "" });
+    });
+    script.locals(plan);
     script.line("}");
     script.text
 }
@@ -122,6 +165,16 @@ fn remove_old(text: &mut String, old: &Contents, kept: &BTreeSet<String>) {
     }
 }
 
+/// What becomes of packets that a region's chain is asked about.
+struct Refusing<'a> {
+    /// The chain for those that it does not let through.
+    chain: &'a str,
+    /// The prefix of what is logged of those that it does in report mode alone.
+    watched: &'a str,
+    /// What is said of a connection besides that it was let through.
+    labels: &'a str,
+}
+
 struct Script<'a> {
     text: String,
     frame: &'a Frame,
@@ -143,7 +196,10 @@ impl Script<'_> {
     fn sets(&mut self, plan: &Plan) {
         let size = self.frame.size;
         for (name, key) in kept_sets(plan) {
-            self.line(format_args!("set {name} {{ type {key}; flags dynamic, timeout; size {size}; }}"));
+            let counted = if self.frame.is_counted { " counter;" } else { "" };
+            self.line(format_args!(
+                "set {name} {{ type {key}; flags dynamic, timeout; size {size};{counted} }}"
+            ));
         }
         for (name, address) in CUT_SETS.into_iter().zip(["ipv4_addr", "ipv6_addr"]) {
             self.line(format_args!(
@@ -164,6 +220,8 @@ impl Script<'_> {
         let nat = "type nat hook prerouting priority dstnat - 10; policy accept;".to_owned();
         let (mut forward, mut input, mut output, mut prerouting) =
             (vec![hook("forward")], vec![hook("input")], vec![hook("output")], vec![nat]);
+        // First of all: what processes of this host send to clients is theirs to answer for, too.
+        let redirected = self.hook_locals(&mut output, &mut input);
         if !devices.is_empty() {
             let devices = format!("{{ {} }}", devices.join(", "));
             for bridge in plan.behind.iter().filter(|behind| behind.device.is_bridge()) {
@@ -178,7 +236,7 @@ impl Script<'_> {
             prerouting.push(format!("iifname {devices} meta l4proto tcp goto relayed"));
         }
         // Those that are jumped to first.
-        self.chain("refuse", &refuse());
+        self.chain("refuse", &refuse(REFUSED));
         self.chain("spoofed", &[logged(SPOOFED), "counter name spoofed drop".to_owned()]);
         self.chain("towards", &towards());
         self.chain("names", &self.redirect());
@@ -192,6 +250,9 @@ impl Script<'_> {
         self.chain("input", &input);
         self.chain("output", &output);
         self.chain("prerouting", &prerouting);
+        if let Some(redirected) = redirected {
+            self.chain("redirected", &redirected);
+        }
     }
 
     /// All that is asked on port 53 comes to us, whomever it was sent to.
@@ -325,9 +386,10 @@ impl Script<'_> {
         let port = if ports.first() == ports.last() { " . th dport" } else { "" };
         let ip = if is_ipv6 { "ip6" } else { "ip" };
         let mut lines = Vec::new();
-        for is_of_stations in [false, true] {
-            let set = set_name(is_relayed, is_of_stations, is_ipv6, ports);
-            let sender = if is_of_stations { "iif . ether saddr".to_owned() } else { format!("{ip} saddr") };
+        for kind in [Kind::Names, Kind::Stations] {
+            let set = set_name(is_relayed, kind, is_ipv6, ports);
+            let sender =
+                if kind == Kind::Stations { "iif . ether saddr".to_owned() } else { format!("{ip} saddr") };
             let key = format!("{sender} . {ip} daddr . meta l4proto{port}");
             lines.push(format!("{key} @{set} update @{set} {{ {key} timeout {seconds}s }}"));
         }
@@ -337,9 +399,7 @@ impl Script<'_> {
     /// The decision on a new flow.
     fn new_flows(&mut self, plan: &Plan) {
         let mut lines = vec![
-            // In the middle of a connection that we did not let through, or no longer.
-            "tcp flags & (fin | syn | rst | ack) != syn counter name refused reject with tcp reset"
-                .to_owned(),
+            MIDDLE.to_owned(),
             "meta l4proto != { tcp, udp } goto refuse".to_owned(),
             // Names are asked of us alone.
             "th dport 53 goto refuse".to_owned(),
@@ -392,16 +452,13 @@ impl Script<'_> {
     }
 
     /// What may be reached without a name.
-    fn region(&mut self, number: usize, open: &[Network]) {
-        let serial = self.serial;
+    fn region(&mut self, name: &str, open: &[Network], refusing: &Refusing<'_>) {
+        let Refusing { chain, watched, labels } = refusing;
         // Forms of IPv6 that carry another address, which no interval tells apart.
-        let closed = [
-            "ip6 daddr & ::fdff:ffff:0:0 == ::5efe:0:0 goto refuse",
-            "ip6 daddr { 2001::/32, 64:ff9b:1::/48 } goto refuse",
-        ];
-        let mut lines: Vec<String> = closed.map(str::to_owned).to_vec();
+        let closed = ["ip6 daddr & ::fdff:ffff:0:0 == ::5efe:0:0", "ip6 daddr { 2001::/32, 64:ff9b:1::/48 }"];
+        let mut lines: Vec<String> = closed.map(|form| format!("{form} goto {chain}")).to_vec();
         for (is_watched, suffix, log) in
-            [(false, "", String::new()), (true, "_watched", logged_part(WATCHED))]
+            [(false, "", String::new()), (true, "_watched", logged_part(watched))]
         {
             for (is_ipv6, ip, kind) in [(false, "ip", "ipv4_addr"), (true, "ip6", "ipv6_addr")] {
                 let fits = |network: &&Network| {
@@ -411,7 +468,7 @@ impl Script<'_> {
                 if elements.is_empty() {
                     continue;
                 }
-                let set = format!("region_{serial}_{number}_{}{suffix}", if is_ipv6 { 6 } else { 4 });
+                let set = format!("{name}_{}{suffix}", if is_ipv6 { 6 } else { 4 });
                 self.line(format_args!(
                     "set {set} {{ type {kind} . inet_proto . inet_service; flags interval; elements = {{ {} }} }}",
                     elements.join(", ")
@@ -420,12 +477,30 @@ impl Script<'_> {
                 if is_watched {
                     lines.push(format!("{key} {log}"));
                 }
-                lines.push(format!("{key} ct label set {LABEL} counter name allowed accept"));
+                lines.push(format!("{key} ct label set {LABEL} {labels}counter name allowed accept"));
             }
         }
-        lines.push("goto refuse".to_owned());
-        self.chain(&format!("region_{serial}_{number}"), &lines);
+        lines.push(format!("goto {chain}"));
+        self.chain(name, &lines);
     }
+}
+
+/// What hosts of one link say to each other in IPv6.
+const NEIGHBOURS: &str = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, mld-listener-report, mld2-listener-report } accept";
+
+/// What passes because of what came before.
+const FLOWS: [&str; 3] = [
+    "ct state invalid counter name refused drop",
+    "ct direction reply accept",
+    "ct state related meta l4proto { icmp, ipv6-icmp } accept",
+];
+
+/// What is in the middle of a connection that we did not let through, or no longer.
+const MIDDLE: &str = "tcp flags & (fin | syn | rst | ack) != syn counter name refused reject with tcp reset";
+
+/// Resets who began a connection that has been cut, and says that this is done.
+fn cut() -> String {
+    format!("meta l4proto tcp ct label {CUT} ct label set {RESET} counter name refused reject with tcp reset")
 }
 
 /// What every packet from a client goes through, to this host if `is_here`; `first` is what passes whatever the policy says.
@@ -433,24 +508,12 @@ fn passing(first: &[String], is_here: bool) -> Vec<String> {
     let mut lines = Vec::new();
     if is_here {
         // Without these there is no IPv6 at all.
-        lines.push(
-            "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, mld-listener-report, mld2-listener-report } accept"
-                .to_owned(),
-        );
+        lines.push(NEIGHBOURS.to_owned());
     }
     lines.push("fib saddr . iif oif missing goto spoofed".to_owned());
     lines.extend_from_slice(first);
-    lines.push(format!(
-        "meta l4proto tcp ct label {CUT} ct label set {RESET} counter name refused reject with tcp reset"
-    ));
-    lines.extend(
-        [
-            "ct state invalid counter name refused drop",
-            "ct direction reply accept",
-            "ct state related meta l4proto { icmp, ipv6-icmp } accept",
-        ]
-        .map(str::to_owned),
-    );
+    lines.push(cut());
+    lines.extend(FLOWS.map(str::to_owned));
     lines.push(format!("ct state established ct label {LABEL} goto used"));
     lines.push("goto decide".to_owned());
     lines
@@ -458,12 +521,19 @@ fn passing(first: &[String], is_here: bool) -> Vec<String> {
 
 /// Packets to clients: what others begin is not ours to judge, but what we have cut must not begin again from there.
 fn towards() -> Vec<String> {
-    let mut lines = vec![
-        // What a client receives, it answers, and is reset by that. Only then its server is.
-        format!("ct label {RESET} tcp flags & rst != rst counter name refused reject with tcp reset"),
-        "ct state != new accept".to_owned(),
-        "tcp flags & (fin | syn | rst | ack) != syn counter name refused reject with tcp reset".to_owned(),
-    ];
+    let mut lines = vec![reset(), "ct state != new accept".to_owned(), MIDDLE.to_owned()];
+    lines.extend(apart());
+    lines
+}
+
+/// What a client receives, it answers, and is reset by that. Only then its server is.
+fn reset() -> String {
+    format!("ct label {RESET} tcp flags & rst != rst counter name refused reject with tcp reset")
+}
+
+/// Datagrams of flows that have been cut, from their other side.
+fn apart() -> Vec<String> {
+    let mut lines = Vec::new();
     for (ip, set) in [("ip", "cut4"), ("ip6", "cut6")] {
         let key = format!("{ip} daddr . {ip} saddr . udp dport . udp sport");
         lines.push(format!(
@@ -476,10 +546,10 @@ fn towards() -> Vec<String> {
 
 /// No packet is dropped that its sender should know of. ICMP is sent to one address some six times at once and then once a
 /// second, whoever asks for it; a reset has no such bound, so that is what TCP gets.
-fn refuse() -> Vec<String> {
+fn refuse(prefix: &str) -> Vec<String> {
     vec![
         "counter name refused".to_owned(),
-        logged(REFUSED),
+        logged(prefix),
         "meta l4proto tcp reject with tcp reset".to_owned(),
         "reject with icmpx type admin-prohibited".to_owned(),
     ]

@@ -3,7 +3,9 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -21,6 +23,31 @@ const SHARE_OF_A_CLIENT: usize = 4;
 /// How often what has ended is looked for at most: that takes time in proportion to all entries, and a client whose share is
 /// full could ask for it with every question.
 const FORGETTING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// For whom something is open.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Client {
+    /// Whoever has this address, behind a device.
+    Address(IpAddr),
+    /// The processes of a control group of this host.
+    Group(Arc<str>),
+}
+
+impl From<IpAddr> for Client {
+    fn from(address: IpAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
+impl fmt::Display for Client {
+    /// An address, or `cgroup:/system.slice/ci.service`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Group(path) => write!(f, "cgroup:{path}"),
+        }
+    }
+}
 
 /// What one name opened of one address for one client.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -41,12 +68,12 @@ struct Named {
 /// Everything that was opened by name.
 #[derive(Debug)]
 pub(crate) struct State {
-    clients: HashMap<IpAddr, HashMap<DnsName, Named>>,
+    clients: HashMap<Client, HashMap<DnsName, Named>>,
     /// The names that last opened each address, whoever asked; at most [`NAMES_MAX`]. A refused packet is told of by them,
     /// and there may be many of those: looking through all clients for each would keep lookups waiting.
     names: HashMap<IpAddr, Vec<DnsName>>,
     /// The client that asks from each station, for packets that it sends in the other family.
-    stations: HashMap<Station, IpAddr>,
+    stations: HashMap<Station, Client>,
     entries: usize,
     entries_max: usize,
     /// When what has ended was last forgotten to make room.
@@ -56,7 +83,7 @@ pub(crate) struct State {
 /// What somebody opened.
 #[derive(Clone, Debug)]
 pub(crate) struct View<'a> {
-    pub(crate) client: IpAddr,
+    pub(crate) client: &'a Client,
     pub(crate) name: &'a DnsName,
     pub(crate) place: &'a Place,
     pub(crate) address: IpAddr,
@@ -78,12 +105,12 @@ impl State {
     /// nothing that is still open.
     pub(crate) fn make_room(
         &mut self,
-        client: IpAddr,
+        client: &Client,
         name: &DnsName,
         addresses: &[IpAddr],
         now: Instant,
     ) -> Result<(), Full> {
-        let known = self.clients.get(&client).and_then(|names| names.get(name)).map(|named| &named.addresses);
+        let known = self.clients.get(client).and_then(|names| names.get(name)).map(|named| &named.addresses);
         let is_new = |address: &&IpAddr| known.is_none_or(|known| !known.contains_key(*address));
         let more = addresses.iter().filter(is_new).count();
         if more == 0 {
@@ -92,7 +119,7 @@ impl State {
         let of_client = |state: &Self| -> usize {
             state
                 .clients
-                .get(&client)
+                .get(client)
                 .map_or(0, |names| names.values().map(|named| named.addresses.len()).sum())
         };
         let share = (self.entries_max / SHARE_OF_A_CLIENT).max(1);
@@ -132,12 +159,12 @@ impl State {
     /// Notes what was opened. It takes the place of what the same name opened of the same address for the same client.
     pub(crate) fn note(
         &mut self,
-        client: IpAddr,
+        client: &Client,
         name: &DnsName,
         place: &Place,
         opened: impl IntoIterator<Item = (IpAddr, Entry)>,
     ) {
-        let names = self.clients.entry(client).or_default();
+        let names = self.clients.entry(client.clone()).or_default();
         let named = names
             .entry(name.clone())
             .or_insert_with(|| Named { place: place.clone(), addresses: HashMap::new() });
@@ -145,7 +172,7 @@ impl State {
         for (address, entry) in opened {
             for element in &entry.elements {
                 if let Sender::Station(station) = element.sender {
-                    self.stations.insert(station, client);
+                    self.stations.insert(station, client.clone());
                 }
             }
             if named.addresses.insert(address, entry).is_none() {
@@ -164,7 +191,7 @@ impl State {
 
     /// Everything, in no order.
     pub(crate) fn views(&self) -> impl Iterator<Item = View<'_>> {
-        self.clients.iter().flat_map(|(&client, names)| {
+        self.clients.iter().flat_map(|(client, names)| {
             names.iter().flat_map(move |(name, named)| {
                 named.addresses.iter().map(move |(&address, entry)| View {
                     client,
@@ -178,8 +205,8 @@ impl State {
     }
 
     /// What one client opened, in no order.
-    pub(crate) fn of_client(&self, client: IpAddr) -> impl Iterator<Item = View<'_>> {
-        let names = self.clients.get(&client).into_iter().flatten();
+    pub(crate) fn of_client<'a>(&'a self, client: &'a Client) -> impl Iterator<Item = View<'a>> {
+        let names = self.clients.get(client).into_iter().flatten();
         names.flat_map(move |(name, named)| {
             let place = &named.place;
             named.addresses.iter().map(move |(&address, entry)| View { client, name, place, address, entry })
@@ -187,8 +214,8 @@ impl State {
     }
 
     /// Everything that is open of these addresses for one client, by any name.
-    pub(crate) fn elements_of(&self, client: IpAddr, addresses: &[IpAddr]) -> HashSet<Element> {
-        let names = self.clients.get(&client).into_iter().flatten();
+    pub(crate) fn elements_of(&self, client: &Client, addresses: &[IpAddr]) -> HashSet<Element> {
+        let names = self.clients.get(client).into_iter().flatten();
         let entries = names.flat_map(|(_, named)| addresses.iter().filter_map(|at| named.addresses.get(at)));
         entries.flat_map(|entry| entry.elements.iter().copied()).collect()
     }
@@ -206,16 +233,16 @@ impl State {
     /// What one client opened of one address.
     pub(crate) fn of_client_at(
         &self,
-        client: IpAddr,
+        client: &Client,
         address: IpAddr,
     ) -> impl Iterator<Item = (&DnsName, &Entry)> {
-        let names = self.clients.get(&client).into_iter().flatten();
+        let names = self.clients.get(client).into_iter().flatten();
         names.filter_map(move |(name, named)| Some((name, named.addresses.get(&address)?)))
     }
 
     /// The client that has asked from this station, which it also sends from in the other family.
-    pub(crate) fn client_at(&self, station: Station) -> Option<IpAddr> {
-        self.stations.get(&station).copied()
+    pub(crate) fn client_at(&self, station: Station) -> Option<&Client> {
+        self.stations.get(&station)
     }
 
     /// The names that last opened the address for anybody, at most [`NAMES_MAX`].
@@ -237,7 +264,7 @@ impl State {
     ) -> (Vec<Element>, HashMap<Element, Duration>) {
         let before: HashSet<Element> = self.views().flat_map(|view| view.entry.elements.clone()).collect();
         let mut after: HashMap<Element, Duration> = HashMap::new();
-        for (&client, names) in &mut self.clients {
+        for (client, names) in &mut self.clients {
             for (name, named) in names.iter_mut() {
                 let place = named.place.clone();
                 named.addresses.retain(|&address, entry| {
@@ -274,9 +301,10 @@ mod tests {
     }
 
     fn open(state: &mut State, client: u16, host: &str, address: u16, now: Instant) -> Result<(), Full> {
-        state.make_room(ip(client), &name(host), &[ip(address)], now)?;
+        let client = Client::from(ip(client));
+        state.make_room(&client, &name(host), &[ip(address)], now)?;
         let entry = Entry { elements: Vec::new(), until: now + Duration::from_secs(600) };
-        state.note(ip(client), &name(host), &Place::default(), [(ip(address), entry)]);
+        state.note(&client, &name(host), &Place::default(), [(ip(address), entry)]);
         Ok(())
     }
 
@@ -324,9 +352,10 @@ mod tests {
         }
         let last: Vec<DnsName> = (12..20).map(|number| name(&format!("n{number}.example"))).collect();
         assert_eq!(state.names_of(ip(7)), last);
-        let of_client: Vec<_> = state.of_client_at(ip(3), ip(7)).map(|(name, _)| name.as_str()).collect();
+        let of_client: Vec<_> =
+            state.of_client_at(&ip(3).into(), ip(7)).map(|(name, _)| name.as_str()).collect();
         assert_eq!(of_client, ["n3.example"], "its own is found however many there are");
-        assert_eq!(state.of_client_at(ip(3), ip(8)).count(), 0);
+        assert_eq!(state.of_client_at(&ip(3).into(), ip(8)).count(), 0);
     }
 
     #[test]
@@ -342,8 +371,9 @@ mod tests {
             is_relayed: false,
         };
         let entry = Entry { elements: vec![element], until: start + Duration::from_secs(600) };
-        state.note(ip(3), &name("a.example"), &Place::default(), [(ip(7), entry)]);
-        assert_eq!((state.client_at(station(1)), state.client_at(station(2))), (Some(ip(3)), None));
+        let client = Client::from(ip(3));
+        state.note(&client, &name("a.example"), &Place::default(), [(ip(7), entry)]);
+        assert_eq!((state.client_at(station(1)), state.client_at(station(2))), (Some(&client), None));
         state.forget_ended(start + Duration::from_secs(601));
         assert_eq!(state.client_at(station(1)), None, "what has ended says nothing of anybody");
     }

@@ -1,5 +1,8 @@
 //! Looks whether our rules are as we set them, and sets them again if somebody has flushed them.
 //!
+//! A control group that is made again, as that of a service is when it starts, is another one to the kernel: the rules are
+//! set again for that, too.
+//!
 //! The kernel numbers every change of its rules, so a look costs one question. Its notifications would come sooner, and
 //! make each of our own changes twice as dear, since it tells all of those, too.
 
@@ -53,6 +56,18 @@ impl Drop for Watch {
 }
 
 fn look(kernel: &mut Kernel, inner: &Inner, seen: &mut Option<u32>) {
+    match inner.regroup() {
+        Ok(false) => {}
+        Ok(true) => {
+            tracing::info!("a control group that is held has come or gone: the rules name it as it is now")
+        }
+        Err(error) => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the rules of the firewall do not name the control groups as they are now"
+            );
+        }
+    }
     let result = kernel.generation().and_then(|generation| {
         if *seen == Some(generation) {
             return Ok(None);

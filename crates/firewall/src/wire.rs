@@ -3,8 +3,8 @@
 use std::{io, net::IpAddr, time::Duration};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-    NlaBuffer, NlasIterator,
+    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NlaBuffer, NlasIterator,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterProtoFamily,
@@ -163,6 +163,16 @@ pub(crate) fn set_question(set: &str) -> NfTablesMessage {
     NfTablesMessage::GetSetElement(SetElementMessage {
         attributes: vec![table, SetElementList::Set(set.to_owned())],
     })
+}
+
+/// Returns the question for all counters of our table (`NFTA_OBJ_TABLE`, `NFTA_OBJ_TYPE`).
+pub(crate) fn counters_question() -> NfTablesMessage {
+    const COUNTER: u32 = 1;
+    let table = [TABLE.as_bytes(), &[0]].concat();
+    NfTablesMessage::GetObject(vec![
+        DefaultNla::new(1, table),
+        DefaultNla::new(3, COUNTER.to_be_bytes().to_vec()),
+    ])
 }
 
 /// An element as the kernel tells it.

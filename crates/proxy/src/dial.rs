@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use exeat_policy::{InfraPermit, Permit, Reason};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 /// How long one attempt has to itself before the next address is tried beside it (RFC 8305 §5).
@@ -227,7 +227,9 @@ impl Attempts {
 }
 
 async fn connect(addr: SocketAddr, keepalive: Keepalive) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(addr).await?;
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    exeat_dns::mark(&socket)?;
+    let stream = socket.connect(addr).await?;
     // The sender has already chosen its segments.
     stream.set_nodelay(true)?;
     match keepalive {

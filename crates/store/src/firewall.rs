@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use exeat_firewall::{Device, LIFETIME_MIN};
+use exeat_firewall::{Device, GROUPS_MAX, Group, LIFETIME_MIN};
 
 use crate::notes::Notes;
 use crate::problem::{Code, Finding, shown};
@@ -26,12 +26,12 @@ const ELEMENTS_DEFAULT: u32 = 65_536;
 /// Devices: more than a host has networks.
 const DEVICES_MAX: usize = 256;
 
-const DEVICES_HELP: &str = "write bridges = [\"br0\"] or interfaces = [\"eth1\"]";
+const DEVICES_HELP: &str = "write bridges = [\"br0\"], interfaces = [\"eth1\"] or cgroups = [\"/ci.slice\"]";
 
 impl FirewallSettings {
-    /// The defaults, for these devices.
-    pub(crate) fn of(devices: Vec<Device>) -> Self {
-        Self { devices, lifetime: LIFETIME_DEFAULT, elements: ELEMENTS_DEFAULT }
+    /// The defaults, for these devices and groups.
+    pub(crate) fn of(devices: Vec<Device>, groups: Vec<Group>) -> Self {
+        Self { devices, groups, lifetime: LIFETIME_DEFAULT, elements: ELEMENTS_DEFAULT, is_counted: true }
     }
 }
 
@@ -45,22 +45,24 @@ pub(crate) fn read(
     for (key, is_bridge) in [("bridges", true), ("interfaces", false)] {
         read_devices(fields, key, is_bridge, &mut devices, notes);
     }
+    let groups = read_groups(fields, notes);
     let lifetime = fields.duration("lifetime", &LIFETIME, notes).unwrap_or(LIFETIME_DEFAULT);
     let elements = fields.integer("elements", &ELEMENTS, notes).and_then(|number| u32::try_from(number).ok());
-    if devices.is_empty() {
-        let finding = Finding::error(Code::InvalidValue, "`[firewall]` names no device");
+    if devices.is_empty() && groups.is_empty() {
+        let finding = Finding::error(Code::InvalidValue, "`[firewall]` names no device and no control group");
         notes.push(fields.span(), finding.help(DEVICES_HELP));
         return None;
     }
     let is_told = dns.tap.as_ref().is_some_and(|tap| !tap.servers.is_empty());
-    if dns.listen.is_empty() && !is_told {
+    if dns.listen.is_empty() && !is_told && !devices.is_empty() {
         let message = "`[firewall]` needs a name server of ours, since it opens what clients ask that for";
         let help = "write [dns] with listen = [\"10.0.0.1\"], the address of the device; or where another one that \
                     `tap` hears of is asked, with `servers`";
         notes.push(fields.span(), Finding::error(Code::MissingKey, message).help(help));
     }
-    let default = FirewallSettings::of(devices);
-    Some(FirewallSettings { lifetime, elements: elements.unwrap_or(default.elements), ..default })
+    let is_counted = fields.boolean("counters", notes).unwrap_or(true);
+    let default = FirewallSettings::of(devices, groups);
+    Some(FirewallSettings { lifetime, elements: elements.unwrap_or(default.elements), is_counted, ..default })
 }
 
 fn read_devices(
@@ -85,6 +87,35 @@ fn read_devices(
             }
         }
     }
+}
+
+fn read_groups(fields: &Fields<'_, '_>, notes: &mut Notes) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    let listed = fields.list("cgroups", "control groups", notes).unwrap_or_default();
+    for value in listed {
+        let Some(path) = reader::string(value, What::Element("a control group"), notes) else { continue };
+        let finding = match Group::new(path) {
+            Some(group) if groups.contains(&group) => {
+                Finding::error(Code::Duplicate, format!("`{}` is listed twice", shown(path)))
+                    .help("remove one")
+            }
+            Some(_) if groups.len() == GROUPS_MAX => {
+                let message = format!("`cgroups` has more than {GROUPS_MAX} groups");
+                Finding::error(Code::InvalidValue, message).help("name a group that is above several of them")
+            }
+            Some(group) => {
+                groups.push(group);
+                continue;
+            }
+            None => {
+                let message = format!("`{}` is not a control group", shown(path));
+                let help = "write its path below /sys/fs/cgroup, such as \"/system.slice/ci.service\", or \"/\" for all";
+                Finding::error(Code::InvalidValue, message).help(help)
+            }
+        };
+        notes.push(value.span(), finding);
+    }
+    groups
 }
 
 #[cfg(test)]
@@ -115,19 +146,31 @@ mod tests {
             "[dns]\nlisten = [\"10.0.0.1\"]\n[firewall]\nbridges = [\"br0\"]\ninterfaces = [\"eth1.5\"]\n";
         let want = FirewallSettings {
             devices: vec![device("br0", true), device("eth1.5", false)],
+            groups: Vec::new(),
             lifetime: Duration::from_secs(1800),
             elements: 65_536,
+            is_counted: true,
         };
         assert_eq!(load(text), Ok(Some(want.clone())));
-        let text = format!("{text}lifetime = \"1h\"\nelements = 2048\n");
-        let want = FirewallSettings { lifetime: Duration::from_secs(3600), elements: 2048, ..want };
+        let text = format!("{text}lifetime = \"1h\"\nelements = 2048\ncounters = false\n");
+        let want = FirewallSettings {
+            lifetime: Duration::from_secs(3600),
+            elements: 2048,
+            is_counted: false,
+            ..want
+        };
         assert_eq!(load(&text), Ok(Some(want)));
+        let group = |path| Group::new(path).unwrap();
+        let groups = load("[firewall]\ncgroups = [\"/ci.slice\", \"/\"]\n").unwrap().unwrap();
+        assert_eq!(groups.groups, [group("/ci.slice"), group("/")], "they need no name server of their own");
     }
 
     #[test]
     fn what_is_wrong_is_told_with_its_correction() {
         for (text, want) in [
-            ("", "`[firewall]` names no device | write bridges"),
+            ("", "`[firewall]` names no device and no control group | write bridges"),
+            ("cgroups = [\"ci.slice\"]", "`ci.slice` is not a control group | write its path"),
+            ("cgroups = [\"/ci.slice\", \"/ci.slice/\"]", "`/ci.slice/` is listed twice | remove one"),
             ("bridges = [\"br0\", \"br0\"]", "`br0` is listed twice | remove one"),
             ("bridges = [\"br0\"]\ninterfaces = [\"br0\"]", "`br0` is listed twice"),
             ("interfaces = [\"a\\\"; drop\"]", "is not the name of a network device"),

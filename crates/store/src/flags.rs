@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use exeat_firewall::Device;
+use exeat_firewall::{Device, Group};
 use exeat_identity::{PasswordHash, hash_generated};
 use exeat_policy::{
     Caps, Defaults, Entry, Labels, List, ListBuilder, Mode, Place, Severity as EntrySeverity, Side,
@@ -41,7 +41,7 @@ pub struct Flags<'f> {
     pub mode: Mode,
 }
 
-/// What the command line says of the clients of network devices.
+/// What the command line says of the clients of network devices, and of processes of this host.
 #[derive(Clone, Debug)]
 pub struct AttachFlags<'f> {
     /// What they may reach, in order: text entries, groups but `@any-public` excepted. A dot at the end of a name is fine.
@@ -52,7 +52,9 @@ pub struct AttachFlags<'f> {
     pub bridges: &'f [String],
     /// The other devices.
     pub interfaces: &'f [String],
-    /// Where names are asked for.
+    /// The control groups of this host.
+    pub groups: &'f [Group],
+    /// Where names are asked for by clients of the devices.
     pub addresses: &'f [IpAddr],
     /// The socket of the admin API.
     pub socket: &'f Path,
@@ -60,7 +62,7 @@ pub struct AttachFlags<'f> {
     pub mode: Mode,
 }
 
-/// Makes a configuration of one policy, which holds for every client of these devices, and no proxy.
+/// Makes a configuration of one policy, which holds for every client of these devices and every process of these groups, and no proxy.
 ///
 /// # Errors
 /// A report of every value that is not an entry or a device.
@@ -88,7 +90,7 @@ pub fn from_attach_flags(flags: &AttachFlags<'_>, options: &Options) -> Result<L
     let document = Document {
         proxy: Proxy { listen: Vec::new(), anonymous: Some(FLAGS_CLIENT.to_owned()), ..Proxy::default() },
         dns: DnsSettings { listen: listen.collect(), ..DnsSettings::default() },
-        firewall: Some(FirewallSettings::of(devices)),
+        firewall: Some(FirewallSettings::of(devices, flags.groups.to_vec())),
         api: ApiSettings { socket: Some(flags.socket.to_owned()), listen: None },
         ..document(policy)
     };

@@ -57,8 +57,11 @@ pub(crate) const DNS_LISTENER: &[&str] = &["address", "interface"];
 pub(crate) const DNS_TAP: &[&str] = &["socket", "uid", "servers"];
 
 /// `[firewall]`.
-pub(crate) const FIREWALL: Section =
-    Section { name: "firewall", named: false, keys: &["bridges", "interfaces", "lifetime", "elements"] };
+pub(crate) const FIREWALL: Section = Section {
+    name: "firewall",
+    named: false,
+    keys: &["bridges", "interfaces", "cgroups", "lifetime", "elements", "counters"],
+};
 
 /// `[limits]`.
 pub(crate) const LIMITS_SECTION: Section = Section { name: "limits", named: false, keys: &limit_names() };

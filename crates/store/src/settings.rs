@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use exeat_audit::Sink;
 use exeat_dns::{Ranges, ResolverConfig, ServerConfig};
-use exeat_firewall::Device;
+use exeat_firewall::{Device, Group};
 use exeat_identity::{Certificates, Clients, Demand, Issuers, Principal, Workloads};
 use exeat_model::IpBlock;
 use exeat_policy::PolicySet;
@@ -71,8 +71,12 @@ impl Settings {
 /// Whose packets the kernel holds to the policy, and how.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct FirewallSettings {
-    /// The network devices that they come by; never empty.
+    /// The network devices that they come by.
     pub devices: Vec<Device>,
+    /// Whether packets are counted for each name.
+    pub is_counted: bool,
+    /// The control groups of this host whose processes are held as well; not both are empty.
+    pub groups: Vec<Group>,
     /// How long what a name opened stays open after its last use.
     pub lifetime: Duration,
     /// Elements of each set of the kernel.

@@ -10,7 +10,7 @@ use super::Output;
 /// What to do with the firewall.
 #[derive(Debug, Subcommand)]
 pub enum FirewallCommand {
-    /// Hold the clients of a bridge or a device to what names they may reach: sets all of it up and runs
+    /// Hold the clients of a bridge or a device, or processes of this host, to what names they may reach: sets all of it up and runs
     Attach(FirewallAttachArgs),
     /// List what names have opened, for whom, and for how long
     Show(FirewallShowArgs),
@@ -31,15 +31,19 @@ pub enum FirewallCommand {
                         is opened then. `exeat firewall remove` takes them away.\n\n\
                         Examples:\n  \
                         exeat firewall attach --bridge br-1c9e0c8ba3f2 example.com '*.example.org:443'\n  \
-                        exeat firewall attach --interface veth0 'db.example.com:5432' 10.20.0.0/16:22"
+                        exeat firewall attach --interface veth0 'db.example.com:5432' 10.20.0.0/16:22\n  \
+                        exeat firewall attach --cgroup /system.slice/ci.service '*.example.org'"
 )]
 pub struct FirewallAttachArgs {
     /// A bridge whose members are the clients, such as that of a Docker network; repeatable
-    #[arg(long = "bridge", value_name = "NAME", required_unless_present = "interfaces")]
+    #[arg(long = "bridge", value_name = "NAME", required_unless_present_any = ["interfaces", "cgroups"])]
     pub bridges: Vec<String>,
     /// Another device that clients come by; repeatable
     #[arg(long = "interface", value_name = "NAME")]
     pub interfaces: Vec<String>,
+    /// A control group (version 2) whose processes on this host are the clients: its path, or its folder; repeatable
+    #[arg(long = "cgroup", value_name = "PATH")]
+    pub cgroups: Vec<String>,
     /// What the clients may reach: a name, *.name or a network, each with :ports; a dot at the end is fine
     #[arg(value_name = "ENTRY", required = true)]
     pub allow: Vec<String>,
@@ -53,8 +57,9 @@ pub struct FirewallAttachArgs {
     #[arg(long, value_name = "FILE")]
     pub audit: Option<PathBuf>,
     /// The socket of the admin API, for `show` and `why`
-    #[arg(long, value_name = "PATH", default_value = crate::commands::firewall::SOCKET)]
-    pub socket: PathBuf,
+    /// [default: /run/exeat-firewall.sock, or in $XDG_RUNTIME_DIR where /run is somebody else's]
+    #[arg(long, value_name = "PATH", verbatim_doc_comment)]
+    pub socket: Option<PathBuf>,
 }
 
 /// Arguments of `firewall show`.

@@ -1,16 +1,38 @@
 //! `firewall`: the kernel's part, from the command line.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use http::Method;
+use nix::unistd::{AccessFlags, access};
 use serde_json::Value;
 
 use crate::args::{FirewallCommand, FirewallShowArgs, FirewallWhyArgs, Output};
 use crate::control::{Control, printable, with_query};
 use crate::output::{Exit, to_stderr, to_stdout};
 
-/// Where `attach` has its admin API unless it is told otherwise, and the others look for it.
-pub(crate) const SOCKET: &str = "/run/exeat-firewall.sock";
+/// Where `attach` has its admin API unless it is told otherwise, and the others look for it: the first of these that can be.
+fn sockets() -> impl Iterator<Item = PathBuf> {
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
+    [Some("/run".into()), own]
+        .into_iter()
+        .flatten()
+        .map(|folder| Path::new(&folder).join("exeat-firewall.sock"))
+}
+
+/// Returns where `attach` may have its admin API.
+///
+/// # Errors
+/// If it may have it in none of the usual places.
+pub(crate) fn socket_for_attach() -> anyhow::Result<PathBuf> {
+    let may_write = |path: &PathBuf| {
+        path.parent().is_some_and(|folder| access(folder, AccessFlags::W_OK | AccessFlags::X_OK).is_ok())
+    };
+    sockets().find(may_write).context(
+        "/run is not ours to write to, and there is no $XDG_RUNTIME_DIR: say with --socket PATH where the admin API, \
+         which `show` and `why` ask, is to be",
+    )
+}
 
 /// Runs every command but `attach`, which is handed back to the binary.
 pub(crate) fn run(command: &FirewallCommand) -> anyhow::Result<Exit> {
@@ -29,8 +51,8 @@ pub(crate) fn run(command: &FirewallCommand) -> anyhow::Result<Exit> {
 }
 
 fn show(Output { socket, json }: &Output, address: Option<&str>) -> anyhow::Result<Exit> {
-    let fallback = Some(Path::new(SOCKET)).filter(|path| path.exists());
-    let control = Control::new(socket.as_deref().or(fallback))?;
+    let fallback = sockets().find(|path| path.exists());
+    let control = Control::new(socket.as_deref().or(fallback.as_deref()))?;
     let answer = control.get(Method::GET, &with_query("/v1/firewall", [("address", address)]), None)?;
     if *json {
         to_stdout(format_args!("{answer}\n"))?;
@@ -38,6 +60,9 @@ fn show(Output { socket, json }: &Output, address: Option<&str>) -> anyhow::Resu
     }
     let text = |value: &Value, key: &str| value.get(key).map(printable).unwrap_or_default();
     let rows = answer.get("opened").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    // Of one address they say nothing.
+    let counters = answer.get("counters").and_then(Value::as_array).filter(|_| address.is_none());
+    let counters = counters.map(Vec::as_slice).unwrap_or_default();
     let mut told = String::new();
     if answer.get("is_in_force") == Some(&Value::Bool(false)) {
         told.push_str("the rules are NOT in force; the log says why\n");
@@ -56,13 +81,28 @@ fn show(Output { socket, json }: &Output, address: Option<&str>) -> anyhow::Resu
             list("ports").iter().map(|ports| format!("{}{}", printable(ports), way(ports))).collect();
         let remaining = row.get("remaining_seconds").and_then(Value::as_u64).unwrap_or(0);
         let remaining = if remaining == 0 { "ended".to_owned() } else { format!("{remaining} s") };
+        let number = |key: &str| row.get(key).and_then(Value::as_u64);
+        let counted = match (number("packets"), number("bytes")) {
+            (Some(packets), Some(bytes)) => format!("  {packets} packets  {bytes} bytes"),
+            (Some(_) | None, _) => String::new(),
+        };
         told.push_str(&format!(
-            "{}  {}  {}  {}  {remaining}\n",
+            "{}  {}  {}  {}  {remaining}{counted}\n",
             text(row, "client"),
             text(row, "name"),
             text(row, "address"),
             ports.join(",")
         ));
+    }
+    for counter in counters {
+        let number = |key: &str| counter.get(key).and_then(Value::as_u64).unwrap_or(0);
+        let what = match counter.get("name").and_then(Value::as_str) {
+            Some("allowed") => "flows let through, their first packets",
+            Some("refused") => "refused",
+            Some("spoofed") => "dropped for a source that is not the sender's own",
+            Some(_) | None => continue,
+        };
+        told.push_str(&format!("{what}: {} packets, {} bytes\n", number("packets"), number("bytes")));
     }
     to_stdout(told)?;
     Ok(Exit::Success)

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use exeat_audit::Sink;
+use exeat_firewall::Group;
 use exeat_policy::Mode;
 use exeat_store::{AttachFlags, FLAGS_CLIENT, Flags, Loaded, Options, Report};
 
 use crate::args::{FirewallAttachArgs, ServeArgs};
+use crate::commands::firewall::socket_for_attach;
 use crate::output::to_stderr;
 
 /// The file that `serve` looks for when it is told nothing.
@@ -25,6 +27,10 @@ pub enum Source {
         args: FirewallAttachArgs,
         /// The addresses of the devices.
         addresses: Vec<IpAddr>,
+        /// The control groups.
+        groups: Vec<Group>,
+        /// The socket of the admin API.
+        socket: PathBuf,
     },
     /// The command line, with the password made at the start.
     Flags {
@@ -58,19 +64,22 @@ impl Source {
         Ok(Self::Flags { args, password })
     }
 
-    /// Returns the source for the clients of devices.
+    /// Returns the source for the clients of devices and processes of groups.
     ///
     /// # Errors
-    /// If there is no such device, or it has no address.
+    /// If there is no such device or group, or a device has no address.
     pub(crate) fn attaching(args: FirewallAttachArgs) -> anyhow::Result<Self> {
+        exeat_firewall::check_permitted()?;
         let addresses = exeat_firewall::addresses(args.bridges.iter().chain(&args.interfaces))?;
-        if addresses.is_empty() {
+        if addresses.is_empty() && args.cgroups.is_empty() {
             bail!(
                 "{} has no address that clients could ask for names at",
                 args.bridges.iter().chain(&args.interfaces).cloned().collect::<Vec<_>>().join(", ")
             );
         }
-        Ok(Self::Attached { args, addresses })
+        let groups = args.cgroups.iter().map(|text| Group::find(text)).collect::<Result<Vec<_>, _>>()?;
+        let socket = args.socket.clone().map_or_else(socket_for_attach, Ok)?;
+        Ok(Self::Attached { args, addresses, groups, socket })
     }
 
     /// Reads and compiles the configuration.
@@ -80,14 +89,15 @@ impl Source {
     pub fn load(&self, options: &Options) -> Result<Loaded, Report> {
         match self {
             Self::File(path) => exeat_store::load(path, options),
-            Self::Attached { args, addresses } => {
+            Self::Attached { args, addresses, groups, socket } => {
                 let flags = AttachFlags {
                     allow: &args.allow,
                     deny: &args.deny,
                     bridges: &args.bridges,
                     interfaces: &args.interfaces,
+                    groups,
                     addresses,
-                    socket: &args.socket,
+                    socket,
                     mode: if args.report { Mode::Report } else { Mode::Enforce },
                 };
                 let mut loaded = exeat_store::from_attach_flags(&flags, options)?;
@@ -150,7 +160,9 @@ pub fn announce(
     }
     if let Some(firewall) = &loaded.settings.firewall {
         let devices: Vec<&str> = firewall.devices.iter().map(|device| &**device.name()).collect();
-        text.push_str(&format!("  firewall   {}\n", devices.join(", ")));
+        let groups = firewall.groups.iter().map(|group| format!("cgroup {}", group.path()));
+        let held: Vec<String> = devices.into_iter().map(str::to_owned).chain(groups).collect();
+        text.push_str(&format!("  firewall   {}\n", held.join(", ")));
     }
     if let Some(address) = health {
         text.push_str(&format!("  metrics    http://{address}/metrics\n"));

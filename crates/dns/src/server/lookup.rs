@@ -200,7 +200,9 @@ impl Inner {
             return Err(Stop::Again);
         }
         let policy = now.policy();
-        let reach = if self.gate.relays() { reach_relayed } else { reach };
+        // Nothing redirects what processes of this host connect to.
+        let has_relay = self.gate.relays() && client.place.cgroup.known().is_none();
+        let reach = if has_relay { reach_relayed } else { reach };
         let reach = reach(policy, &principal.bound, &name, &answer.addrs)
             .map_err(|denial| self.deny(policy, principal, question, denial, trail))?;
         let may_tell = |address: &&IpAddr| is_reached(&reach, **address);
@@ -210,8 +212,8 @@ impl Inner {
         let answers = told.iter().map(|address| self.record(question, ttl, RData::from(*address))).collect();
         trail.answers = (!told.is_empty()).then_some(told);
         let reply = Reply { answers, ..Reply::code(ResponseCode::NoError) };
-        let opening = client.place.address.filter(|_| !reach.is_empty()).map(|client_address| Opening {
-            client: client_address,
+        let opening = (!reach.is_empty()).then(|| Opening {
+            client: client.from.ip().to_canonical(),
             principal: Arc::clone(principal),
             place: client.place.clone(),
             name,

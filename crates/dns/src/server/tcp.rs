@@ -1,6 +1,6 @@
 //! Questions by TCP (RFC 7766): one after the other on each connection, each with its length before it.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -8,7 +8,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Carrier, Client, Server, question::QUESTION_BYTES_MAX};
+use super::{Carrier, Client, Entrance, Server, question::QUESTION_BYTES_MAX};
 use crate::surroundings::Happening;
 
 /// How long a connection may be without a question: long enough for the second of two that a resolver asks, and short enough
@@ -22,9 +22,9 @@ const MESSAGE_MAX: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Server {
-    /// Answers the questions of the connections to `listener`, until the future is dropped. If that takes those of one
-    /// network device only, the device is `interface`.
-    pub async fn serve_tcp(&self, listener: TcpListener, interface: Option<Arc<str>>) {
+    /// Answers the questions of the connections to `listener`, until the future is dropped. `entrance` says
+    /// something of who asks.
+    pub async fn serve_tcp(&self, listener: TcpListener, entrance: Entrance) {
         loop {
             let (stream, from) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -34,7 +34,7 @@ impl Server {
                     continue;
                 }
             };
-            let client = Client::new(from, interface.as_ref());
+            let client = Client::new(from, &entrance);
             let Some(place) = self.0.connections.take(client.source()) else {
                 self.0.around.count(Happening::TooManyConnections);
                 continue;

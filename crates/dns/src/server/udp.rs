@@ -15,7 +15,7 @@ use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use tokio::{io::Interest, net::UdpSocket};
 
 use super::{
-    Carrier, Client, Server,
+    Carrier, Client, Entrance, Server,
     question::Question,
     reply::{Reply, Why},
 };
@@ -33,7 +33,7 @@ const BUFFER_BYTES: usize = 16 * 1024;
 pub struct UdpListener {
     socket: UdpSocket,
     state: UdpSocketState,
-    interface: Option<Arc<str>>,
+    entrance: Entrance,
 }
 
 /// Where an answer goes, and from which of our addresses.
@@ -46,14 +46,14 @@ struct Way {
 type Answering = Pin<Box<dyn Future<Output = Option<Vec<u8>>> + Send>>;
 
 impl UdpListener {
-    /// Takes questions from a bound socket that does not block; if it takes those of one network device only, the
-    /// device is `interface`. To be called on the runtime that serves it.
+    /// Takes questions from a bound socket that does not block, of whom `entrance` says something. To be called on the
+    /// runtime that serves it.
     ///
     /// # Errors
     /// If the system does not let the socket tell what it was asked at.
-    pub fn new(socket: std::net::UdpSocket, interface: Option<Arc<str>>) -> io::Result<Self> {
+    pub fn new(socket: std::net::UdpSocket, entrance: Entrance) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
-        Ok(Self { socket: UdpSocket::from_std(socket)?, state, interface })
+        Ok(Self { socket: UdpSocket::from_std(socket)?, state, entrance })
     }
 
     /// Takes what has come, a few at a time. Waits until something has.
@@ -112,7 +112,7 @@ impl Server {
 
     /// Answers at once if that can be; otherwise lets the answer come when it does, if there is a place to wait.
     async fn take(&self, listener: &Arc<UdpListener>, message: &[u8], way: Way) {
-        let client = Client::new(way.to, listener.interface.as_ref());
+        let client = Client::new(way.to, &listener.entrance);
         let source = client.source();
         let (server, owned) = (self.clone(), message.to_vec());
         let mut answering: Answering =

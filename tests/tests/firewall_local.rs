@@ -1,0 +1,342 @@
+//! The firewall for processes of the host itself, by their control group. The host is the router of a [`Lan`].
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::{Child, ChildStdin, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use exeat_tests::cgroup::Cgroup;
+use exeat_tests::exeat::{self, Exeat};
+use exeat_tests::lan::Lan;
+use exeat_tests::world::World;
+use exeat_tests::{harness, scenarios};
+use nix::sys::signal::Signal;
+
+fn main() -> ExitCode {
+    harness::main(scenarios![
+        one_command_holds_the_processes_of_a_group,
+        a_group_that_is_made_again_is_held_again,
+        a_new_policy_cuts_the_flows_of_a_group,
+        it_may_be_in_the_group_itself,
+    ])
+}
+
+/// A host, and a group of its processes.
+struct Host {
+    world: World,
+    lan: Lan,
+    group: Cgroup,
+}
+
+/// Whether this user may make control groups. Nobody but the machine's root may, where none has been handed over.
+fn may_make_groups() -> Result<bool> {
+    match Cgroup::new("try") {
+        Ok(_) => Ok(true),
+        Err(error) => {
+            eprintln!("skipped: {error:#}");
+            let is_strict = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty() && ci != "false");
+            ensure!(!is_strict, "no control group: {error:#}");
+            Ok(false)
+        }
+    }
+}
+
+impl Host {
+    fn new() -> Result<Self> {
+        Ok(Self { world: World::new()?, lan: Lan::new()?, group: Cgroup::new("held")? })
+    }
+
+    /// Runs a program on the host, in its group or not; whether it succeeded, and what it printed.
+    fn run(&self, group: Option<&Cgroup>, command: &[&str]) -> Result<(bool, String)> {
+        let prefix = group.map(Cgroup::prefix);
+        let words: Vec<&str> =
+            prefix.iter().flatten().map(String::as_str).chain(command.iter().copied()).collect();
+        let (program, args) = words.split_first().context("a program")?;
+        let output = self.lan.router.command(program).args(args).output().context("run it")?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+    }
+
+    fn curl(&self, group: Option<&Cgroup>, family: &str, url: &str) -> Result<(bool, String)> {
+        let ca = self.world.ca_file();
+        let shown = ["-o", "/dev/null", "-w", "%{remote_ip}", family, url];
+        self.run(group, &[&["curl", "-sS", "--max-time", "10", "--cacert", &ca][..], &shown].concat())
+    }
+
+    /// Each case is whether a process of the group asks, the family, what it asks for, and the address that it reaches or
+    /// what curl says instead.
+    fn check(&self, exeat: &Exeat, cases: &[(bool, &str, &str, Result<&str, &str>)]) -> Result<()> {
+        for &(is_held, family, url, want) in cases {
+            let began = Instant::now();
+            let (is_well, text) = self.curl(is_held.then_some(&self.group), family, url)?;
+            let fits = match want {
+                Ok(address) => is_well && text == address,
+                Err(said) => !is_well && text.contains(said),
+            };
+            ensure!(
+                fits,
+                "{family} {url}, held {is_held}: {is_well} {text}, not {want:?}\n{}",
+                exeat.stderr()
+            );
+            ensure!(
+                began.elapsed() < Duration::from_secs(5),
+                "{family} {url}: nobody said that it is refused"
+            );
+        }
+        Ok(())
+    }
+
+    /// The product on the host, in the group or not; returned when it is ready.
+    fn start(&self, group: Option<&Cgroup>, args: &[&str]) -> Result<Exeat> {
+        let inside = format!("--net={}", self.lan.router.path());
+        let group = group.map(Cgroup::prefix);
+        let group = group.iter().flatten().map(String::as_str);
+        let prefix: Vec<&str> = ["nsenter", &inside, "--"].into_iter().chain(group).collect();
+        let mut exeat = Exeat::spawn_as(self.world.directory(), &prefix, args, |_| ())?;
+        exeat.until_logged("ready")?;
+        Ok(exeat)
+    }
+
+    fn attach(&self, group: Option<&Cgroup>, held: &str, rest: &[&str]) -> Result<Exeat> {
+        let socket = self.socket();
+        let audit = self.world.directory().join("audit.jsonl").to_string_lossy().into_owned();
+        let attach = ["firewall", "attach", "--cgroup", held, "--socket", &socket, "--audit", &audit];
+        self.start(group, &[&attach[..], rest].concat())
+    }
+
+    fn socket(&self) -> String {
+        self.world.directory().join("fw.sock").to_string_lossy().into_owned()
+    }
+
+    fn exeat(&self, args: &[&str]) -> Result<(bool, String)> {
+        let binary = exeat::binary()?.to_string_lossy().into_owned();
+        self.run(None, &[&[binary.as_str()], args].concat())
+    }
+
+    /// All rules, and all that there is of devices, addresses and routes.
+    fn traces(&self) -> Result<String> {
+        let mut all = String::new();
+        for command in [
+            &["nft", "list", "ruleset"][..],
+            &["ip", "link"],
+            &["ip", "address"],
+            &["ip", "route", "show", "table", "all"],
+            &["ip", "rule"],
+        ] {
+            all += &self.run(None, command)?.1;
+        }
+        Ok(all)
+    }
+}
+
+fn one_command_holds_the_processes_of_a_group() -> Result<()> {
+    if !may_make_groups()? {
+        return Ok(());
+    }
+    let host = Host::new()?;
+    let before = host.traces()?;
+    let other = Cgroup::new("other")?;
+    let other_path = other.folder();
+    let allowed = ["--cgroup", &other_path, "example.com.", "*.example.org:443"];
+    let mut exeat = host.attach(None, host.group.path(), &allowed)?;
+    host.check(
+        &exeat,
+        &[
+            (true, "-4", "http://93.184.216.34/", Err("port 80 after")),
+            (true, "-4", "https://example.com/", Ok("93.184.216.34")),
+            (true, "-6", "https://example.com/", Ok("2606:2800:220:1::34")),
+            (true, "-4", "http://93.184.216.34/", Ok("93.184.216.34")),
+            (true, "-6", "https://www.example.org/", Ok("2606:2800:220:1::35")),
+            (true, "-4", "https://evil.test/", Err("Could not resolve host")),
+            (true, "-4", "http://www.example.org/", Err("port 80 after")),
+            (true, "-4", "http://93.184.216.66/", Err("port 80 after")),
+            (true, "-6", "http://[2606:2800:220:1::66]/", Err("port 80 after")),
+            // Nobody else notices.
+            (false, "-4", "http://evil.test/", Ok("93.184.216.66")),
+            (false, "-6", "http://[2606:2800:220:1::66]/", Ok("2606:2800:220:1::66")),
+        ],
+    )?;
+    let (is_well, text) = host.curl(Some(&other), "-4", "http://93.184.216.34/")?;
+    ensure!(!is_well && text.contains("port 80 after"), "another group has not asked: {text}");
+    // What stays on this host is no egress.
+    for address in ["127.0.0.1:8088", "[::1]:8088", "10.97.0.2:8089"] {
+        let own = host.lan.router.run(|| Ok(TcpListener::bind(address)?))?;
+        let answering = std::thread::spawn(move || -> Result<()> {
+            let (mut stream, _) = own.accept()?;
+            ensure!(stream.read(&mut [0; 4096])? > 0, "a request");
+            Ok(stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n")?)
+        });
+        let family = if address.starts_with('[') { "-6" } else { "-4" };
+        let (is_well, text) = host.curl(Some(&host.group), family, &format!("http://{address}/"))?;
+        ensure!(is_well, "{address}: {text}");
+        answering.join().map_err(|_| anyhow::anyhow!("it panicked"))??;
+    }
+    // Its listener answers nobody else, not even the other group.
+    let (_, rules) = host.run(None, &["nft", "list", "chain", "inet", "exeat", "output"])?;
+    let ports: Vec<&str> = rules
+        .lines()
+        .filter(|line| line.contains("127.0.0.1"))
+        .filter_map(|line| line.split("th dport ").nth(1)?.split(' ').next())
+        .collect();
+    let [port, other_port] = ports[..] else { bail!("not two listeners: {rules}") };
+    for (group, port, want) in [
+        (Some(&host.group), port, true),
+        (Some(&host.group), other_port, false),
+        (Some(&other), other_port, true),
+        (Some(&other), port, false),
+        (None, port, false),
+    ] {
+        let connect = format!("exec 3<>/dev/tcp/127.0.0.1/{port}");
+        let (got, text) = host.run(group, &["bash", "-c", &connect])?;
+        ensure!(got == want, "a listener of a group: {text}\n{rules}");
+    }
+    let refused = exeat.audit_until("the packets", |records| {
+        records.iter().any(|record| record["event"] == "packet" && record["target"] == "93.184.216.66:80")
+    })?;
+    let record = refused.iter().find(|record| record["target"] == "93.184.216.35:80").context("a record")?;
+    ensure!(
+        record["reason"] == "port_not_allowed"
+            && record["names"].get(0).is_some_and(|name| name == "www.example.org"),
+        "{record}"
+    );
+    let (is_well, text) = host.exeat(&["firewall", "show", "--socket", &host.socket()])?;
+    let want = format!("cgroup:{}  example.com  93.184.216.34  tcp/80,tcp/443", host.group.path());
+    ensure!(is_well && text.contains(&want), "{text}");
+    exeat.stop()?;
+    let (is_well, text) = host.curl(Some(&host.group), "-4", "http://93.184.216.66/")?;
+    ensure!(!is_well && text.contains("port 80 after"), "it stays closed without us: {text}");
+    let (is_well, text) = host.exeat(&["firewall", "remove"])?;
+    ensure!(is_well, "{text}");
+    let after = host.traces()?;
+    ensure!(before == after, "something is left:\n{before}\n---\n{after}");
+    let (is_well, text) = host.curl(Some(&host.group), "-4", "http://93.184.216.66/")?;
+    ensure!(is_well, "as it was before: {text}");
+    Ok(())
+}
+
+fn a_group_that_is_made_again_is_held_again() -> Result<()> {
+    if !may_make_groups()? {
+        return Ok(());
+    }
+    let host = Host::new()?;
+    let mut exeat = host.attach(None, host.group.path(), &["example.com"])?;
+    host.check(&exeat, &[(true, "-4", "https://example.com/", Ok("93.184.216.34"))])?;
+    host.group.end()?;
+    exeat.until_logged("has come or gone")?;
+    host.group.make()?;
+    exeat.until("it has noticed", |exeat| {
+        Ok((exeat.stderr().matches("has come or gone").count() == 2).then_some(()))
+    })?;
+    host.check(
+        &exeat,
+        &[
+            (true, "-4", "https://93.184.216.66/", Err("port 443 after")),
+            (true, "-6", "https://example.com/", Ok("2606:2800:220:1::34")),
+            (true, "-4", "https://example.com/", Ok("93.184.216.34")),
+        ],
+    )?;
+    exeat.stop()
+}
+
+/// A connection of a process of the host that says what it hears.
+struct Talk {
+    child: Child,
+    input: ChildStdin,
+}
+
+impl Talk {
+    fn open(host: &Host, group: Option<&Cgroup>, to: &str) -> Result<Self> {
+        let script = format!("exec 3<>/dev/tcp/{to}; cat <&3 & exec cat >&3");
+        let prefix = group.map(Cgroup::prefix);
+        let words: Vec<&str> =
+            prefix.iter().flatten().map(String::as_str).chain(["bash", "-c", &script]).collect();
+        let (program, args) = words.split_first().context("a program")?;
+        let mut child = host
+            .lan
+            .router
+            .command(program)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let input = child.stdin.take().context("its input")?;
+        Ok(Self { child, input })
+    }
+
+    /// Whether a line comes back. The server greets first.
+    fn echoes(&mut self, line: &str) -> Result<bool> {
+        if self.input.write_all(format!("{line}\n").as_bytes()).is_err() {
+            return Ok(false);
+        }
+        let output = self.child.stdout.as_mut().context("its output")?;
+        let mut heard = Vec::new();
+        let mut byte = [0];
+        while !heard.ends_with(format!("{line}\n").as_bytes()) {
+            if output.read(&mut byte)? == 0 {
+                return Ok(false);
+            }
+            heard.extend_from_slice(&byte);
+        }
+        Ok(true)
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn a_new_policy_cuts_the_flows_of_a_group() -> Result<()> {
+    if !may_make_groups()? {
+        return Ok(());
+    }
+    let host = Host::new()?;
+    let config = |allow: &str| {
+        format!(
+            "[proxy]\nlisten = [\"127.0.0.1:3128\"]\n[firewall]\ncgroups = [\"{0}\"]\n\
+             [api]\nlisten = \"127.0.0.1:9464\"\nsocket = \"{1}\"\n[audit]\nfile = \"AUDIT\"\n\
+             [policy.ci]\nallow = [{allow}]\n[workload.ci]\ncgroup = \"{0}\"\npolicies = [\"ci\"]\n",
+            host.group.path(),
+            host.socket()
+        )
+    };
+    let path = Exeat::write_config(host.world.directory(), &config(r#""93.184.216.0/24:5432""#))?;
+    let mut exeat = host.start(None, &["serve", "--config", &path.to_string_lossy()])?;
+    let mut cut = Talk::open(&host, Some(&host.group), "93.184.216.34/5432")?;
+    let mut kept = Talk::open(&host, Some(&host.group), "93.184.216.35/5432")?;
+    let mut others = Talk::open(&host, None, "93.184.216.34/5432")?;
+    for talk in [&mut cut, &mut kept, &mut others] {
+        ensure!(talk.echoes("before")?, "a network rule: {}", exeat.stderr());
+    }
+    // Where health and metrics are told is for others on this host.
+    let metrics = "http://127.0.0.1:9464/metrics";
+    ensure!(host.curl(None, "-4", metrics)?.0, "metrics");
+    ensure!(!host.curl(Some(&host.group), "-4", metrics)?.0, "metrics are told to those that are held");
+    Exeat::write_config(host.world.directory(), &config(r#""93.184.216.35/32:5432""#))?;
+    exeat.signal(Signal::SIGHUP)?;
+    exeat.until_logged("the firewall follows")?;
+    ensure!(!cut.echoes("after")?, "it goes on");
+    ensure!(kept.echoes("after")? && others.echoes("after")?, "what is still allowed goes on");
+    exeat.stop()
+}
+
+fn it_may_be_in_the_group_itself() -> Result<()> {
+    if !may_make_groups()? {
+        return Ok(());
+    }
+    let host = Host::new()?;
+    let exeat = host.attach(Some(&host.group), host.group.path(), &["example.com"])?;
+    host.check(
+        &exeat,
+        &[
+            (true, "-4", "https://example.com/", Ok("93.184.216.34")),
+            (true, "-6", "https://example.com/", Ok("2606:2800:220:1::34")),
+            (true, "-4", "http://93.184.216.66/", Err("port 80 after")),
+        ],
+    )?;
+    exeat.stop()
+}
