@@ -19,6 +19,10 @@ fn main() -> ExitCode {
         a_group_that_is_made_again_is_held_again,
         a_new_policy_cuts_the_flows_of_a_group,
         it_may_be_in_the_group_itself,
+        packets_and_bytes_are_counted,
+        the_doctor_sends_packets,
+        who_may_not_is_told_what_to_do,
+        a_namespace_is_held_from_outside,
     ])
 }
 
@@ -339,4 +343,169 @@ fn it_may_be_in_the_group_itself() -> Result<()> {
         ],
     )?;
     exeat.stop()
+}
+
+fn packets_and_bytes_are_counted() -> Result<()> {
+    if !may_make_groups()? {
+        return Ok(());
+    }
+    let host = Host::new()?;
+    let exeat = host.attach(None, host.group.path(), &["example.com:443", "10.20.0.0/16:9000"])?;
+    let show = || -> Result<serde_json::Value> {
+        let (is_well, text) = host.exeat(&["firewall", "show", "--json", "--socket", &host.socket()])?;
+        ensure!(is_well, "{text}");
+        Ok(serde_json::from_str(&text)?)
+    };
+    host.check(&exeat, &[(true, "-4", "https://example.com/", Ok("93.184.216.34"))])?;
+    let row = |shown: &serde_json::Value, address: &str| -> Result<(u64, u64)> {
+        let rows = shown["opened"].as_array().context("what is open")?;
+        let row = rows.iter().find(|row| row["address"] == address).context("a row")?;
+        Ok((row["packets"].as_u64().context("packets")?, row["bytes"].as_u64().context("bytes")?))
+    };
+    let shown = show()?;
+    let (packets, bytes) = row(&shown, "93.184.216.34")?;
+    // At least a handshake, a request and an end, and no packet twice: each has 40 bytes of headers, and few are full.
+    ensure!(packets >= 5 && bytes > packets * 40 && packets < 60, "{packets} packets, {bytes} bytes");
+    ensure!(row(&shown, "2606:2800:220:1::34")? == (0, 0), "nothing went there");
+    // One SYN each, which has no data.
+    let counter = |shown: &serde_json::Value, name: &str| -> Result<u64> {
+        let counters = shown["counters"].as_array().context("counters")?;
+        let counter = counters.iter().find(|counter| counter["name"] == name).context("a counter")?;
+        counter["packets"].as_u64().context("packets")
+    };
+    let before = (counter(&shown, "allowed")?, counter(&shown, "refused")?);
+    for url in ["http://93.184.216.66/", "http://93.184.216.34/"] {
+        host.check(&exeat, &[(true, "-4", url, Err("port 80 after"))])?;
+    }
+    let shown = show()?;
+    let after = (counter(&shown, "allowed")?, counter(&shown, "refused")?);
+    ensure!(after == (before.0, before.1 + 2), "{before:?} and then {after:?}");
+    let (_, text) = host.exeat(&["firewall", "show", "--socket", &host.socket()])?;
+    ensure!(text.contains(&format!("{packets} packets  {bytes} bytes")), "{text}");
+    ensure!(text.contains(&format!("refused: {} packets", after.1)), "{text}");
+    exeat.stop()
+}
+
+fn the_doctor_sends_packets() -> Result<()> {
+    if !may_make_groups()? {
+        return Ok(());
+    }
+    let host = Host::new()?;
+    host.lan.router.ip(
+        "link add br0 type bridge\nlink set br0 up\naddress add 10.88.9.1/24 dev br0\naddress add fd88:9::1/64 dev br0 nodad\n",
+    )?;
+    let attached = ["--interface", "lan1", "--bridge", "br0", "example.com"];
+    let exeat = host.attach(None, host.group.path(), &attached)?;
+    let doctor = || host.exeat(&["firewall", "doctor", "--socket", &host.socket()]);
+    let (is_well, text) = doctor()?;
+    ensure!(is_well && !text.contains("BAD") && !text.contains("??"), "{text}\n{}", exeat.stderr());
+    let a_process = format!("a process of {}", host.group.path());
+    for who in ["a client of lan1", "a client of br0", &a_process] {
+        for family in ["IPv4", "IPv6"] {
+            for what in
+                ["sends to nobody's address was refused by our rules", "asks a name server comes to us"]
+            {
+                let line = format!("ok   {family}: what {who} {what}");
+                ensure!(text.contains(&line), "{line}\n{text}");
+            }
+        }
+    }
+    // Nothing of that is left.
+    let (_, links) = host.run(None, &["ip", "link"])?;
+    ensure!(!links.contains("exd"), "{links}");
+    let left = std::fs::read_dir(host.group.folder())?.filter_map(Result::ok);
+    let left: Vec<_> = left.filter(|entry| entry.file_name().to_string_lossy().contains("doctor")).collect();
+    ensure!(left.is_empty(), "{left:?}");
+    // What somebody else refuses proves nothing.
+    for order in [
+        "add table inet other",
+        "add chain inet other forward { type filter hook forward priority -200 ; }",
+        "add rule inet other forward meta nfproto ipv4 tcp dport 9 reject with tcp reset",
+    ] {
+        ensure!(host.run(None, &["nft", order])?.0, "{order}");
+    }
+    let (is_well, text) = doctor()?;
+    ensure!(!is_well, "{text}");
+    for (line, want) in [
+        ("BAD  IPv4: what a client of br0 sends to nobody's address was refused by somebody else", true),
+        ("BAD  IPv6: what a client of br0 sends", false),
+    ] {
+        ensure!(text.contains(line) == want, "{line}\n{text}");
+    }
+    exeat.stop()?;
+    let (_, text) = doctor()?;
+    ensure!(text.contains("??   what is attached is not known"), "{text}");
+    Ok(())
+}
+
+fn who_may_not_is_told_what_to_do() -> Result<()> {
+    let host = World::new()?;
+    let binary = exeat::binary()?.to_string_lossy().into_owned();
+    let without = ["--bounding-set=-all", "--inh-caps=-all", "--", &binary];
+    for args in [&["firewall", "attach", "--interface", "lo", "example.com"][..], &["firewall", "remove"]] {
+        let output = std::process::Command::new("setpriv")
+            .args(without)
+            .args(args)
+            .current_dir(host.directory())
+            .output()
+            .context("run `setpriv` (package util-linux)")?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success(), "{args:?}: {text}");
+        ensure!(text.contains("not permitted: run this as root") && text.contains("unshare -Urn"), "{text}");
+        ensure!(!text.contains("Permission denied"), "{text}");
+    }
+    Ok(())
+}
+
+fn a_namespace_is_held_from_outside() -> Result<()> {
+    let (world, lan) = (World::new()?, Lan::new()?);
+    let [one, two] = &lan.clients;
+    let binary = exeat::binary()?.to_string_lossy().into_owned();
+    let socket = world.directory().join("fw.sock").to_string_lossy().into_owned();
+    let attach = |path: &str| {
+        let args = ["firewall", "attach", "--netns", path, "--socket", &socket, "example.com"];
+        args.map(str::to_owned)
+    };
+    let refused = |path: &str| -> Result<String> {
+        let output = lan.router.command(&binary).args(attach(path)).output()?;
+        ensure!(!output.status.success(), "{path} is attached");
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    ensure!(refused("nobody")?.contains("there is no network namespace `/run/netns/nobody`"), "no such name");
+    let inside = format!("--net={}", lan.router.path());
+    let args = attach(&one.path());
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut exeat = Exeat::spawn_as(world.directory(), &["nsenter", &inside, "--"], &args, |_| ())?;
+    exeat.until_logged("ready")?;
+    let curl = |net: &exeat_tests::lan::Net, family: &str, url: &str| -> Result<(bool, String)> {
+        let output =
+            net.command("curl").args(["-sS", "--max-time", "10", "-o", "/dev/null", family, url]).output()?;
+        Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    // Root of the namespace has no rules to take away.
+    ensure!(one.command("nft").args(["flush", "ruleset"]).status()?.success(), "flush");
+    for (net, family, url, want) in [
+        (one, "-4", "http://example.com/", true),
+        (one, "-6", "http://example.com/", true),
+        (one, "-4", "http://93.184.216.66/", false),
+        (one, "-6", "http://[2606:2800:220:1::66]/", false),
+        (two, "-4", "http://93.184.216.66/", true),
+    ] {
+        let (got, text) = curl(net, family, url)?;
+        ensure!(got == want, "{family} {url}: {text}\n{}", exeat.stderr());
+    }
+    exeat.stop()?;
+    ensure!(lan.router.command(&binary).args(["firewall", "remove"]).status()?.success(), "removed");
+    ensure!(curl(one, "-4", "http://93.184.216.66/")?.0, "as it was before");
+    // Ways out that could not be held.
+    let other = exeat_tests::lan::Net::new()?;
+    let pid = other.path().replace("/proc/", "").replace("/ns/net", "");
+    one.ip(&format!("link add aside type veth peer name back netns {pid}\n"))?;
+    ensure!(refused(&one.path())?.contains("the device aside of "), "a pair with another namespace");
+    lan.router.ip("link add br0 type bridge\nlink set lan2 master br0\n")?;
+    ensure!(refused(&two.path())?.contains("attach --bridge br0"), "a port of a bridge");
+    let alone = exeat_tests::lan::Net::new()?;
+    let said = refused(&alone.path())?;
+    ensure!(said.contains("no device of this network leads to"), "no pair with this network: {said}");
+    Ok(())
 }

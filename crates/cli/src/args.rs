@@ -18,7 +18,7 @@ mod suggest;
 mod token;
 
 pub(crate) use firewall::FirewallAttachArgs;
-pub(crate) use firewall::{FirewallCommand, FirewallShowArgs, FirewallWhyArgs};
+pub(crate) use firewall::{FirewallCommand, FirewallDoctorArgs, FirewallShowArgs, FirewallWhyArgs};
 pub(crate) use generate::{GenerateArgs, GenerateCommand, KubernetesArgs};
 pub(crate) use policy::{PolicyCommand, PolicyDiffArgs, PutArgs, PutHow, RevisionsArgs, RollbackArgs};
 pub(crate) use selftest::SelftestArgs;

@@ -1,14 +1,41 @@
-//! Whether the firewall is as it should be, told by what the kernel itself says.
+//! Whether the firewall is as it should be: by what the kernel says of our rules, and by packets that are sent from where
+//! clients are and have to be refused.
+
+mod bridge;
+mod probe;
+mod vantage;
+
+use std::fs;
 
 use crate::{kernel::Kernel, nft, wire::TABLE};
 
 /// Something that was looked at.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Finding {
-    /// Whether it is as it should be.
-    pub is_well: bool,
+    /// What came of it.
+    pub grade: Grade,
     /// What was found, for people.
     pub text: String,
+}
+
+/// What came of looking at something.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Grade {
+    /// It is as it should be.
+    Well,
+    /// It is not.
+    Bad,
+    /// It could not be found out.
+    Unproven,
+}
+
+/// What is held to the policy.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Attachment {
+    /// The clients behind a network device of this name.
+    Device(String),
+    /// The processes of the control group of this path.
+    Group(String),
 }
 
 /// Where the kernel hands packets of both families to us, and of what.
@@ -19,9 +46,12 @@ const HOOKS: [(&str, &str); 4] = [
     ("output", "what this host sends to clients"),
 ];
 
-/// Looks at the program, the kernel, and our rules in this network namespace.
+/// Looks at the program, the kernel, and our rules in this network namespace. Then it sends packets from where the clients
+/// of each attachment are, to addresses that are nobody's: from a network of its own that is a port of a bridge for the
+/// time being, from the network at the other end of a veth pair, from a process in a control group. It takes some seconds,
+/// and leaves nothing behind. This process goes into each control group for that time.
 #[must_use]
-pub fn doctor() -> Vec<Finding> {
+pub fn doctor(attached: &[Attachment]) -> Vec<Finding> {
     let mut findings = Vec::new();
     match nft::version() {
         Ok(version) => findings.push(well(format!("nft {version}"))),
@@ -30,9 +60,9 @@ pub fn doctor() -> Vec<Finding> {
             return findings;
         }
     }
-    let contents = Kernel::connect().and_then(|mut kernel| kernel.contents());
-    match contents {
-        Ok(Some(contents)) => {
+    let looked = Kernel::connect().and_then(|mut kernel| Ok((kernel.contents()?, kernel)));
+    let mut kernel = match looked {
+        Ok((Some(contents), kernel)) => {
             findings.push(well(format!("the table `inet {TABLE}` is there")));
             for (set, family) in [("names4", "IPv4"), ("names6", "IPv6")] {
                 let is_there = contents.sets.iter().any(|other| other == set);
@@ -42,8 +72,9 @@ pub fn doctor() -> Vec<Finding> {
                 let is_hooked = contents.hooked.iter().any(|chain| chain == hook);
                 findings.push(finding(is_hooked, format!("IPv4 and IPv6: the kernel asks us about {what}")));
             }
+            kernel
         }
-        Ok(None) => {
+        Ok((None, _)) => {
             findings.push(bad(format!("there is no table `inet {TABLE}` here: nothing is held to a policy")));
             return findings;
         }
@@ -51,18 +82,53 @@ pub fn doctor() -> Vec<Finding> {
             findings.push(bad(format!("the kernel does not tell its tables: {error}")));
             return findings;
         }
+    };
+    for attachment in attached {
+        match attachment {
+            Attachment::Device(name) => vantage::of_device(name, &mut kernel, &mut findings),
+            Attachment::Group(path) => vantage::of_group(path, &mut kernel, &mut findings),
+        }
+    }
+    findings.extend(pitfalls(attached));
+    findings
+}
+
+/// Settings of the kernel that surprise.
+fn pitfalls(attached: &[Attachment]) -> Vec<Finding> {
+    let is_on = |path: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == "1");
+    let mut findings = Vec::new();
+    let has_devices = attached.iter().any(|attachment| matches!(attachment, Attachment::Device(_)));
+    if has_devices && is_on("/proc/sys/net/bridge/bridge-nf-call-iptables") {
+        findings.push(well(
+            "bridge-nf-call-iptables is 1: packets between clients of one bridge meet rules, and pass ours; \
+             TPROXY rules of others do not work for what comes by a bridge"
+                .to_owned(),
+        ));
+    }
+    for (family, path) in
+        [("IPv4", "/proc/sys/net/ipv4/ip_forward"), ("IPv6", "/proc/sys/net/ipv6/conf/all/forwarding")]
+    {
+        if has_devices && !is_on(path) {
+            findings.push(unproven(format!(
+                "{family}: this host forwards nothing ({path} is not 1), for anybody"
+            )));
+        }
     }
     findings
 }
 
 fn finding(is_well: bool, text: String) -> Finding {
-    Finding { is_well, text }
+    if is_well { well(text) } else { bad(text) }
 }
 
 fn well(text: String) -> Finding {
-    Finding { is_well: true, text }
+    Finding { grade: Grade::Well, text }
 }
 
 fn bad(text: String) -> Finding {
-    Finding { is_well: false, text }
+    Finding { grade: Grade::Bad, text }
+}
+
+fn unproven(text: String) -> Finding {
+    Finding { grade: Grade::Unproven, text }
 }

@@ -12,6 +12,7 @@ mod firewall;
 mod group;
 mod kernel;
 pub mod kernel_wire;
+mod namespace;
 mod neighbours;
 mod nft;
 mod packet_count;
@@ -23,12 +24,13 @@ mod watch;
 mod wire;
 
 pub use counts::{Counted, Counts};
-pub use doctor::{Finding, doctor};
+pub use doctor::{Attachment, Finding, Grade, doctor};
 pub use element::{Element, Sender, Station};
 pub use firewall::{
     Attached, Config, Firewall, FirewallError, LIFETIME_MIN, OpenedView, Swept, addresses, remove,
 };
 pub use group::{GROUPS_MAX, Group};
+pub use namespace::devices_towards;
 pub use nft::{NFT_VERSION_MIN, NftError, check_permitted, version};
 pub use packet_count::Count;
 pub use plan::{Deciding, Device, Plan};

@@ -16,9 +16,8 @@ pub enum FirewallCommand {
     Show(FirewallShowArgs),
     /// Say which names have opened an address, or what is open for a client
     Why(FirewallWhyArgs),
-    /// Check that the rules are in force, for both address families
-    #[command(after_help = "Exit status: 0 all is well, 1 something is not.")]
-    Doctor,
+    /// Check that the rules are in force, for both address families, with packets sent as clients send them
+    Doctor(FirewallDoctorArgs),
     /// Take away every rule of the firewall, whether or not it runs
     Remove,
 }
@@ -32,15 +31,20 @@ pub enum FirewallCommand {
                         Examples:\n  \
                         exeat firewall attach --bridge br-1c9e0c8ba3f2 example.com '*.example.org:443'\n  \
                         exeat firewall attach --interface veth0 'db.example.com:5432' 10.20.0.0/16:22\n  \
+                        exeat firewall attach --netns shop example.com\n  \
                         exeat firewall attach --cgroup /system.slice/ci.service '*.example.org'"
 )]
 pub struct FirewallAttachArgs {
     /// A bridge whose members are the clients, such as that of a Docker network; repeatable
-    #[arg(long = "bridge", value_name = "NAME", required_unless_present_any = ["interfaces", "cgroups"])]
+    #[arg(long = "bridge", value_name = "NAME", required_unless_present_any = ["interfaces", "namespaces", "cgroups"])]
     pub bridges: Vec<String>,
     /// Another device that clients come by; repeatable
     #[arg(long = "interface", value_name = "NAME")]
     pub interfaces: Vec<String>,
+    /// A network namespace that veth pairs join to this network: a name of `ip netns`, or a file such as /proc/PID/ns/net. It
+    /// stands for this network's ends of those; repeatable
+    #[arg(long = "netns", value_name = "NAME")]
+    pub namespaces: Vec<String>,
     /// A control group (version 2) whose processes on this host are the clients: its path, or its folder; repeatable
     #[arg(long = "cgroup", value_name = "PATH")]
     pub cgroups: Vec<String>,
@@ -68,6 +72,21 @@ pub struct FirewallShowArgs {
     /// Where and how to print.
     #[command(flatten)]
     pub output: Output,
+}
+
+/// Arguments of `firewall doctor`.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Packets are sent to addresses that are nobody's (192.0.2.1, 2001:db8::1) from where the clients of each \
+                        attachment are: from a port of the bridge that is there for some seconds, from the other end of a veth \
+                        pair, from a process in the control group. They must be refused, and questions for names answered. It \
+                        must be root, and needs the program `ip` for devices.\n\n\
+                        Exit status: 0 nothing is wrong, 1 something is. A line that begins with ?? is what could not be proved."
+)]
+pub struct FirewallDoctorArgs {
+    /// The socket of the admin API of the firewall that runs, which says what is attached
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
 }
 
 /// Arguments of `firewall why`.

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use exeat_firewall::{Attachment, Grade};
 use http::Method;
 use nix::unistd::{AccessFlags, access};
 use serde_json::Value;
 
-use crate::args::{FirewallCommand, FirewallShowArgs, FirewallWhyArgs, Output};
+use crate::args::{FirewallCommand, FirewallDoctorArgs, FirewallShowArgs, FirewallWhyArgs, Output};
 use crate::control::{Control, printable, with_query};
 use crate::output::{Exit, to_stderr, to_stdout};
 
@@ -41,7 +42,7 @@ pub(crate) fn run(command: &FirewallCommand) -> anyhow::Result<Exit> {
         FirewallCommand::Attach(_) => Ok(Exit::Success),
         FirewallCommand::Show(FirewallShowArgs { output }) => show(output, None),
         FirewallCommand::Why(FirewallWhyArgs { address, output }) => show(output, Some(&address.to_string())),
-        FirewallCommand::Doctor => doctor(),
+        FirewallCommand::Doctor(FirewallDoctorArgs { socket }) => doctor(socket.as_deref()),
         FirewallCommand::Remove => {
             exeat_firewall::remove()?;
             to_stderr("the firewall's rules are gone\n");
@@ -50,9 +51,14 @@ pub(crate) fn run(command: &FirewallCommand) -> anyhow::Result<Exit> {
     }
 }
 
-fn show(Output { socket, json }: &Output, address: Option<&str>) -> anyhow::Result<Exit> {
+/// The admin API of the firewall that runs.
+fn control(socket: Option<&Path>) -> anyhow::Result<Control> {
     let fallback = sockets().find(|path| path.exists());
-    let control = Control::new(socket.as_deref().or(fallback.as_deref()))?;
+    Control::new(socket.or(fallback.as_deref()))
+}
+
+fn show(Output { socket, json }: &Output, address: Option<&str>) -> anyhow::Result<Exit> {
+    let control = control(socket.as_deref())?;
     let answer = control.get(Method::GET, &with_query("/v1/firewall", [("address", address)]), None)?;
     if *json {
         to_stdout(format_args!("{answer}\n"))?;
@@ -108,13 +114,33 @@ fn show(Output { socket, json }: &Output, address: Option<&str>) -> anyhow::Resu
     Ok(Exit::Success)
 }
 
-fn doctor() -> anyhow::Result<Exit> {
-    let findings = exeat_firewall::doctor();
+fn doctor(socket: Option<&Path>) -> anyhow::Result<Exit> {
+    let attached = attached(socket);
+    let findings = exeat_firewall::doctor(attached.as_deref().unwrap_or_default());
     let mut told = String::new();
     for finding in &findings {
-        let word = if finding.is_well { "ok " } else { "BAD" };
+        let word = match finding.grade {
+            Grade::Well => "ok ",
+            Grade::Bad => "BAD",
+            Grade::Unproven => "?? ",
+        };
         told.push_str(&format!("{word}  {}\n", finding.text));
     }
+    if let Err(error) = &attached {
+        told.push_str(&format!("??   what is attached is not known, so that nothing was sent: {error:#}\n"));
+    }
     to_stdout(told)?;
-    Ok(if findings.iter().all(|finding| finding.is_well) { Exit::Success } else { Exit::Failure })
+    let is_bad = findings.iter().any(|finding| finding.grade == Grade::Bad);
+    Ok(if is_bad { Exit::Failure } else { Exit::Success })
+}
+
+/// What is attached, by the firewall that runs.
+fn attached(socket: Option<&Path>) -> anyhow::Result<Vec<Attachment>> {
+    let answer = control(socket)?.get(Method::GET, "/v1/firewall", None)?;
+    let names = |key: &str| -> Vec<String> {
+        let listed = answer.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        listed.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let devices = names("devices").into_iter().map(Attachment::Device);
+    Ok(devices.chain(names("groups").into_iter().map(Attachment::Group)).collect())
 }

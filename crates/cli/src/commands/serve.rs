@@ -68,8 +68,15 @@ impl Source {
     ///
     /// # Errors
     /// If there is no such device or group, or a device has no address.
-    pub(crate) fn attaching(args: FirewallAttachArgs) -> anyhow::Result<Self> {
+    pub(crate) fn attaching(mut args: FirewallAttachArgs) -> anyhow::Result<Self> {
         exeat_firewall::check_permitted()?;
+        for namespace in &args.namespaces {
+            for device in exeat_firewall::devices_towards(namespace)? {
+                if !args.interfaces.contains(&device) {
+                    args.interfaces.push(device);
+                }
+            }
+        }
         let addresses = exeat_firewall::addresses(args.bridges.iter().chain(&args.interfaces))?;
         if addresses.is_empty() && args.cgroups.is_empty() {
             bail!(
