@@ -12,7 +12,8 @@ use crossterm::event::{self, Event, KeyEvent, KeyEventKind};
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     args::TopArgs,
@@ -108,9 +109,11 @@ fn live(control: Control, interval: Duration) -> anyhow::Result<Exit> {
     let (tell, happenings) = channel();
     let (order, orders) = channel();
     let board = Board::new(None, sample(&ask(&control)?)?);
+    // Before the terminal is taken: whoever ends this then gets it back.
+    let signals = Signals::catch().context("cannot listen for signals")?;
     // The terminal is taken when there is something to show, so that a proxy that is not there is an ordinary error.
     let screen = Screen::enter().context("cannot use this terminal; --once prints what is there")?;
-    spawn("signals", tell.clone(), wait_for_signals)?;
+    spawn("signals", tell.clone(), move |tell| signals.wait(tell))?;
     spawn("keys", tell.clone(), wait_for_keys)?;
     spawn("samples", tell, move |tell| take_samples(&control, interval, &orders, tell))?;
     watch(&screen, board, &happenings, &order)
@@ -178,21 +181,35 @@ fn wait_for_keys(tell: &Sender<Happening>) {
     }
 }
 
-/// Ctrl-C is a key here; these are the signals of others.
-fn wait_for_signals(tell: &Sender<Happening>) {
-    let wait = async {
-        let mut hangup = signal(SignalKind::hangup())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            _ = hangup.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        io::Result::Ok(())
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    if runtime.and_then(|runtime| runtime.block_on(wait)).is_ok() {
+/// The signals by which others end this; Ctrl-C is a key here.
+struct Signals {
+    runtime: Runtime,
+    hangup: Signal,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Catches them from now on.
+    fn catch() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let here = runtime.enter();
+        let hangup = signal(SignalKind::hangup())?;
+        let interrupt = signal(SignalKind::interrupt())?;
+        let terminate = signal(SignalKind::terminate())?;
+        drop(here);
+        Ok(Self { runtime, hangup, interrupt, terminate })
+    }
+
+    /// Waits for the first of them.
+    fn wait(mut self, tell: &Sender<Happening>) {
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = self.hangup.recv() => {}
+                _ = self.interrupt.recv() => {}
+                _ = self.terminate.recv() => {}
+            }
+        });
         // Nobody is left to be told if it has ended.
         let _ = tell.send(Happening::Ended);
     }
