@@ -20,6 +20,9 @@ use crate::origin::PATIENCE;
 /// How often a condition that nobody announces (a file's content, a process's end) is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
+/// What it logs when everything is served.
+const READY: &str = " INFO ready revision=";
+
 /// `target/<profile>`, found from this test binary, which cargo puts in its `deps` folder.
 fn profile_directory() -> Result<PathBuf> {
     let binary = std::env::current_exe()?;
@@ -52,7 +55,7 @@ pub struct Exeat {
 }
 
 impl Exeat {
-    /// Writes `config` into `directory` and serves it; returns when the proxy accepts connections at `listen`.
+    /// Writes `config` into `directory` and serves it; returns when everything in it is served, the proxy at `listen` too.
     ///
     /// The configuration may say `AUDIT` where the path of the audit file belongs.
     ///
@@ -61,6 +64,7 @@ impl Exeat {
     pub fn serve(directory: &Path, config: &str, listen: &str) -> Result<Self> {
         let path = Self::write_config(directory, config)?;
         let mut exeat = Self::spawn(directory, &["serve", "--config", &path.to_string_lossy()])?;
+        exeat.wait_until_ready()?;
         exeat.wait_until_listening(listen.parse()?)?;
         Ok(exeat)
     }
@@ -185,17 +189,31 @@ impl Exeat {
         Ok(Duration::from_secs(1) * ticks.sum::<Result<u32, _>>()? / TICKS_PER_SECOND)
     }
 
+    /// Waits until it has said that everything in its configuration is served. Listeners are bound one after the other:
+    /// that one accepts says nothing of the rest.
+    ///
+    /// # Errors
+    /// When the process ends instead, or does not say so in time.
+    pub fn wait_until_ready(&mut self) -> Result<()> {
+        self.until("it to be ready", |exeat| {
+            let is_ready = exeat.stderr().contains(READY);
+            exeat.alive_and(is_ready)
+        })
+    }
+
     /// Waits until something accepts at `address` and the process is still there.
     ///
     /// # Errors
     /// When the process ends instead, or nothing listens in time.
     pub fn wait_until_listening(&mut self, address: SocketAddr) -> Result<()> {
-        self.until("it to listen", |exeat| {
-            if let Some(status) = exeat.child.try_wait()? {
-                bail!("exeat ended with {status}");
-            }
-            Ok(TcpStream::connect(address).is_ok().then_some(()))
-        })
+        self.until("it to listen", |exeat| exeat.alive_and(TcpStream::connect(address).is_ok()))
+    }
+
+    fn alive_and(&mut self, condition: bool) -> Result<Option<()>> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("exeat ended with {status}");
+        }
+        Ok(condition.then_some(()))
     }
 
     /// Waits until nothing accepts at `address` any more.

@@ -267,7 +267,6 @@ pub fn spawn(world: &World, lan: &Lan) -> Result<Exeat> {
         &["serve", "--config", "exeat.toml"],
         |_| (),
     )?;
-    // An error may have the word for a part of another: "already".
-    exeat.until_logged(" ready revision=")?;
+    exeat.wait_until_ready()?;
     Ok(exeat)
 }

@@ -588,7 +588,7 @@ fn run(net: &Net, program: &str, args: &[&str]) -> Result<(bool, String)> {
 fn start_in_router(world: &World, lan: &Lan, args: &[&str]) -> Result<Exeat> {
     let inside = format!("--net={}", lan.router.path());
     let mut exeat = Exeat::spawn_as(world.directory(), &["nsenter", &inside, "--"], args, |_| ())?;
-    exeat.until_logged("ready")?;
+    exeat.wait_until_ready()?;
     Ok(exeat)
 }
 

@@ -98,7 +98,7 @@ impl Host {
         let group = group.iter().flatten().map(String::as_str);
         let prefix: Vec<&str> = ["nsenter", &inside, "--"].into_iter().chain(group).collect();
         let mut exeat = Exeat::spawn_as(self.world.directory(), &prefix, args, |_| ())?;
-        exeat.until_logged("ready")?;
+        exeat.wait_until_ready()?;
         Ok(exeat)
     }
 
@@ -476,7 +476,7 @@ fn a_namespace_is_held_from_outside() -> Result<()> {
     let args = attach(&one.path());
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let mut exeat = Exeat::spawn_as(world.directory(), &["nsenter", &inside, "--"], &args, |_| ())?;
-    exeat.until_logged("ready")?;
+    exeat.wait_until_ready()?;
     let curl = |net: &exeat_tests::lan::Net, family: &str, url: &str| -> Result<(bool, String)> {
         let output =
             net.command("curl").args(["-sS", "--max-time", "10", "-o", "/dev/null", family, url]).output()?;

@@ -402,7 +402,7 @@ fn a_certificate_that_has_ended_is_told_of() -> Result<()> {
     let config = config(&format!("[api]\nlisten = \"{api}\"\n"));
     let mut exeat = Exeat::serve(world.directory(), &config, TLS_PROXY)?;
     exeat.wait_for_output("this certificate has ended")?;
-    exeat.wait_for_output("ready")?;
+    exeat.wait_until_ready()?;
     let ends = || -> Result<f64> {
         let reply = Raw::connect(api.parse()?)?.ask("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")?;
         let text = String::from_utf8(reply.body)?;

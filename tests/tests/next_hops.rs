@@ -363,7 +363,7 @@ fn the_systems_authorities_are_trusted_unless_others_are_named() -> Result<()> {
     let args = ["serve", "--config", &path.to_string_lossy()];
     let ca = world.ca_file();
     let mut exeat = Exeat::spawn_service(world.directory(), &args, &[("SSL_CERT_FILE", &ca)], None)?;
-    exeat.wait_until_listening(PROXY.parse()?)?;
+    exeat.wait_until_ready()?;
     let (_, reply) = ask("GET http://example.com/")?;
     ensure!(reply.status == 200, "{reply:?}");
     ensure!(squid.wait_for_requests(1)?.len() == 1);

@@ -82,7 +82,7 @@ fn the_quick_start_prints_a_line_that_works() -> Result<()> {
     let paste = |line: &str| {
         Client::new("sh", world.directory()).env("CURL_CA_BUNDLE", world.ca_file()).args(["-c", line]).run()
     };
-    exeat.wait_until_listening("127.0.0.1:3128".parse()?)?;
+    exeat.wait_until_ready()?;
     let pasted = paste(line)?;
     ensure!(pasted.code == 0 && pasted.out == "hello from example.com\n", "{pasted:?}");
     let refused = paste(&line.replace("https://example.com", "https://example.org"))?;

@@ -353,7 +353,7 @@ fn the_file_keeps_its_mode_and_its_link() -> Result<()> {
     fs::set_permissions(&real, Permissions::from_mode(0o640))?;
     symlink(&real, &link)?;
     let mut exeat = Exeat::spawn(world.directory(), &["serve"])?;
-    exeat.wait_until_listening(PROXY.parse()?)?;
+    exeat.wait_until_ready()?;
     ensure!(api(&world, "PUT /v1/policy", &document(&world, MAIL))?.0 == 200);
     ensure!(
         fs::symlink_metadata(&link)?.is_symlink() && fs::read_to_string(&link)? == document(&world, MAIL)
@@ -375,7 +375,7 @@ fn a_file_that_cannot_be_written_is_left_alone() -> Result<()> {
     let limit = ["prlimit", "--fsize=20000"];
     let mut exeat =
         Exeat::spawn_as(world.directory(), &limit, &["serve", "--config", &path.to_string_lossy()], |_| ())?;
-    exeat.wait_until_listening(PROXY.parse()?)?;
+    exeat.wait_until_ready()?;
     let large = format!("{}#{}\n", document(&world, MAIL), "x".repeat(30_000));
     let (status, answer) = api(&world, "PUT /v1/policy", &large)?;
     ensure!(status == 409 && answer["error"].to_string().contains("cannot be replaced"), "{answer}");

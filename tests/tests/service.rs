@@ -104,7 +104,7 @@ fn a_passed_listener_serves_and_outlives_the_process() -> Result<()> {
     let mut exeat = Exeat::spawn_service(world.directory(), &SERVE, &[], Some(passed))?;
     // Whoever connects before it is ready waits instead of being refused.
     ensure!(get("example.com/")?.0 == 200);
-    exeat.wait_for_output("ready")?;
+    exeat.wait_until_ready()?;
     exeat.stop()?;
     let proxy: SocketAddr = PROXY.parse()?;
     ensure!(TcpStream::connect(proxy).is_ok(), "the socket went with the process");
@@ -152,7 +152,7 @@ fn an_upgrade_drops_nothing() -> Result<()> {
     }
     let listener = TcpListener::bind(PROXY)?;
     let mut old = Exeat::spawn_service(&old_home, &SERVE, &[], Some(listener.try_clone()?.into()))?;
-    old.wait_for_output("ready")?;
+    old.wait_until_ready()?;
     let (mut tunnel, reply) = ask("CONNECT mail.example.org:25")?;
     ensure!(reply.status == 200, "{reply:?}");
     ensure!(tunnel.exactly(GREETING.len())? == GREETING.as_bytes());
@@ -179,7 +179,7 @@ fn an_upgrade_drops_nothing() -> Result<()> {
     };
     wait_for(CLIENTS * REQUESTS_OF_A_CLIENT / 8);
     let mut new = Exeat::spawn_service(&new_home, &SERVE, &[], Some(listener.into()))?;
-    new.wait_for_output("ready")?;
+    new.wait_until_ready()?;
     old.signal(Signal::SIGTERM)?;
     for client in clients {
         match client.join() {

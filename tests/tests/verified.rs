@@ -72,7 +72,7 @@ policies = ["lan"]
         let file = world.directory().join("exeat.toml").display().to_string();
         let args = ["serve", "--config", &file];
         let mut exeat = Exeat::spawn_as(world.directory(), &["nsenter", &inside, "--"], &args, |_| ())?;
-        exeat.until_logged("ready")?;
+        exeat.wait_until_ready()?;
         Ok(exeat)
     }
 

@@ -16,7 +16,6 @@ use std::thread;
 use anyhow::{Context, Result, anyhow};
 use exeat_tests::exeat::Exeat;
 use exeat_tests::fixture::configuration;
-use exeat_tests::namespace::PROXY;
 use exeat_tests::raw::Raw;
 use exeat_tests::world::{GREETING, World};
 use exeat_tests::{fixture, harness, scenarios};
@@ -61,7 +60,7 @@ fn serve_under(world: &World, wrapper: &[&str], config: &str) -> Result<Exeat> {
     Exeat::write_config(world.directory(), config)?;
     let args = ["serve", "--config", "exeat.toml"];
     let mut exeat = Exeat::spawn_as(world.directory(), wrapper, &args, |_| ())?;
-    exeat.wait_until_listening(PROXY.parse()?)?;
+    exeat.wait_until_ready()?;
     Ok(exeat)
 }
 

@@ -145,7 +145,7 @@ fn serve(world: &World, lan: &Lan) -> Result<Exeat> {
     let config = world.directory().join("exeat.toml").to_string_lossy().into_owned();
     let args = ["serve", "--config", &config];
     let mut exeat = Exeat::spawn_as(world.directory(), &["nsenter", &inside, "--"], &args, |_| ())?;
-    exeat.until_logged("ready")?;
+    exeat.wait_until_ready()?;
     Ok(exeat)
 }
 
