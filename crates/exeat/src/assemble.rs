@@ -22,7 +22,7 @@ use crate::cores::{self, Cores, DnsDoor, UnixDoor};
 use crate::descriptors;
 use crate::firewall;
 use crate::inherited::Inherited;
-use crate::listening::{DnsListening, Listening, listen, listen_dns, take_any_address};
+use crate::listening::{At, DnsListening, Listening, listen, listen_dns, take_any_address};
 use crate::local;
 use crate::log::Log;
 use crate::notify;
@@ -79,23 +79,20 @@ async fn serve(
     // All of these before the proxy's own, so that whoever finds that open finds these too.
     let socket = loaded.settings.api.socket.as_deref().map(Socket::bind).transpose();
     let socket = socket.context("cannot open the admin API")?;
-    let health =
-        loaded.settings.api.listen.map(|address| listen(address, None, 1, &mut inherited)).transpose()?;
+    let health = loaded.settings.api.listen.map(|address| listen(At::everywhere(address), 1, &mut inherited));
+    let health = health.transpose()?;
     let dns_asked: Vec<SocketAddr> =
         loaded.settings.dns.listen.iter().map(|listener| listener.address).collect();
-    let dns: Vec<DnsListening> = (loaded.settings.dns.listen.iter())
-        .map(|listener| listen_dns(listener.address, listener.interface.as_deref(), cores::count()))
-        .collect::<Result<_, _>>()?;
+    let all = loaded.settings.dns.listen.iter().map(|one| (one.address, one.interface.as_deref()));
+    let dns: Vec<DnsListening> =
+        At::all(all).into_iter().map(|at| listen_dns(at, cores::count())).collect::<Result<_, _>>()?;
     let dns_bound: Vec<SocketAddr> = dns.iter().map(|listening| listening.address).collect();
     let groups = local::listen_for_groups(loaded.settings.firewall.as_ref())?;
     let (unix, _files) = unix_doors(&loaded.settings)?;
-    let listening: Vec<Listening> = loaded
-        .settings
-        .listen
-        .iter()
-        .map(|listener| {
-            listen(listener.address, listener.interface.as_deref(), cores::count(), &mut inherited)
-        })
+    let all = loaded.settings.listen.iter().map(|one| (one.address, one.interface.as_deref()));
+    let listening: Vec<Listening> = At::all(all)
+        .into_iter()
+        .map(|at| listen(at, cores::count(), &mut inherited))
         .collect::<Result<_, _>>()?;
     let listeners = loaded.settings.listen.iter().zip(&listening);
     listeners.filter(|(listener, _)| listener.is_redirected).for_each(|(_, at)| take_any_address(at));

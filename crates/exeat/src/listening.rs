@@ -1,7 +1,7 @@
 //! Listening sockets: bound by us, or by whoever started the program.
 
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use socket2::{Domain, SockRef, Socket, Type};
 
@@ -23,21 +23,46 @@ pub(crate) struct Listening {
     pub(crate) sockets: Vec<TcpListener>,
 }
 
-/// Listens on `address` with `count` sockets, for the connections of one `interface` if it is given. A socket that was
-/// passed in is used instead of new ones, unless it is for one interface.
+/// What is listened on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct At<'a> {
+    /// The address; port 0 is any.
+    pub(crate) address: SocketAddr,
+    /// The device whose connections are taken; `None` is every device.
+    pub(crate) interface: Option<&'a str>,
+    /// Whether `[::]` leaves IPv4 alone, which the kernel lets it take as well.
+    is_v6_only: bool,
+}
+
+impl<'a> At<'a> {
+    /// An address, of every device.
+    pub(crate) fn everywhere(address: SocketAddr) -> Self {
+        Self { address, interface: None, is_v6_only: false }
+    }
+
+    /// Addresses of one protocol, with their devices. `[::]` takes IPv4 as well, unless `0.0.0.0` is there with the same
+    /// port.
+    pub(crate) fn all(asked: impl Iterator<Item = (SocketAddr, Option<&'a str>)> + Clone) -> Vec<Self> {
+        let has = |wanted| asked.clone().any(|one| one == wanted);
+        let at = |(address, interface): (SocketAddr, Option<&'a str>)| {
+            let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+            let is_v6_only = address.ip() == Ipv6Addr::UNSPECIFIED && has((v4, interface));
+            Self { address, interface, is_v6_only }
+        };
+        asked.clone().map(at).collect()
+    }
+}
+
+/// Listens with `count` sockets. A socket that was passed in is used instead of new ones, unless it is for one interface.
 ///
 /// # Errors
 /// If the address cannot be had, with what to do about it.
-pub(crate) fn listen(
-    address: SocketAddr,
-    interface: Option<&str>,
-    count: usize,
-    inherited: &mut Inherited,
-) -> anyhow::Result<Listening> {
+pub(crate) fn listen(at: At<'_>, count: usize, inherited: &mut Inherited) -> anyhow::Result<Listening> {
+    let At { address, interface, .. } = at;
     let passed_in = if interface.is_none() { inherited.take(address) } else { None };
     let sockets = match passed_in {
         Some(socket) => share(socket, count),
-        None => bind(address, interface, count),
+        None => bind(at, count),
     };
     let listening = sockets.and_then(|sockets| {
         // A configured port 0 has got its number by now.
@@ -66,15 +91,16 @@ pub(crate) fn take_any_address(listening: &Listening) {
 
 /// The kernel deals connections out to the sockets. The first one is bound as if it were alone, so that an address which
 /// another program listens on is found to be in use; only then it lets the others in.
-fn bind(address: SocketAddr, interface: Option<&str>, count: usize) -> io::Result<Vec<TcpListener>> {
-    let first = new_socket(address, interface)?;
+fn bind(at: At<'_>, count: usize) -> io::Result<Vec<TcpListener>> {
+    let address = at.address;
+    let first = new_socket(at)?;
     first.bind(&address.into())?;
     first.set_reuse_port(count > 1)?;
     first.listen(BACKLOG)?;
     let mut sockets = vec![TcpListener::from(first)];
     let address = sockets.first().map_or(Ok(address), TcpListener::local_addr)?;
     while sockets.len() < count {
-        let next = new_socket(address, interface)?;
+        let next = new_socket(at)?;
         next.set_reuse_port(true)?;
         next.bind(&address.into())?;
         next.listen(BACKLOG)?;
@@ -83,12 +109,20 @@ fn bind(address: SocketAddr, interface: Option<&str>, count: usize) -> io::Resul
     Ok(sockets)
 }
 
-fn new_socket(address: SocketAddr, interface: Option<&str>) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+fn new_socket(at: At<'_>) -> io::Result<Socket> {
+    let socket = unbound(at, Type::STREAM)?;
     // Connections of a process that has ended do not keep the address.
     socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+fn unbound(at: At<'_>, kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(at.address), kind, None)?;
     socket.set_nonblocking(true)?;
-    if let Some(name) = interface {
+    if at.is_v6_only {
+        socket.set_only_v6(true)?;
+    }
+    if let Some(name) = at.interface {
         socket.bind_device(Some(name.as_bytes()))?;
     }
     Ok(socket)
@@ -123,18 +157,14 @@ pub(crate) struct DnsListening {
     pub(crate) sockets: Vec<DnsSockets>,
 }
 
-/// Listens on `address` for questions for names, with `count` sockets of each kind, from one `interface` if it is given.
+/// Listens for questions for names, with `count` sockets of each kind.
 ///
 /// # Errors
 /// If the address cannot be had, with what to do about it.
-pub(crate) fn listen_dns(
-    address: SocketAddr,
-    interface: Option<&str>,
-    count: usize,
-) -> anyhow::Result<DnsListening> {
+pub(crate) fn listen_dns(at: At<'_>, count: usize) -> anyhow::Result<DnsListening> {
     // A configured port 0 gets its number here, and is then the same by UDP.
-    let Listening { address, sockets } = listen(address, interface, count, &mut Inherited::default())?;
-    let udp = bind_udp(address, interface, sockets.len()).map_err(|error| {
+    let Listening { address, sockets } = listen(at, count, &mut Inherited::default())?;
+    let udp = bind_udp(At { address, ..at }, sockets.len()).map_err(|error| {
         let hint = hint(error.kind());
         anyhow::Error::new(error).context(format!("cannot listen on {address} by UDP; {hint}"))
     })?;
@@ -142,19 +172,15 @@ pub(crate) fn listen_dns(
 }
 
 /// As [`bind`], for datagrams.
-fn bind_udp(address: SocketAddr, interface: Option<&str>, count: usize) -> io::Result<Vec<UdpSocket>> {
+fn bind_udp(at: At<'_>, count: usize) -> io::Result<Vec<UdpSocket>> {
     let mut sockets = Vec::new();
     while sockets.len() < count {
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
-        socket.set_nonblocking(true)?;
+        let socket = unbound(at, Type::DGRAM)?;
         socket.set_recv_buffer_size(UDP_QUEUE_BYTES)?;
-        if let Some(name) = interface {
-            socket.bind_device(Some(name.as_bytes()))?;
-        }
         if !sockets.is_empty() {
             socket.set_reuse_port(true)?;
         }
-        socket.bind(&address.into())?;
+        socket.bind(&at.address.into())?;
         socket.set_reuse_port(count > 1)?;
         sockets.push(socket.into());
     }
@@ -167,22 +193,38 @@ mod tests {
 
     use super::*;
 
-    fn loopback() -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], 0))
+    fn loopback() -> At<'static> {
+        At::everywhere(SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
     #[test]
     fn an_address_in_use_is_found_to_be_even_by_ourselves() {
         for (held, asked) in [(1, 1), (1, 2), (2, 1), (2, 2)] {
-            let first = listen(loopback(), None, held, &mut Inherited::default()).unwrap();
-            let error = listen(first.address, None, asked, &mut Inherited::default()).unwrap_err();
+            let first = listen(loopback(), held, &mut Inherited::default()).unwrap();
+            let error = listen(At::everywhere(first.address), asked, &mut Inherited::default()).unwrap_err();
             assert!(format!("{error:#}").contains("another program uses it"), "{held} {asked}: {error:#}");
         }
     }
 
     #[test]
+    fn only_the_wildcard_of_the_same_port_and_device_takes_ipv4_away() {
+        for (other, device, want) in [
+            ("0.0.0.0:53", None, true),
+            ("0.0.0.0:54", None, false),
+            ("127.0.0.1:53", None, false),
+            ("0.0.0.0:53", Some("br0"), false),
+        ] {
+            let asked = [("[::]:53".parse().unwrap(), None), (other.parse().unwrap(), device)];
+            let all = At::all(asked.into_iter());
+            assert_eq!((all[0].is_v6_only, all[1].is_v6_only), (want, false), "{other} {device:?}");
+        }
+        let asked = [("[::1]:53".parse().unwrap(), None), ("0.0.0.0:53".parse().unwrap(), None)];
+        assert!(!At::all(asked.into_iter())[0].is_v6_only, "it takes no IPv4 anyway");
+    }
+
+    #[test]
     fn all_sockets_have_one_address_and_every_connection_reaches_one() {
-        let Listening { address, sockets } = listen(loopback(), None, 3, &mut Inherited::default()).unwrap();
+        let Listening { address, sockets } = listen(loopback(), 3, &mut Inherited::default()).unwrap();
         assert_eq!(sockets.len(), 3);
         assert!(sockets.iter().all(|socket| socket.local_addr().unwrap() == address));
         let clients: Vec<TcpStream> = (0..32).map(|_| TcpStream::connect(address).unwrap()).collect();

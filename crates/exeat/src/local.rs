@@ -9,7 +9,7 @@ use exeat_firewall::{Attached, Group, OWN_MARK};
 use exeat_store::FirewallSettings;
 
 use crate::cores::{self, DnsDoor, DnsSockets};
-use crate::listening::{DnsListening, listen_dns};
+use crate::listening::{At, DnsListening, listen_dns};
 
 /// The groups that are held, and their listeners.
 pub(crate) struct Groups(Vec<(Group, Vec<DnsListening>)>);
@@ -37,7 +37,7 @@ pub(crate) fn listen_for_groups(settings: Option<&FirewallSettings>) -> anyhow::
 }
 
 fn listen(group: &Group) -> anyhow::Result<Vec<DnsListening>> {
-    let on = |address: IpAddr| listen_dns(SocketAddr::new(address, 0), None, cores::count());
+    let on = |address: IpAddr| listen_dns(At::everywhere(SocketAddr::new(address, 0)), cores::count());
     let first = on(Ipv4Addr::LOCALHOST.into())
         .with_context(|| format!("cannot listen for what {} asks", group.path()))?;
     let mut listening = vec![first];

@@ -53,6 +53,38 @@ pub(crate) fn dig_by_udp_and_tcp() -> Result<()> {
     setup.exeat.stop()
 }
 
+/// `[::]` alone takes IPv4 too; beside `0.0.0.0` each takes its own, and answers come from the address that was asked.
+pub(crate) fn every_address_of_both_families_is_served() -> Result<()> {
+    let listening = |dns: &str, proxy: &str| {
+        let local = "[workload.local]\naddresses = [\"127.0.0.0/8\", \"::1/128\", \"10.99.0.1/32\"]\npolicies = [\"app\"]\n";
+        config("allow = [\"example.com\"]", "", local)
+            .replace("listen = [\"10.99.0.1\"]", &format!("listen = [{dns}]"))
+            .replace(&format!("listen = [\"{PROXY}\"]"), &format!("listen = [{proxy}]"))
+    };
+    let mut setup = Setup::new("allow = [\"example.com\"]", "", "")?;
+    for (dns, proxy) in [
+        ("\"[::]:5300\"", "\"[::]:3128\""),
+        ("\"0.0.0.0:5300\", \"[::]:5300\"", "\"0.0.0.0:3128\", \"[::]:3128\""),
+        ("\"[::]:5300\", \"0.0.0.0:5300\"", "\"[::]:3128\", \"0.0.0.0:3128\""),
+    ] {
+        setup = setup.serve(&listening(dns, proxy))?;
+        for server in ["127.0.0.1", "127.0.0.9", "10.99.0.1", "::1"] {
+            for carrier in ["+notcp", "+tcp"] {
+                let asked = [&format!("@{server}"), "-p", "5300", carrier, "+tries=1", "+time=20", "+short"];
+                let told =
+                    Client::new("dig", setup.world.directory()).args(asked).args(["example.com"]).run()?;
+                ensure!(told.out == "93.184.216.34\n", "{dns}: {server} {carrier}: {told:?}");
+            }
+            let host = if server.contains(':') { format!("[{server}]") } else { server.to_owned() };
+            let proxy_url = format!("http://{host}:3128");
+            let curl = ["-sS", "--max-time", "20", "-x", &proxy_url, "http://example.com/"];
+            let told = Client::new("curl", setup.world.directory()).args(curl).run()?;
+            ensure!(told.out == "hello from example.com\n", "{proxy}: {server}: {told:?}");
+        }
+    }
+    setup.exeat.stop()
+}
+
 pub(crate) fn each_client_has_its_own_policy() -> Result<()> {
     let extra = format!(
         "[policy.other]\nallow = [\"*.example.org\"]\n[workload.other]\naddresses = [\"{OTHER}/32\"]\npolicies = [\"other\"]\n"

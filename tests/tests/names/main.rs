@@ -18,7 +18,8 @@ use answers::{
 };
 use clients::{
     curl_and_getent_use_it_as_their_resolver, dig_by_udp_and_tcp, each_client_has_its_own_policy,
-    no_answer_without_its_record, report_mode_lets_names_through_and_says_so, what_decides_changes_at_once,
+    every_address_of_both_families_is_served, no_answer_without_its_record,
+    report_mode_lets_names_through_and_says_so, what_decides_changes_at_once,
 };
 use hostile::{
     connections_that_are_slow_or_hasty, every_message_has_its_answer, forged_answers_of_servers_are_ignored,
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     harness::main(scenarios![
         dig_by_udp_and_tcp,
         each_client_has_its_own_policy,
+        every_address_of_both_families_is_served,
         what_decides_changes_at_once,
         curl_and_getent_use_it_as_their_resolver,
         report_mode_lets_names_through_and_says_so,
