@@ -49,7 +49,7 @@ const DELIVERED_LAYERS: [&str; 11] = [
 /// Cases that need another world than these, such as users, control groups and confined commands, with the file and the
 /// scenario that has them.
 const ELSEWHERE: [(&str, &str, &str); 18] = [
-    ("AUTH-33", "identity.rs", "fn a_process_is_known_by_its_control_group"),
+    ("AUTH-33", "identity/local.rs", "fn a_process_is_known_by_its_control_group"),
     ("TLS-19", "names/answers.rs", "fn how_to_connect_is_told_without_ways_past_the_policy"),
     ("TLS-20", "redirected.rs", "fn names_of_one_address_are_told_apart"),
     ("DNS-18", "redirected.rs", "fn names_of_one_address_are_told_apart"),
