@@ -21,6 +21,7 @@ mod http1;
 mod http2;
 mod http_opening;
 mod joined;
+mod kernel_question;
 mod key_fetch;
 mod key_source;
 mod lately;

@@ -8,16 +8,14 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     route::{RouteAttribute, RouteMessage, RouteType},
 };
-use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::protocols::NETLINK_ROUTE;
 use rustix::io::Errno;
 
-/// Bytes of an answer about one route, with room to spare.
-const ANSWER_BYTES: usize = 8192;
+use crate::kernel_question;
 
 /// Returns whether `address` is one of this host, in our own network namespace. With the index of a `device`, an address is
 /// also looked for among those of that device alone (of one link, or of a VRF).
@@ -29,28 +27,13 @@ pub(crate) fn is_ours(address: SocketAddr, device: Option<u32>) -> io::Result<bo
     Ok(is_local(address, None)? || (device.is_some() && is_local(address, device)?))
 }
 
-/// Asks for the way to `address`. Takes no time worth waiting for: the kernel answers within the call that asks.
 fn is_local(address: IpAddr, device: Option<u32>) -> io::Result<bool> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST;
     let request = RouteNetlinkMessage::GetRoute(question(address, device));
-    let mut message = NetlinkMessage::new(header, request.into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    let socket = Socket::new(NETLINK_ROUTE)?;
-    socket.set_non_blocking(true)?;
-    socket.connect(&NetlinkAddr::new(0, 0))?;
-    socket.send(&bytes, 0)?;
-    let mut answer = Vec::with_capacity(ANSWER_BYTES);
-    socket.recv(&mut answer, 0)?;
-    let unexpected = || io::Error::from(io::ErrorKind::InvalidData);
-    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(|_| unexpected())?;
-    if let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) = answer.payload {
-        return Ok(route.header.kind == RouteType::Local);
-    }
-    let NetlinkPayload::Error(error) = answer.payload else { return Err(unexpected()) };
-    let error = error.to_io();
+    let error = match kernel_question::ask(NETLINK_ROUTE, request) {
+        Ok(RouteNetlinkMessage::NewRoute(route)) => return Ok(route.header.kind == RouteType::Local),
+        Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
+        Err(error) => error,
+    };
     match Errno::from_io_error(&error) {
         // There is always a way to one's own addresses.
         Some(Errno::NETUNREACH | Errno::HOSTUNREACH) => Ok(false),

@@ -3,17 +3,14 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use exeat_identity::Part;
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::{
     AF_INET, AF_INET6, IPPROTO_TCP, SockDiagMessage, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2,
     inet::{ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags},
 };
-use netlink_sys::{Socket, SocketAddr as NetlinkAddr, protocols::NETLINK_SOCK_DIAG};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
-use crate::{local_address, unix_peer::UNMAPPED_USER};
+use crate::{kernel_question, local_address, unix_peer::UNMAPPED_USER};
 
-/// Bytes of an answer about one socket, with room to spare.
-const ANSWER_BYTES: usize = 8192;
 /// The device and the cookie of a socket that is asked for by its addresses alone.
 const ANY_DEVICE: u32 = 0;
 const ANY_COOKIE: [u8; 8] = [0xff; 8];
@@ -65,11 +62,8 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Returns what the kernel knows of the socket at `client` that is connected to `here`; `None` if there is none. Takes no
-/// time worth waiting for: it answers within the call that asks.
+/// Returns what the kernel knows of the socket at `client` that is connected to `here`; `None` if there is none.
 fn ask(client: SocketAddr, here: SocketAddr, device: u32) -> io::Result<Option<InetResponseHeader>> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST;
     let request = InetRequest {
         family: if client.is_ipv4() { AF_INET } else { AF_INET6 },
         protocol: IPPROTO_TCP,
@@ -84,25 +78,11 @@ fn ask(client: SocketAddr, here: SocketAddr, device: u32) -> io::Result<Option<I
             cookie: ANY_COOKIE,
         },
     };
-    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    let socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.set_non_blocking(true)?;
-    socket.connect(&NetlinkAddr::new(0, 0))?;
-    socket.send(&bytes, 0)?;
-    let mut answer = Vec::with_capacity(ANSWER_BYTES);
-    socket.recv(&mut answer, 0)?;
-    let unexpected = || io::Error::from(io::ErrorKind::InvalidData);
-    let answer = NetlinkMessage::<SockDiagMessage>::deserialize(&answer).map_err(|_| unexpected())?;
-    if let NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) = answer.payload {
-        return Ok(Some(response.header));
-    }
-    let NetlinkPayload::Error(error) = answer.payload else { return Err(unexpected()) };
-    match error.to_io() {
-        absent if absent.kind() == io::ErrorKind::NotFound => Ok(None),
-        error => Err(error),
+    match kernel_question::ask(NETLINK_SOCK_DIAG, SockDiagMessage::InetRequest(request)) {
+        Ok(SockDiagMessage::InetResponse(response)) => Ok(Some(response.header)),
+        Ok(_) => Err(io::ErrorKind::InvalidData.into()),
+        Err(absent) if absent.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
