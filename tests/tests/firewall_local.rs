@@ -1,6 +1,6 @@
 //! The firewall for processes of the host itself, by their control group. The host is the router of a [`Lan`].
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, ChildStdin, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -285,6 +285,13 @@ impl Talk {
         }
         Ok(true)
     }
+
+    /// What comes until the connection ends.
+    fn hears_to_the_end(&mut self) -> Result<Vec<u8>> {
+        let mut heard = Vec::new();
+        self.child.stdout.as_mut().context("its output")?.read_to_end(&mut heard)?;
+        Ok(heard)
+    }
 }
 
 impl Drop for Talk {
@@ -308,7 +315,7 @@ fn a_new_policy_cuts_the_flows_of_a_group() -> Result<()> {
             host.socket()
         )
     };
-    let path = Exeat::write_config(host.world.directory(), &config(r#""93.184.216.0/24:5432""#))?;
+    let path = Exeat::write_config(host.world.directory(), &config(r#""93.184.216.0/24:5432,6000""#))?;
     let mut exeat = host.start(None, &["serve", "--config", &path.to_string_lossy()])?;
     let mut cut = Talk::open(&host, Some(&host.group), "93.184.216.34/5432")?;
     let mut kept = Talk::open(&host, Some(&host.group), "93.184.216.35/5432")?;
@@ -316,6 +323,10 @@ fn a_new_policy_cuts_the_flows_of_a_group() -> Result<()> {
     for talk in [&mut cut, &mut kept, &mut others] {
         ensure!(talk.echoes("before")?, "a network rule: {}", exeat.stderr());
     }
+    let server = TcpListener::bind("93.184.216.34:6000")?;
+    let mut silent = Talk::open(&host, Some(&host.group), "93.184.216.34/6000")?;
+    let (mut served, _) = server.accept()?;
+    served.write_all(b"before\n")?;
     // Where health and metrics are told is for others on this host.
     let metrics = "http://127.0.0.1:9464/metrics";
     ensure!(host.curl(None, "-4", metrics)?.0, "metrics");
@@ -324,6 +335,14 @@ fn a_new_policy_cuts_the_flows_of_a_group() -> Result<()> {
     exeat.signal(Signal::SIGHUP)?;
     exeat.until_logged("the firewall follows")?;
     ensure!(!cut.echoes("after")?, "it goes on");
+    // Where the server alone sends, both ends are told.
+    served.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let told = served.write_all(b"after\n").and_then(|()| served.read(&mut [0]));
+    let told = told.map_err(|error| error.kind());
+    ensure!(told == Err(ErrorKind::ConnectionReset), "the server was told {told:?}");
+    // What it has received first it may have read: its answer to that is what is reset.
+    let heard = String::from_utf8(silent.hears_to_the_end()?)?;
+    ensure!(["before\n", "before\nafter\n"].contains(&&*heard), "the client goes on: {heard}");
     ensure!(kept.echoes("after")? && others.echoes("after")?, "what is still allowed goes on");
     exeat.stop()
 }
