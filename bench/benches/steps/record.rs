@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use exeat_audit::{Event, Outcome, PrincipalRecord, Record, RuleRecord, Text};
 use exeat_model::{DnsName, Port};
-use exeat_policy::{Label, Labels, Mode, Place, Revision};
+use exeat_policy::{Label, Labels, Mode, Revision};
 
 use crate::world::listed;
 
@@ -16,7 +16,7 @@ pub(crate) fn lines(criterion: &mut crate::Criterion) {
     criterion.bench_function("audit/write a record", |bencher| {
         bencher.iter(|| {
             line.clear();
-            serde_json::to_writer(&mut line, black_box(&record)).expect("a line");
+            black_box(&record).write_line(&mut line).expect("a line");
             line.len()
         });
     });
@@ -39,11 +39,7 @@ fn end_of_tunnel() -> Record {
         port: Some(Port::HTTPS.get()),
         address: "127.1.0.1:443".parse().ok(),
         verdict: Some(Outcome::Allow),
-        rule: Some(Arc::new(RuleRecord {
-            policy: "bench".into(),
-            place: Place { file: "rules.txt".into(), line: 8, column: 0 },
-            text: name,
-        })),
+        rule: Some(Arc::new(RuleRecord { policy: "bench".into(), place: "rules.txt:8".into(), text: name })),
         mode: Some(Mode::Enforce),
         status: Some(200),
         bytes_up: Some(517),

@@ -1,6 +1,7 @@
 //! One versioned record per decision and per flow, and where the records go.
 
 mod control;
+mod line;
 mod log;
 mod queue;
 mod receipt;
@@ -13,8 +14,6 @@ mod writer;
 pub use control::{Action, By, ControlRecord, Effect};
 pub use log::{AuditLog, AuditUnavailable, AuditWriter, QUEUE_RECORDS_MAX};
 pub use receipt::Receipt;
-pub use record::{
-    Event, Outcome, PrincipalRecord, Record, RuleRecord, SCHEMA_VERSION, SchemaVersion, TokenRecord,
-};
+pub use record::{Event, Outcome, PrincipalRecord, Record, RuleRecord, SCHEMA_VERSION, TokenRecord};
 pub use sink::Sink;
 pub use text::{TEXT_BYTES_MAX, Text};

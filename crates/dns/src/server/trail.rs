@@ -89,8 +89,9 @@ impl<'a> Trail<'a> {
 
     fn note_rule(&mut self, policy: &PolicySet, rule: Option<RuleId>) {
         let view = rule.and_then(|rule| policy.rule(rule));
-        self.rule =
-            view.map(|view| Arc::new(RuleRecord { policy: view.policy, place: view.place, text: view.text }));
+        self.rule = view.map(|view| {
+            Arc::new(RuleRecord { policy: view.policy, place: view.place.to_string(), text: view.text })
+        });
     }
 
     /// Returns the record of this question, answered with `code`.
