@@ -145,7 +145,7 @@ pub(crate) fn server(
         ..ResolverConfig::default()
     });
     let config = ServerConfig { queries_per_second: 0, names_per_minute: 0, ..ServerConfig::default() };
-    Server::new(config, resolver.unwrap(), Arc::clone(world) as Arc<dyn Surroundings>, gate, None)
+    Server::new(config, resolver.unwrap(), Arc::clone(world) as Arc<dyn Surroundings>, gate, None, None)
 }
 
 /// Asks as the client.

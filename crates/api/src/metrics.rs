@@ -305,6 +305,13 @@ const FAMILIES: &[Family] = &[
         read: |view| Numbers::Counts(by_key("why", &view.metrics.lookups.tap_streams)),
     },
     Family {
+        name: "dns_tap_out_messages",
+        kind: Kind::Counter,
+        labels: "`result`: `told`, `lost`",
+        help: "Messages for the collector of [dnstap](names.md#to-a-collector): written, or lost since it is slow or not there",
+        read: |view| Numbers::Counts(by_key("result", &view.metrics.lookups.tap_out)),
+    },
+    Family {
         name: "firewall_in_force",
         kind: Kind::Gauge,
         labels: "",

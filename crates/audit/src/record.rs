@@ -216,6 +216,17 @@ impl Record {
         Self { revision: Some(revision), control: Some(Box::new(control)), ..Self::new(Event::Control, time) }
     }
 
+    /// Returns the record as it is in the log, without the end of its line; nothing if a field cannot be written.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut line = Vec::new();
+        match self.write_line(&mut line) {
+            Ok(()) => line.pop(),
+            Err(_) => return Vec::new(),
+        };
+        line
+    }
+
     /// Appends the record to `lines`, as one line with its end.
     ///
     /// # Errors

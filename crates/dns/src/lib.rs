@@ -16,7 +16,7 @@ mod virtual_names;
 
 pub use answers::{Answers, Asker, Full};
 pub use chain::{ADDRESSES_MAX, CHAIN_MAX};
-pub use dnstap::{Feed, FeedError, Heard, Next, Tap, Unframed, Unheard};
+pub use dnstap::{Collector, Feed, FeedError, Heard, Next, Tap, TapOut, TapOutTask, Unframed, Unheard};
 pub use gate::{Gate, GateError, LIFETIME_MIN, NoGate, Opened, Opening};
 pub use own::{mark, mark_own_sockets};
 pub use resolve::{Answer, ResolveError, Resolver};

@@ -8,6 +8,7 @@ use exeat_identity::{Part, Place, Source};
 use hickory_proto::op::ResponseCode;
 
 use crate::{
+    dnstap::TapOut,
     gate::Gate,
     resolve::Resolver,
     surroundings::{Happening, Surroundings},
@@ -23,6 +24,7 @@ mod question;
 mod reply;
 mod service;
 mod tcp;
+mod telling;
 mod told;
 mod trail;
 mod udp;
@@ -33,7 +35,9 @@ pub use udp::UdpListener;
 use budget::{Budget, Places};
 pub(crate) use question::{Head, Question};
 use reply::Reply;
+use telling::Telling;
 use told::Told;
+use trail::Trail;
 
 /// Questions that wait for servers or the kernel, in all: as many as may be asked of servers at a time, four times over.
 /// Each holds about 4 KB.
@@ -53,6 +57,7 @@ struct Inner {
     around: Arc<dyn Surroundings>,
     gate: Arc<dyn Gate>,
     names: Option<Arc<VirtualNames>>,
+    tap_out: Option<TapOut>,
     resolver: Resolver,
     config: ServerConfig,
     budget: Budget,
@@ -66,6 +71,8 @@ struct Inner {
 struct Client {
     /// As the socket has it: answers go there.
     from: SocketAddr,
+    /// Where it was sent to, if the system tells.
+    at: Option<SocketAddr>,
     place: Place,
 }
 
@@ -82,7 +89,7 @@ pub enum Entrance {
 }
 
 impl Client {
-    fn new(from: SocketAddr, entrance: &Entrance) -> Self {
+    fn new(from: SocketAddr, at: Option<SocketAddr>, entrance: &Entrance) -> Self {
         let ip = from.ip().to_canonical();
         // Nobody asks the kernel whose question it is; a workload that is known by its user must not be taken for another.
         let user = if ip.is_loopback() { Part::Unknown } else { Part::Nothing };
@@ -92,7 +99,7 @@ impl Client {
             // An address of this host says nothing of who it is.
             Entrance::Group(path) => (None, Part::Nothing, Part::Known(Arc::clone(path)), Part::Unknown),
         };
-        Self { from, place: Place { address, interface, user, cgroup, ..Place::default() } }
+        Self { from, at, place: Place { address, interface, user, cgroup, ..Place::default() } }
     }
 
     fn source(&self) -> Source {
@@ -126,7 +133,7 @@ impl Carrier {
 impl Server {
     /// Returns a server that asks `resolver` for names that the policy allows, and tells what it learned once `gate` has
     /// opened the way there. With `names` it tells addresses of those instead, and the way there is never opened: they lead
-    /// to a listener for redirected connections.
+    /// to a listener for redirected connections. With `tap_out` somebody is told what is asked, and what was decided.
     #[must_use]
     pub fn new(
         config: ServerConfig,
@@ -134,11 +141,13 @@ impl Server {
         around: Arc<dyn Surroundings>,
         gate: Arc<dyn Gate>,
         names: Option<Arc<VirtualNames>>,
+        tap_out: Option<TapOut>,
     ) -> Self {
         Self(Arc::new(Inner {
             around,
             gate,
             names,
+            tap_out,
             resolver,
             budget: Budget::new(config.queries_per_second, config.names_per_minute),
             told: Told::default(),
@@ -150,33 +159,54 @@ impl Server {
 
     /// Returns the answer to one message that came from this address; `None` if it gets none.
     pub async fn answer(&self, message: &[u8], from: SocketAddr, carrier: Carrier) -> Option<Vec<u8>> {
-        self.handle(message, &Client::new(from, &Entrance::Open), carrier).await
+        self.handle(message, &Client::new(from, None, &Entrance::Open), carrier).await
     }
 
     async fn handle(&self, message: &[u8], client: &Client, carrier: Carrier) -> Option<Vec<u8>> {
         let inner = &self.0;
-        let question = match Question::read(message) {
-            Ok(question) => question,
+        let telling = Telling::new(inner, message, client, carrier);
+        let (answer, decided) = match Question::read(message) {
+            Ok(question) => {
+                telling.iter().for_each(Telling::question);
+                let mut trail = Trail::new(&question, client, inner.around.next_request_id());
+                let reply = inner.answer(&question, client, &mut trail).await;
+                let decided = telling.is_some().then(|| trail.decided(reply.code, !reply.answers.is_empty()));
+                (self.write(reply, &question, carrier, trail.started)?, decided)
+            }
             Err(unasked) => {
                 inner.around.count(Happening::Malformed);
-                return reply::write_unasked(unasked);
+                let answer = reply::write_unasked(unasked)?;
+                telling.iter().for_each(Telling::question);
+                (answer, None)
             }
         };
-        let started = Instant::now();
-        let reply = inner.answer(&question, client).await;
-        let written = reply.write(&question, carrier.room(&question));
-        inner.around.count(Happening::Answered(started.elapsed()));
+        if let Some(telling) = telling {
+            telling.answer(&answer, decided);
+        }
+        Some(answer)
+    }
+
+    fn write(
+        &self,
+        reply: Reply,
+        question: &Question,
+        carrier: Carrier,
+        started: Instant,
+    ) -> Option<Vec<u8>> {
+        let around = &self.0.around;
+        let written = reply.write(question, carrier.room(question));
+        around.count(Happening::Answered(started.elapsed()));
         match written {
             Ok(written) => {
                 if written.is_cut {
-                    inner.around.count(Happening::Truncated);
+                    around.count(Happening::Truncated);
                 }
                 Some(written.bytes)
             }
             Err(error) => {
                 tracing::warn!(%error, "an answer could not be written");
                 let failed = Reply::code(ResponseCode::ServFail);
-                failed.write(&question, carrier.room(&question)).ok().map(|written| written.bytes)
+                failed.write(question, carrier.room(question)).ok().map(|written| written.bytes)
             }
         }
     }

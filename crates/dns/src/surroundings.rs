@@ -79,6 +79,10 @@ pub enum Happening {
     TapRefused,
     /// A stream has ended before its end, or was none.
     TapBroken,
+    /// So many messages were written to the collector of dnstap.
+    TapOutTold(u64),
+    /// So many messages for the collector of dnstap were lost: it is slow, or not there.
+    TapOutLost(u64),
 }
 
 /// What a message of another name server's stream comes to.

@@ -9,11 +9,13 @@ use anyhow::Context;
 use exeat_api::{Access, Admin, Order, Socket, SocketFile, Status};
 use exeat_audit::{AuditLog, AuditWriter, Sink};
 use exeat_cli::Source;
-use exeat_dns::{Answers, Entrance, Gate, NoGate, Resolver, Server, Tap, VirtualNames};
+use exeat_dns::{
+    Answers, Collector, Entrance, Gate, NoGate, Resolver, Server, Tap, TapOut, TapOutTask, VirtualNames,
+};
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
 use exeat_proxy::{Door, Parts, Proxy, Tls};
-use exeat_store::{History, Loaded, Options, Settings, SocketListener, TapSettings};
+use exeat_store::{History, Loaded, Options, Settings, SocketListener, TapOutSettings, TapSettings};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -172,8 +174,15 @@ async fn serve(
         None => Arc::new(NoGate),
     };
     let gate = answers.map_or(Arc::clone(&gate), |answers| answers.before(gate));
-    let server =
-        Server::new(settings.dns.server.clone(), resolver, proxy.surroundings(), gate, virtual_names);
+    let (tap_out, tap_out_task) = settings.dns.tap_out.as_ref().map(|out| tell(out, &proxy)).unzip();
+    let server = Server::new(
+        settings.dns.server.clone(),
+        resolver,
+        proxy.surroundings(),
+        gate,
+        virtual_names,
+        tap_out,
+    );
     let _tap = tap.map(|tap| listen_to(tap, &server)).transpose()?;
     let dns = dns.into_iter().zip(&settings.dns.listen).map(|(listening, listener)| {
         let interface = listener.interface.as_deref().map(Arc::from);
@@ -236,6 +245,9 @@ async fn serve(
         _ = signals.stop() => tracing::warn!("told again to stop; running connections are cut"),
     }
     cores.stop();
+    if let Some(task) = tap_out_task {
+        task.finish().await;
+    }
     Ok(())
 }
 
@@ -286,6 +298,18 @@ fn listen_to(tap: &TapSettings, server: &Server) -> anyhow::Result<SocketFile> {
         Socket::bind_for(&tap.socket, access).context("cannot listen for dnstap")?;
     tokio::spawn(Tap::new(server.clone(), tap.uid).serve(listener));
     Ok(file)
+}
+
+/// Tells a collector what is asked, from now on.
+fn tell(out: &TapOutSettings, proxy: &Proxy) -> (TapOut, TapOutTask) {
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let collector = Collector {
+        socket: out.socket.clone(),
+        uid: out.uid,
+        identity: out.identity.clone().unwrap_or_else(|| host().trim_end().to_owned()),
+        version: concat!("exeat ", env!("CARGO_PKG_VERSION")).to_owned(),
+    };
+    TapOut::start(collector, proxy.surroundings())
 }
 
 /// Serves the admin API. The file of the socket lives as long as what is returned.

@@ -117,7 +117,7 @@ impl Outside {
         let listeners = listeners.context("cannot use the sockets of the sandbox")?;
         // No address is told but one that stands for its name: the redirected connection says which.
         let server =
-            Server::new(settings.dns.server, resolver, proxy.surroundings(), Arc::new(NoGate), names);
+            Server::new(settings.dns.server, resolver, proxy.surroundings(), Arc::new(NoGate), names, None);
         let door = DnsDoor { entrance: Entrance::Open, server };
         let dns: io::Result<Vec<_>> = (sockets.names.into_iter())
             .map(|(udp, tcp)| Ok((questions_on_each_core(&udp, tcp)?, door.clone())))

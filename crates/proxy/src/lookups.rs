@@ -9,7 +9,7 @@ use exeat_policy::{PolicySet, Reason};
 
 use crate::{
     Proxy,
-    metrics::{DnsLimit, Lookups, TapStream},
+    metrics::{DnsLimit, Lookups, TapOutResult, TapStream},
     shared::{Current, Shared},
 };
 
@@ -67,6 +67,8 @@ impl Surroundings for Around {
             Happening::Tapped(tapped) => lookups.tapped.count(tapped),
             Happening::TappedAfter(late) => lookups.tap_delay.observe(late),
             Happening::TapRefused => lookups.tap_streams.count(TapStream::Refused),
+            Happening::TapOutTold(count) => lookups.tap_out.add(TapOutResult::Told, count),
+            Happening::TapOutLost(count) => lookups.tap_out.add(TapOutResult::Lost, count),
             Happening::TapBroken => lookups.tap_streams.count(TapStream::Broken),
         }
     }

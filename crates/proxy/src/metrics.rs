@@ -19,7 +19,8 @@ mod lookups;
 
 pub use count::{Activity, Counter, Counters, Distribution, Histogram};
 pub use label::{
-    AuthResult, DnsLimit, DnsResult, FlowEnd, Key, KeyFetch, LimitHit, RelayPath, TapStream, WayTaken,
+    AuthResult, DnsLimit, DnsResult, FlowEnd, Key, KeyFetch, LimitHit, RelayPath, TapOutResult, TapStream,
+    WayTaken,
 };
 pub use lookups::Lookups;
 

@@ -17,6 +17,7 @@ use crate::sections::{ADDRESSES_MAX, DNS_PORT, check_length};
 use crate::settings::{DnsListener, DnsSettings};
 use crate::suggest::{closest, listed};
 use crate::tap;
+use crate::tap_out;
 
 /// Questions a second, and names a minute; 0 sets no bound. Above a million nothing would be bounded.
 const RATE: RangeInclusive<u64> = 0..=1_000_000;
@@ -48,6 +49,7 @@ pub(crate) fn read(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut Notes) 
         listen: read_listen(fields, notes),
         virtual_ranges: read_mode(fields, notes),
         tap: fields.get("tap").and_then(|value| tap::read(value, base_dir, notes)),
+        tap_out: fields.get("tap_out").and_then(|value| tap_out::read(value, base_dir, notes)),
         server: ServerConfig {
             denied: fields.word("denied", &words, parse, notes).unwrap_or(default.denied),
             types: read_types(fields, notes),
@@ -57,6 +59,7 @@ pub(crate) fn read(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut Notes) 
         },
     };
     tap::check(fields, &settings, notes);
+    tap_out::check(fields, &settings, notes);
     settings
 }
 
@@ -218,6 +221,7 @@ mod tests {
             },
             virtual_ranges: None,
             tap: None,
+            tap_out: None,
         };
         assert_eq!(load(text), Ok(want));
     }

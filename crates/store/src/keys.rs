@@ -47,6 +47,7 @@ pub(crate) const DNS: Section = Section {
         "names_per_minute",
         "connections",
         "tap",
+        "tap_out",
     ],
 };
 
@@ -55,6 +56,9 @@ pub(crate) const DNS_LISTENER: &[&str] = &["address", "interface"];
 
 /// `[dns.tap]`.
 pub(crate) const DNS_TAP: &[&str] = &["socket", "uid", "servers"];
+
+/// `[dns.tap_out]`.
+pub(crate) const DNS_TAP_OUT: &[&str] = &["socket", "uid", "identity"];
 
 /// `[firewall]`.
 pub(crate) const FIREWALL: Section = Section {
@@ -352,6 +356,8 @@ mod tests {
         assert_eq!(keys(dns), sorted(DNS_LISTENER.iter().copied()));
         let tap = &schema["properties"]["dns"]["properties"]["tap"];
         assert_eq!(keys(tap), sorted(DNS_TAP.iter().copied()));
+        let tap_out = &schema["properties"]["dns"]["properties"]["tap_out"];
+        assert_eq!(keys(tap_out), sorted(DNS_TAP_OUT.iter().copied()));
         let issuer = &schema["definitions"]["issuer"];
         assert_eq!(keys(&issuer["properties"]["jwks"]), sorted(ISSUER_JWKS.iter().copied()));
         assert_eq!(keys(&schema["definitions"]["labels"]), sorted(Label::ALL.map(Label::key)));

@@ -44,6 +44,7 @@ mod suggest;
 mod surroundings;
 mod syntax;
 mod tap;
+mod tap_out;
 mod workloads;
 mod written;
 
@@ -58,7 +59,7 @@ pub use report::{Colour, Report};
 pub use revisions::{History, HistoryError, Kept, News, Origin, REVISIONS_BYTES_MAX, REVISIONS_MAX};
 pub use settings::{
     ApiSettings, AuditSettings, DnsListener, DnsSettings, FirewallSettings, LISTEN_DEFAULT, Listener, Loaded,
-    Settings, SocketListener, TapSettings,
+    Settings, SocketListener, TapOutSettings, TapSettings,
 };
 pub use surroundings::{
     CONTAINER_DIRECTORY, CONTAINER_USER, Mount, NoListener, Platform, Surroundings, surroundings,

@@ -94,6 +94,8 @@ pub struct DnsSettings {
     pub virtual_ranges: Option<Ranges>,
     /// Where other name servers tell what they have answered; `None` listens to nobody.
     pub tap: Option<TapSettings>,
+    /// Who is told what is asked here, and what was decided; `None` tells nobody.
+    pub tap_out: Option<TapOutSettings>,
 }
 
 /// Where other name servers tell what they have answered.
@@ -105,6 +107,17 @@ pub struct TapSettings {
     pub uid: u32,
     /// Where clients ask them.
     pub servers: Vec<SocketAddr>,
+}
+
+/// Who is told, by dnstap, what is asked here.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TapOutSettings {
+    /// The unix socket that the collector listens on. Already relative to the working directory or absolute.
+    pub socket: PathBuf,
+    /// The user that it runs as.
+    pub uid: u32,
+    /// The name that it is told of this name server; `None` is the host's.
+    pub identity: Option<String>,
 }
 
 /// Where clients ask for names.

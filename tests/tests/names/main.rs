@@ -3,6 +3,7 @@
 
 mod answers;
 mod clients;
+mod collector;
 mod hostile;
 mod limits;
 mod setup;
@@ -20,6 +21,9 @@ use clients::{
     curl_and_getent_use_it_as_their_resolver, dig_by_udp_and_tcp, each_client_has_its_own_policy,
     every_address_of_both_families_is_served, no_answer_without_its_record,
     report_mode_lets_names_through_and_says_so, what_decides_changes_at_once,
+};
+use collector::{
+    a_collector_is_told_what_is_asked_and_decided, a_collector_that_comes_and_goes_delays_no_answer,
 };
 use hostile::{
     connections_that_are_slow_or_hasty, every_message_has_its_answer, forged_answers_of_servers_are_ignored,
@@ -54,5 +58,7 @@ fn main() -> ExitCode {
         a_source_may_ask_so_often,
         questions_that_wait_are_bounded,
         connections_are_bounded,
+        a_collector_is_told_what_is_asked_and_decided,
+        a_collector_that_comes_and_goes_delays_no_answer,
     ])
 }

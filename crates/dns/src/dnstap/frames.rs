@@ -164,6 +164,27 @@ fn read_content(fields: &mut Bytes) -> Result<Content, FrameError> {
     Ok(found.unwrap_or(Content::Dnstap))
 }
 
+/// The frame by which a writer asks whether somebody reads dnstap.
+pub(crate) fn ready() -> Vec<u8> {
+    control(kind::READY, true)
+}
+
+/// The frame after which the data begins.
+pub(crate) fn start() -> Vec<u8> {
+    control(kind::START, true)
+}
+
+/// The frame after which there is no more data.
+pub(crate) fn stop() -> Vec<u8> {
+    control(kind::STOP, false)
+}
+
+/// Appends a frame of data.
+pub(crate) fn put_data(message: &[u8], buffer: &mut BytesMut) {
+    buffer.extend_from_slice(&length(message));
+    buffer.extend_from_slice(message);
+}
+
 /// The frame by which a reader agrees to read dnstap.
 pub(crate) fn accept() -> Vec<u8> {
     control(kind::ACCEPT, true)

@@ -27,7 +27,7 @@ impl Client {
         // That server does not tell by which device a question came: a workload that is known by one is not known here.
         let user = if ip.is_loopback() { Part::Unknown } else { Part::Nothing };
         let place = Place { address: Some(ip), interface: Part::Unknown, user, ..Place::default() };
-        Self { from, place }
+        Self { from, at: None, place }
     }
 }
 
@@ -40,7 +40,7 @@ impl Server {
             inner.around.count(Happening::TappedAfter(late));
         }
         let client = Client::of_another(heard.client);
-        let mut trail = Trail::new(&heard.question, &client);
+        let mut trail = Trail::new(&heard.question, &client, inner.around.next_request_id());
         if !inner.budget.may_ask(client.source(), trail.started) {
             inner.around.count(Happening::TooManyQueries);
             trail.note_refusal(Reason::RateLimited);
@@ -126,7 +126,7 @@ impl Inner {
         heard: &Heard,
         trail: &mut Trail<'_>,
     ) -> Result<Tapped, Again> {
-        let record = trail.record_heard(self.around.next_request_id(), heard.code);
+        let record = trail.record_heard(heard.code);
         if self.around.record(record).await.is_err() {
             return Ok(Tapped::Unopened);
         }
@@ -154,6 +154,6 @@ impl Inner {
     }
 
     fn note_heard(&self, heard: &Heard, trail: &Trail<'_>) {
-        self.around.note(trail.record_heard(self.around.next_request_id(), heard.code));
+        self.around.note(trail.record_heard(heard.code));
     }
 }

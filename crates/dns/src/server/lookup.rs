@@ -72,18 +72,17 @@ enum Wanted {
 
 impl Inner {
     /// Returns the answer to a question, once it is on record and the way is open to what it tells.
-    pub(super) async fn answer(&self, question: &Question, client: &Client) -> Reply {
-        let mut trail = Trail::new(question, client);
+    pub(super) async fn answer(&self, question: &Question, client: &Client, trail: &mut Trail<'_>) -> Reply {
         if !self.budget.may_ask(client.source(), trail.started) {
             return self.flooded(client, trail);
         }
         for _ in 0..ROUNDS_MAX {
-            match self.round(question, client, &mut trail).await {
+            match self.round(question, client, trail).await {
                 Ok(reply) | Err(Stop::Reply(reply)) => return reply,
                 Err(Stop::Again) => {}
             }
         }
-        self.fail(&mut trail, Reason::PolicyUnavailable)
+        self.fail(trail, Reason::PolicyUnavailable)
     }
 
     async fn round(
@@ -253,6 +252,7 @@ impl Inner {
             self.told.remember(client, address, name);
         }
         trail.answers = Some(Arc::new([address]));
+        trail.is_own = true;
         let answers = vec![self.record(question, seconds(TOLD_MAX), RData::from(address))];
         Ok(Ready { reply: Reply { answers, ..Reply::code(ResponseCode::NoError) }, opening: None })
     }
@@ -274,6 +274,7 @@ impl Inner {
 
     fn pointer(&self, question: &Question, name: &DnsName, trail: &mut Trail<'_>) -> Result<Ready, Stop> {
         let target = absolute(name).map_err(|error| self.unresolved(&error, trail))?;
+        trail.is_own = true;
         let answers = vec![self.record(question, seconds(TOLD_MAX), RData::PTR(PTR(target)))];
         Ok(Ready { reply: Reply { answers, ..Reply::code(ResponseCode::NoError) }, opening: None })
     }
@@ -287,7 +288,7 @@ impl Inner {
     /// Gives an answer: it is on record before the way is opened, and the way is open before it is told.
     async fn give(&self, ready: Ready, trail: &mut Trail<'_>) -> Result<Reply, Stop> {
         let Ready { reply, opening } = ready;
-        let record = trail.record(self.around.next_request_id(), reply.code);
+        let record = trail.record(reply.code);
         if self.around.record(record).await.is_err() {
             return Err(self.said_no(servfail(Reason::AuditUnavailable), trail));
         }
@@ -373,26 +374,26 @@ impl Inner {
     fn fail(&self, trail: &mut Trail<'_>, reason: Reason) -> Reply {
         trail.note_failure(reason);
         let reply = servfail(reason);
-        self.around.note(trail.record(self.around.next_request_id(), reply.code));
+        self.around.note(trail.record(reply.code));
         reply
     }
 
     /// Answers one of too many questions of a source. Not each of them is on record.
-    fn flooded(&self, client: &Client, mut trail: Trail<'_>) -> Reply {
+    fn flooded(&self, client: &Client, trail: &mut Trail<'_>) -> Reply {
         let reason = Reason::RateLimited;
         self.around.count(Happening::TooManyQueries);
         trail.note_refusal(reason);
         let code = ResponseCode::from(0, reason.dns().rcode);
         let reply = Reply { why: Some(why(reason)), ..Reply::code(code) };
         if self.budget.is_recorded(client.source(), trail.started) {
-            self.around.note(trail.record(self.around.next_request_id(), reply.code));
+            self.around.note(trail.record(reply.code));
         }
         reply
     }
 
     /// Notes an answer with nothing of what was asked for.
     fn said_no(&self, reply: Reply, trail: &Trail<'_>) -> Stop {
-        self.around.note(trail.record(self.around.next_request_id(), reply.code));
+        self.around.note(trail.record(reply.code));
         Stop::Reply(reply)
     }
 }

@@ -34,7 +34,7 @@ impl Server {
                     continue;
                 }
             };
-            let client = Client::new(from, &entrance);
+            let client = Client::new(from, stream.local_addr().ok(), &entrance);
             let Some(place) = self.0.connections.take(client.source()) else {
                 self.0.around.count(Happening::TooManyConnections);
                 continue;

@@ -13,11 +13,13 @@ use exeat_policy::{Denial, Mode, PolicySet, Reason, Revision, RuleId};
 use hickory_proto::op::ResponseCode;
 
 use super::{Client, question::Question};
+use crate::dnstap::{Action, Decided, Matched};
 
 /// The facts of one question.
 pub(crate) struct Trail<'a> {
     question: &'a Question,
     client: &'a Client,
+    request_id: Arc<str>,
     pub(crate) started: Instant,
     pub(crate) name: Option<DnsName>,
     pub(crate) workload: Option<Arc<str>>,
@@ -30,13 +32,17 @@ pub(crate) struct Trail<'a> {
     would_deny: Option<Reason>,
     /// The addresses that the client is told.
     pub(crate) answers: Option<Arc<[IpAddr]>>,
+    /// Whether what the client is told is known here alone.
+    pub(crate) is_own: bool,
 }
 
 impl<'a> Trail<'a> {
-    pub(crate) fn new(question: &'a Question, client: &'a Client) -> Self {
+    /// Begins with nothing known but the question. All records of it have this id.
+    pub(crate) fn new(question: &'a Question, client: &'a Client, request_id: Arc<str>) -> Self {
         Self {
             question,
             client,
+            request_id,
             started: Instant::now(),
             name: None,
             workload: None,
@@ -48,6 +54,7 @@ impl<'a> Trail<'a> {
             rule: None,
             would_deny: None,
             answers: None,
+            is_own: false,
         }
     }
 
@@ -95,9 +102,9 @@ impl<'a> Trail<'a> {
     }
 
     /// Returns the record of this question, answered with `code`.
-    pub(crate) fn record(&self, request_id: Arc<str>, code: ResponseCode) -> Record {
+    pub(crate) fn record(&self, code: ResponseCode) -> Record {
         let mut record = Record::new(Event::Dns, SystemTime::now());
-        record.request_id = Some(request_id);
+        record.request_id = Some(Arc::clone(&self.request_id));
         record.source = Some(self.client.shown());
         record.workload = self.workload.clone();
         record.method = Some(Text::from(self.question.kind.to_string().as_str()));
@@ -123,8 +130,33 @@ impl<'a> Trail<'a> {
     }
 
     /// Returns the record of this question, which another name server has answered with `code`.
-    pub(crate) fn record_heard(&self, request_id: Arc<str>, code: ResponseCode) -> Record {
-        Record { learned: Some("dnstap"), duration: None, ..self.record(request_id, code) }
+    pub(crate) fn record_heard(&self, code: ResponseCode) -> Record {
+        Record { learned: Some("dnstap"), duration: None, ..self.record(code) }
+    }
+
+    /// Returns what a collector is told of the decision, beside the answer: one of `code`, with records or without.
+    pub(crate) fn decided(&self, code: ResponseCode, has_records: bool) -> Decided {
+        Decided {
+            action: match self.verdict {
+                Outcome::Allow if self.is_own => Some(Action::LocalData),
+                Outcome::Allow => Some(Action::Pass),
+                Outcome::Deny if has_records => Some(Action::LocalData),
+                Outcome::Deny if code == ResponseCode::NXDomain => Some(Action::NxDomain),
+                Outcome::Deny if code == ResponseCode::NoError => Some(Action::NoData),
+                Outcome::Deny => None,
+            },
+            matched: match (&self.principal, self.reason) {
+                (Some(_), Some(Reason::AddressNotAllowed)) => Matched::Address,
+                (Some(_), _) => Matched::Name(match &self.name {
+                    Some(name) => name.to_string(),
+                    None => self.question.name.to_ascii(),
+                }),
+                // Nothing was asked but who it is, or how often.
+                (None, _) => Matched::Client(self.client.shown().ip()),
+            },
+            rule: self.rule.as_ref().map(|rule| rule.text.clone()),
+            record: self.record(code).to_json(),
+        }
     }
 }
 

@@ -18,6 +18,8 @@ use super::{
     Carrier, Client, Entrance, Server,
     question::Question,
     reply::{Reply, Why},
+    telling::Telling,
+    trail::Trail,
 };
 use crate::surroundings::Happening;
 
@@ -33,6 +35,8 @@ const BUFFER_BYTES: usize = 16 * 1024;
 pub struct UdpListener {
     socket: UdpSocket,
     state: UdpSocketState,
+    /// What it is bound to.
+    at: Option<SocketAddr>,
     entrance: Entrance,
 }
 
@@ -53,7 +57,14 @@ impl UdpListener {
     /// If the system does not let the socket tell what it was asked at.
     pub fn new(socket: std::net::UdpSocket, entrance: Entrance) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
-        Ok(Self { socket: UdpSocket::from_std(socket)?, state, entrance })
+        let at = socket.local_addr().ok();
+        Ok(Self { socket: UdpSocket::from_std(socket)?, state, at, entrance })
+    }
+
+    /// Who sent a message that came this way.
+    fn client(&self, way: Way) -> Client {
+        let at = self.at.map(|at| SocketAddr::new(way.from.unwrap_or(at.ip()), at.port()));
+        Client::new(way.to, at, &self.entrance)
     }
 
     /// Takes what has come, a few at a time. Waits until something has.
@@ -112,7 +123,7 @@ impl Server {
 
     /// Answers at once if that can be; otherwise lets the answer come when it does, if there is a place to wait.
     async fn take(&self, listener: &Arc<UdpListener>, message: &[u8], way: Way) {
-        let client = Client::new(way.to, &listener.entrance);
+        let client = listener.client(way);
         let source = client.source();
         let (server, owned) = (self.clone(), message.to_vec());
         let mut answering: Answering =
@@ -145,7 +156,16 @@ impl Server {
         let refusal = reason.dns();
         let why = Some(Why { code: refusal.ede, text: reason.token() });
         let reply = Reply { why, ..Reply::code(ResponseCode::from(0, refusal.rcode)) };
+        let client = listener.client(way);
+        let decided = self.0.tap_out.is_some().then(|| {
+            let mut trail = Trail::new(&question, &client, self.0.around.next_request_id());
+            trail.note_refusal(reason);
+            trail.decided(reply.code, false)
+        });
         if let Ok(written) = reply.write(&question, question.room()) {
+            if let Some(telling) = Telling::new(&self.0, message, &client, Carrier::Udp) {
+                telling.answer(&written.bytes, decided);
+            }
             listener.send(&written.bytes, way).await;
         }
     }

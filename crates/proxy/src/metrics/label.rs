@@ -75,6 +75,16 @@ label! {
 }
 
 label! {
+    /// What came of a message for the collector of dnstap.
+    TapOutResult {
+        /// It was written.
+        Told "told",
+        /// The collector is slow, or not there.
+        Lost "lost",
+    }
+}
+
+label! {
     /// What came of fetching the keys of an issuer.
     KeyFetch {
         /// They are here.
@@ -235,6 +245,7 @@ mod tests {
         check::<LimitHit>();
         check::<DnsLimit>();
         check::<TapStream>();
+        check::<TapOutResult>();
         check::<Tapped>();
         check::<RelayPath>();
         check::<FlowEnd>();

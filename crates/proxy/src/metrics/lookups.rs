@@ -7,7 +7,7 @@ use exeat_policy::Reason;
 use super::{
     Counter, Counters, Told,
     count::Histogram,
-    label::{DnsLimit, TapStream},
+    label::{DnsLimit, TapOutResult, TapStream},
 };
 
 /// From an answer in memory to servers that are asked several times.
@@ -46,6 +46,8 @@ pub struct Lookups {
     pub tapped: Counters<Tapped>,
     /// Streams that were not read to their end, by why.
     pub tap_streams: Counters<TapStream>,
+    /// Messages for the collector of dnstap, by what came of them.
+    pub tap_out: Counters<TapOutResult>,
     /// From another name server's answer until it was heard of.
     pub tap_delay: Histogram,
 }
@@ -65,6 +67,7 @@ impl Default for Lookups {
             opening_time: Histogram::new(OPENING_SECONDS),
             tapped: Counters::default(),
             tap_streams: Counters::default(),
+            tap_out: Counters::default(),
             tap_delay: Histogram::new(TAP_SECONDS),
         }
     }
