@@ -24,7 +24,8 @@ use crate::{
     neighbours::Neighbours,
     nft::{self, NftError},
     plan::{Deciding, Plan},
-    script,
+    refused::Log,
+    script::{self, LOG_GROUP},
     state::State,
     watch::Watch,
 };
@@ -44,6 +45,11 @@ pub enum FirewallError {
     /// The kernel could not be asked.
     #[error("the kernel could not be asked for its firewall")]
     Kernel(#[from] io::Error),
+    /// Another process has it already. Both would set their rules again and again, and nobody would be held meanwhile.
+    #[error(
+        "another process holds the firewall of this network (or listens to group {LOG_GROUP} of the kernel's log): name all devices and control groups in one `exeat firewall attach` or one configuration, or end that one"
+    )]
+    Held,
     /// Somebody else changed rules while ours were set, so that it is not known what is in force.
     #[error("somebody else changes the kernel's firewall at the same time")]
     Interrupted,
@@ -52,6 +58,8 @@ pub enum FirewallError {
 /// The firewall. The rules stay when it is dropped, so that the kernel opens nothing more; [`remove`] takes them away.
 pub struct Firewall {
     inner: Arc<Inner>,
+    /// Until somebody reads it.
+    log: Mutex<Option<io::Result<Log>>>,
     _watch: Watch,
 }
 
@@ -106,6 +114,12 @@ impl Firewall {
             }
             None => Vec::new(),
         };
+        // One process of a network can have it, and has it for as long as it is there: no other holds the network. Those who
+        // may not change the network have not come this far.
+        let log = Log::open();
+        if log.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+            return Err(FirewallError::Held);
+        }
         let plan = config.plan(&*deciding);
         let mut working = Working {
             kernel,
@@ -136,7 +150,7 @@ impl Firewall {
         }
         let inner = Arc::new(Inner { config, counts, working: Mutex::new(working) });
         let watch = Watch::start(Arc::clone(&inner))?;
-        Ok(Self { inner, _watch: watch })
+        Ok(Self { inner, log: Mutex::new(Some(log)), _watch: watch })
     }
 
     /// Decides by `deciding` from now on, on packets and on open flows. Those that are no longer allowed are cut, the
@@ -162,6 +176,12 @@ impl Firewall {
     #[must_use]
     pub fn counts(&self) -> &Arc<Counts> {
         &self.inner.counts
+    }
+
+    /// Returns the kernel's log of what is refused, or why there is none. The second who asks gets nothing.
+    pub(crate) fn take_log(&self) -> io::Result<Log> {
+        let taken = self.log.lock().unwrap_or_else(PoisonError::into_inner).take();
+        taken.unwrap_or_else(|| Err(io::ErrorKind::ResourceBusy.into()))
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {

@@ -83,9 +83,9 @@ impl Packets {
     /// Tells `told` of each packet that the kernel logs: at most a hundred a second, and some hundred at once.
     ///
     /// # Errors
-    /// If somebody else listens to our group of the log, or the system gives no thread.
+    /// If the kernel keeps no such log, somebody listens to this firewall already, or the system gives no thread.
     pub fn listen(firewall: &Firewall, told: impl Fn(Packet) + Send + 'static) -> io::Result<Self> {
-        let socket = bind()?;
+        let Log(socket) = firewall.take_log()?;
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, inner) = (Arc::clone(&stop), Arc::clone(firewall.inner()));
         let thread = std::thread::Builder::new().name("firewall-log".to_owned()).spawn(move || {
@@ -112,6 +112,17 @@ impl Drop for Packets {
             // It has nothing to tell.
             let _ = thread.join();
         }
+    }
+}
+
+/// The kernel's log of what our rules refuse in this network. One process at a time has it.
+pub(crate) struct Log(Socket);
+
+impl Log {
+    /// # Errors
+    /// `EPERM` if somebody else has it, or what else the kernel says.
+    pub(crate) fn open() -> io::Result<Self> {
+        bind().map(Self)
     }
 }
 

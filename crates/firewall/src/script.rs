@@ -226,7 +226,10 @@ impl Script<'_> {
             let devices = format!("{{ {} }}", devices.join(", "));
             for bridge in plan.behind.iter().filter(|behind| behind.device.is_bridge()) {
                 let name = bridge.device.name();
-                forward.push(format!("iifname \"{name}\" oifname \"{name}\" accept"));
+                let within = format!("iifname \"{name}\" oifname \"{name}\"");
+                // Or somebody begins a flow to himself in the name of a host outside, whose answers he then sends there.
+                forward.push(format!("{within} ct state new {SPOOFED_SOURCE}"));
+                forward.push(format!("{within} accept"));
             }
             forward.push(format!("iifname {devices} goto through"));
             forward.push(format!("oifname {devices} goto towards"));
@@ -488,6 +491,15 @@ impl Script<'_> {
 /// What hosts of one link say to each other in IPv6.
 const NEIGHBOURS: &str = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, mld-listener-report, mld2-listener-report } accept";
 
+/// What is not from where answers to it would go.
+const SPOOFED_SOURCE: &str = "fib saddr . iif oif missing goto spoofed";
+
+/// What clients ask our own DHCP server, if there is one: without an address they reach nobody.
+const LEASES: [&str; 2] = [
+    "ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept",
+    "ip6 saddr fe80::/10 udp sport 546 udp dport 547 accept",
+];
+
 /// What passes because of what came before.
 const FLOWS: [&str; 3] = [
     "ct state invalid counter name refused drop",
@@ -510,7 +522,10 @@ fn passing(first: &[String], is_here: bool) -> Vec<String> {
         // Without these there is no IPv6 at all.
         lines.push(NEIGHBOURS.to_owned());
     }
-    lines.push("fib saddr . iif oif missing goto spoofed".to_owned());
+    lines.push(SPOOFED_SOURCE.to_owned());
+    if is_here {
+        lines.extend(LEASES.map(str::to_owned));
+    }
     lines.extend_from_slice(first);
     lines.push(cut());
     lines.extend(FLOWS.map(str::to_owned));

@@ -54,8 +54,8 @@ pub struct AttachFlags<'f> {
     pub interfaces: &'f [String],
     /// The control groups of this host.
     pub groups: &'f [Group],
-    /// Where names are asked for by clients of the devices.
-    pub addresses: &'f [IpAddr],
+    /// Where names are asked for by clients of the devices, and the device of each.
+    pub addresses: &'f [(IpAddr, String)],
     /// The socket of the admin API.
     pub socket: &'f Path,
     /// Whether the policy is enforced.
@@ -83,9 +83,10 @@ pub fn from_attach_flags(flags: &AttachFlags<'_>, options: &Options) -> Result<L
             devices.push(device);
         }
     }
-    let listen = flags.addresses.iter().map(|&address| DnsListener {
-        address: SocketAddr::new(address, crate::sections::DNS_PORT),
-        interface: None,
+    // Whoever asks from elsewhere would be answered, and have names opened, as the clients are.
+    let listen = flags.addresses.iter().map(|(address, device)| DnsListener {
+        address: SocketAddr::new(*address, crate::sections::DNS_PORT),
+        interface: Some(device.clone()),
     });
     let document = Document {
         proxy: Proxy { listen: Vec::new(), anonymous: Some(FLAGS_CLIENT.to_owned()), ..Proxy::default() },

@@ -26,7 +26,7 @@ pub enum Source {
         /// The arguments as given.
         args: FirewallAttachArgs,
         /// The addresses of the devices.
-        addresses: Vec<IpAddr>,
+        addresses: Vec<(IpAddr, String)>,
         /// The control groups.
         groups: Vec<Group>,
         /// The socket of the admin API.

@@ -133,11 +133,11 @@ impl Config {
     }
 }
 
-/// Returns the addresses of devices that clients can send to: none that holds for one link alone.
+/// Returns the addresses of devices that clients can send to, with their devices: none that holds for one link alone.
 ///
 /// # Errors
 /// If there is no such device.
-pub fn addresses<'a>(devices: impl Iterator<Item = &'a String> + Clone) -> io::Result<Vec<IpAddr>> {
+pub fn addresses<'a>(devices: impl Iterator<Item = &'a String> + Clone) -> io::Result<Vec<(IpAddr, String)>> {
     for device in devices.clone() {
         if number(device).is_none() {
             let message = format!("there is no network device `{device}`");
@@ -145,13 +145,13 @@ pub fn addresses<'a>(devices: impl Iterator<Item = &'a String> + Clone) -> io::R
         }
     }
     let is_named = |name: &str| devices.clone().any(|device| device == name);
-    let found = nix::ifaddrs::getifaddrs()?;
-    let found = found.filter(|found| is_named(&found.interface_name)).filter_map(|found| ip(found.address?));
+    let found = nix::ifaddrs::getifaddrs()?.filter(|found| is_named(&found.interface_name));
+    let found = found.filter_map(|found| Some((ip(found.address?)?, found.interface_name)));
     let is_of_link = |address: &IpAddr| match address {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
     };
-    Ok(found.filter(|address| !is_of_link(address)).collect())
+    Ok(found.filter(|(address, _)| !is_of_link(address)).collect())
 }
 
 fn ip(address: nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
