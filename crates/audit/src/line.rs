@@ -3,7 +3,6 @@
 
 use std::{mem, net::SocketAddr, time::Duration};
 
-use exeat_model::DnsName;
 use exeat_policy::{Mode, Reason};
 use serde::Serialize;
 use serde_json::Value;
@@ -13,6 +12,9 @@ use crate::{
     text::Text,
     time::with_rfc3339,
 };
+
+/// Bytes that are looked at together.
+const CHUNK_BYTES: usize = 8;
 
 /// Appends `record` to `lines`, as one line with its end.
 ///
@@ -54,8 +56,8 @@ pub(crate) fn write(record: &Record, lines: &mut Vec<u8>) -> serde_json::Result<
     } = record;
     let mut line = Object::begin(lines);
     line.number("v", Some(SCHEMA_VERSION));
-    with_rfc3339(*time, |time| line.text("time", Some(time)));
-    line.text("event", Some(event.word()));
+    with_rfc3339(*time, |time| line.plain("time", time));
+    line.word("event", Some(event.word()));
     line.number("revision", revision.map(|revision| revision.0));
     line.text("request_id", request_id.as_deref());
     if let Some(principal) = principal {
@@ -66,31 +68,42 @@ pub(crate) fn write(record: &Record, lines: &mut Vec<u8>) -> serde_json::Result<
     line.text("workload", workload.as_deref());
     line.text("method", method.as_ref().map(Text::as_str));
     line.text("target", target.as_ref().map(Text::as_str));
-    line.text("name", name.as_ref().map(DnsName::as_str));
+    if let Some(name) = name {
+        line.plain("name", name.as_str());
+    }
     line.number("port", *port);
     line.text("via", via.as_deref());
     line.address("address", *address);
-    line.text("verdict", verdict.map(Outcome::word));
-    line.text("reason", reason.map(Reason::token));
+    line.word("verdict", verdict.map(Outcome::word));
+    line.word("reason", reason.map(Reason::token));
     if let Some(rule) = rule {
         line.object("rule", |object| object.rule(rule));
     }
-    line.text("mode", mode.map(Mode::word));
-    line.text("would_deny", would_deny.map(Reason::token));
+    line.word("mode", mode.map(Mode::word));
+    line.word("would_deny", would_deny.map(Reason::token));
     line.number("status", *status);
-    line.text("rcode", *rcode);
+    line.word("rcode", *rcode);
     line.other("answers", answers.as_deref())?;
-    line.text("learned", *learned);
+    line.word("learned", *learned);
     line.other("names", names.as_deref())?;
     line.number("bytes_up", *bytes_up);
     line.number("bytes_down", *bytes_down);
     line.number("duration_ms", duration.map(milliseconds));
-    line.text("end", *end);
+    line.word("end", *end);
     line.other("control", control.as_deref())?;
     line.number("count", *count);
     line.end();
     lines.push(b'\n');
     Ok(())
+}
+
+/// Whether nothing in `text` has to be escaped (RFC 8259 §7).
+fn is_plain(text: &str) -> bool {
+    let is_plain = |byte: &u8| (*byte >= b' ') & (*byte != b'"') & (*byte != b'\\');
+    // All of a chunk at once: no branch in between.
+    let (chunks, rest) = text.as_bytes().as_chunks::<CHUNK_BYTES>();
+    chunks.iter().all(|chunk| chunk.iter().fold(true, |all, byte| all & is_plain(byte)))
+        && rest.iter().all(is_plain)
 }
 
 fn milliseconds(duration: Duration) -> u64 {
@@ -124,17 +137,30 @@ impl<'a> Object<'a> {
     fn text(&mut self, key: &str, value: Option<&str>) {
         let Some(value) = value else { return };
         self.key(key);
-        // Looks at all of it, several bytes at a time.
-        let is_plain = value
-            .bytes()
-            .fold(true, |is_plain, byte| is_plain & (byte >= b' ' && byte != b'"' && byte != b'\\'));
-        if is_plain {
-            self.out.push(b'"');
-            self.out.extend_from_slice(value.as_bytes());
-            self.out.push(b'"');
+        if is_plain(value) {
+            self.quoted(value);
         } else {
             self.out.extend_from_slice(Value::from(value).to_string().as_bytes());
         }
+    }
+
+    /// Writes one of our own words, which have nothing to escape.
+    fn word(&mut self, key: &str, value: Option<&'static str>) {
+        if let Some(value) = value {
+            self.plain(key, value);
+        }
+    }
+
+    /// Writes a text that has nothing to escape.
+    fn plain(&mut self, key: &str, value: &str) {
+        self.key(key);
+        self.quoted(value);
+    }
+
+    fn quoted(&mut self, value: &str) {
+        self.out.push(b'"');
+        self.out.extend_from_slice(value.as_bytes());
+        self.out.push(b'"');
     }
 
     fn number(&mut self, key: &str, value: Option<impl itoa::Integer>) {
@@ -178,7 +204,7 @@ impl<'a> Object<'a> {
 
     fn principal(&mut self, PrincipalRecord { name, proof, labels, token }: &PrincipalRecord) {
         self.text("name", Some(name));
-        self.text("proof", Some(proof));
+        self.word("proof", Some(proof));
         self.object("labels", |object| {
             for (label, value) in labels.iter() {
                 object.text(label.key(), Some(value));

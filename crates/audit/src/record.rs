@@ -361,6 +361,7 @@ mod tests {
                 Some(token),
                 r#"{"name":"a","proof":"token","labels":{},"issuer":"ci","jti":"9f","kid":"k1"}"#,
             ),
+            ("abcdefg\"hijklmno", None, r#"{"name":"abcdefg\"hijklmno","proof":"token","labels":{}}"#),
             ("ä", Some(bare), r#"{"name":"ä","proof":"token","labels":{},"issuer":"ci"}"#),
             ("a\"b\\\n\u{1}", None, r#"{"name":"a\"b\\\n\u0001","proof":"token","labels":{}}"#),
         ] {
