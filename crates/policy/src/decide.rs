@@ -167,23 +167,17 @@ fn report_rule(set: &PolicySet, request: &EgressRequest<'_>) -> Option<RuleId> {
 
 /// The first deny rule that matches, among the owners of one mode. Ceilings always enforce.
 pub(crate) fn denied(set: &PolicySet, request: &EgressRequest<'_>, mode: Mode) -> Option<Denial> {
-    let target = request.target;
-    for (number, owner) in owners(set, request.bound) {
-        if owner.mode != mode {
-            continue;
-        }
+    let rule_of = |(number, owner): (u32, &Owner)| {
         let mut found = None;
-        each_match(owner, ListSide::Deny, &target.host, |list, entry, terms| {
+        each_match(owner, ListSide::Deny, &request.target.host, |list, entry, terms| {
             if found.is_none() && denies_port(&terms, request) {
                 found = Some(At::Entry { side: ListSide::Deny, list, entry });
             }
         });
-        if let Some(at) = found {
-            let rule = RuleId { owner: number, at };
-            return Some(Denial { reason: Reason::HostDenied, rule: Some(rule) });
-        }
-    }
-    None
+        found.map(|at| RuleId { owner: number, at })
+    };
+    let rule = owners(set, request.bound).filter(|(_, owner)| owner.mode == mode).find_map(rule_of)?;
+    Some(Denial { reason: Reason::HostDenied, rule: Some(rule) })
 }
 
 /// The deny rule whose network contains an address that a name resolved to.

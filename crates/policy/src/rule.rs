@@ -75,6 +75,8 @@ pub(crate) struct Terms<'a> {
 
 impl<'a> Terms<'a> {
     /// The entry's own settings win over what the list passes down.
+    // Most of whoever asks looks at one or two of them.
+    #[inline]
     pub(crate) fn new(settings: Option<&'a Settings>, outer: &'a Defaults) -> Self {
         let own = settings.map(|s| &s.own);
         Self {

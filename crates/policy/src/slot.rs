@@ -87,6 +87,8 @@ impl Slots {
     }
 
     /// Returns the entry of this number.
+    // Whoever asks looks at some of its parts only, and the others need not be unpacked then.
+    #[inline]
     pub(crate) fn get(&self, number: u32) -> Option<Slot> {
         let packed = self.packed.get(number as usize)?;
         let more = match packed.tag & HAS_MORE {
