@@ -65,7 +65,7 @@ impl Flows {
     /// fast.
     pub(crate) fn admit(&self, source: Source, limits: &Limits) -> Result<ConnectionSlot, Over> {
         let mut slot = self.budget.admit_unknown(limits)?;
-        slot.count_source(source, limits, Instant::now()).map(|()| slot)
+        slot.count_source(source, limits, Instant::now).map(|()| slot)
     }
 
     /// Counts a connection whose source is to be told by who sent it.
@@ -81,7 +81,7 @@ impl Flows {
     /// # Errors
     /// `rate_limited` if there are too many.
     pub(crate) fn request_from(&self, source: Source, limits: &Limits) -> Result<(), Over> {
-        self.budget.request_from(source, limits, Instant::now())
+        self.budget.request_from(source, limits, Instant::now)
     }
 
     /// Counts a request of `principal`, which came from `source`.
@@ -94,7 +94,7 @@ impl Flows {
         source: Source,
         limits: &Limits,
     ) -> Result<(), Over> {
-        self.budget.request_of(|| Account::of(principal, source), limits, Instant::now())
+        self.budget.request_of(|| Account::of(principal, source), limits, Instant::now)
     }
 
     /// Counts a password that has to be checked for `source`; `None` if there are too many.

@@ -6,7 +6,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -95,7 +94,7 @@ impl HeadReader {
         self.scan = Scan::default();
         self.started = None;
         self.has_skipped_line = false;
-        self.set_deadline(self.limits.keepalive_timeout);
+        self.deadline = Instant::now() + self.limits.keepalive_timeout;
     }
 
     /// Waits for the first byte of the connection and returns it without taking it; `None` if there is none in time.
@@ -111,8 +110,9 @@ impl HeadReader {
 
     /// Starts the deadline of what is read with [`Self::more`], as a first byte does for a head.
     pub(crate) fn start(&mut self) {
-        self.started = Some(Instant::now());
-        self.set_deadline(self.limits.head_timeout);
+        let now = Instant::now();
+        self.started = Some(now);
+        self.deadline = now + self.limits.head_timeout;
     }
 
     /// Reads once. The caller says when it is enough.
@@ -221,10 +221,6 @@ impl HeadReader {
         } else {
             Next::Closed
         }
-    }
-
-    fn set_deadline(&mut self, after: Duration) {
-        self.deadline = Instant::now() + after;
     }
 }
 

@@ -1,10 +1,10 @@
 //! Which header fields pass the proxy, and which stay on their side of it.
 
-use exeat_model::{Authority, Port};
+use exeat_model::{Authority, Host, Port};
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use smallvec::SmallVec;
 
-use crate::hop::HopCredentials;
+use crate::{hop::HopCredentials, trail::written};
 
 /// Fields of one header that are looked at without asking for memory. Few messages drop more.
 const DROPPED_FEW: usize = 8;
@@ -59,7 +59,11 @@ pub(crate) fn names_instance<'a>(via: impl IntoIterator<Item = &'a [u8]>, instan
 
 /// The authority as `Host` writes it.
 pub(crate) fn host_field(authority: &Authority) -> String {
-    if authority.port == Port::HTTP { authority.host.to_string() } else { authority.to_string() }
+    match &authority.host {
+        _ if authority.port != Port::HTTP => written("", authority),
+        Host::Name(name) => name.as_str().to_owned(),
+        host @ Host::Address(_) => host.to_string(),
+    }
 }
 
 fn add_via(headers: &mut HeaderMap, version: Version, instance: &str) {

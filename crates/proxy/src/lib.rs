@@ -65,6 +65,7 @@ mod unix_peer;
 mod upstream;
 mod upstream_stream;
 mod websocket;
+mod within;
 
 pub use client::Client;
 pub use client_hello::{HELLO_BYTES_MAX, Hello, client_hello};

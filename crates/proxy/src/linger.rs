@@ -10,6 +10,7 @@ use crate::{
     chunk::{CHUNK_BYTES, read_chunk},
     client_stream::ClientStream,
     limits::Limits,
+    within::within,
 };
 
 /// Writes `bytes`, then [`close`]s.
@@ -27,7 +28,7 @@ pub(crate) async fn say(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8], li
         stream.write_all(bytes).await?;
         stream.flush().await
     };
-    matches!(timeout(limits.linger_timeout, said).await, Ok(Ok(())))
+    matches!(within(limits.linger_timeout, said).await, Ok(Ok(())))
 }
 
 /// Ends the writing side and throws away what the client still sends, within `linger_bytes` and `linger_timeout`.
@@ -40,7 +41,7 @@ pub(crate) async fn close(mut stream: impl AsyncRead + AsyncWrite + Unpin, limit
 /// Ends the writing side. Through TLS that writes what is still held and a `close_notify`, without which a client
 /// could not tell the end of a response that ends with its connection from a broken one (RFC 8446 §6.1).
 pub(crate) async fn end(stream: &mut (impl AsyncWrite + Unpin), limits: &Limits) -> bool {
-    matches!(timeout(limits.linger_timeout, stream.shutdown()).await, Ok(Ok(())))
+    matches!(within(limits.linger_timeout, stream.shutdown()).await, Ok(Ok(())))
 }
 
 async fn discard(stream: &mut (impl AsyncRead + Unpin), mut room: usize) {

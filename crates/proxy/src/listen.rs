@@ -38,6 +38,7 @@ use crate::{
     trail::{Target, Trail},
     tunnel::Relaying,
     unix_peer,
+    within::told,
 };
 
 /// How long accepting rests when descriptors or memory are short. Connections end on their own in the meantime.
@@ -194,13 +195,12 @@ impl Proxy {
     }
 
     async fn serve_all(self, listener: Listener, door: Door, _serving: Serving) {
-        let mut draining = self.shared.flows.draining();
-        let mut drain_begins = pin!(draining.wait_for(|is_draining| *is_draining));
+        let mut drain_begins = pin!(told(self.shared.flows.draining(), |is_draining| *is_draining));
         let mut is_starved = false;
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = &mut drain_begins => return self.take_backlog(listener, &door),
+                () = &mut drain_begins => return self.take_backlog(listener, &door),
                 accepted = listener.accept(&door) => accepted,
             };
             match accepted {
@@ -312,7 +312,7 @@ impl Proxy {
             }
         };
         let stream = stream.into();
-        match slot.count_source(client.source(), &shared.limits, Instant::now()) {
+        match slot.count_source(client.source(), &shared.limits, Instant::now) {
             Ok(()) => {
                 // One that speaks for itself is a client like any other.
                 let client = with_place(&shared, client, &stream);

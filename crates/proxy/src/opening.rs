@@ -81,7 +81,7 @@ pub(crate) async fn read_opening(
     asked: &Authority,
     limits: &Limits,
 ) -> Opening {
-    let deadline = Instant::now() + limits.opening_timeout;
+    let mut deadline = None;
     let mut scan = Scan::default();
     let mut bytes = early;
     loop {
@@ -91,6 +91,8 @@ pub(crate) async fn read_opening(
             Judgement::ReadMore => {}
         }
         let mut room = (&mut bytes).limit(READ_BYTES);
+        // From the first look at it, which is the only one where no opening is expected.
+        let deadline = *deadline.get_or_insert_with(|| Instant::now() + limits.opening_timeout);
         match timeout_at(deadline, client.read_buf(&mut room)).await {
             Err(_) => return refused(Reason::HeadTimeout, &bytes),
             Ok(Ok(0)) => return Opening::ClientGone(None),

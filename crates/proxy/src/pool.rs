@@ -120,7 +120,7 @@ impl Pool {
     /// Takes the most recently used connection for `key` that is still open, if there is one; one of the runtime that this
     /// runs on before all others, which would have to be brought here.
     pub(crate) fn take(&self, key: &Key) -> Option<Upstream> {
-        let here = Handle::current().id();
+        let (here, now) = (Handle::current().id(), Instant::now());
         // Closed after the lock is given back: it takes the kernel a while.
         let mut closed = Vec::new();
         let mut connections = self.connections();
@@ -129,7 +129,7 @@ impl Pool {
         while let Some(mut idle) = nearest(list, |idle| idle.upstream.is_at_home(here)) {
             *count = count.saturating_sub(1);
             idle.upstream.look();
-            if self.is_usable(&idle) {
+            if self.is_usable(&idle, now) {
                 idle.upstream.unwatch();
                 return Some(idle.upstream);
             }
@@ -140,16 +140,17 @@ impl Pool {
 
     /// Keeps `upstream` for later, unless there are enough already that are good for something.
     pub(crate) fn put(self: &Arc<Self>, key: Key, upstream: Upstream) {
-        let idle = Idle { upstream, since: Instant::now() };
-        if !self.is_usable(&idle) {
+        let now = Instant::now();
+        let idle = Idle { upstream, since: now };
+        if !self.is_usable(&idle, now) {
             return;
         }
         // As in `take`.
         let mut closed = Vec::new();
         let mut connections = self.connections();
         let Connections { by_key, count, has_keeper, full_since } = &mut *connections;
-        if *count >= self.total && full_since.is_none_or(|since| since.elapsed() >= FULL_PAUSE) {
-            *full_since = Some(Instant::now());
+        if *count >= self.total && full_since.is_none_or(|since| now - since >= FULL_PAUSE) {
+            *full_since = Some(now);
             closed.extend(self.useless(by_key.values_mut()));
         }
         if let Some(list) = by_key.get_mut(&key).filter(|list| list.len() >= self.per_key) {
@@ -201,19 +202,19 @@ impl Pool {
 
     /// Takes out of `lists` what cannot be used any more.
     fn useless<'a>(&self, lists: impl IntoIterator<Item = &'a mut Vec<Idle>>) -> Vec<Idle> {
-        let lists = lists.into_iter();
-        lists.flat_map(|list| list.extract_if(.., |idle| !self.is_worth_keeping(idle))).collect()
+        let (lists, now) = (lists.into_iter(), Instant::now());
+        lists.flat_map(|list| list.extract_if(.., |idle| !self.is_worth_keeping(idle, now))).collect()
     }
 
-    fn is_worth_keeping(&self, idle: &mut Idle) -> bool {
+    fn is_worth_keeping(&self, idle: &mut Idle, now: Instant) -> bool {
         if idle.upstream.look() {
             idle.upstream.watch(&self.waker);
         }
-        self.is_usable(idle)
+        self.is_usable(idle, now)
     }
 
-    fn is_usable(&self, Idle { upstream, since }: &Idle) -> bool {
-        upstream.is_ready() && upstream.opened().elapsed() < self.age && since.elapsed() < self.idle_timeout
+    fn is_usable(&self, Idle { upstream, since }: &Idle, now: Instant) -> bool {
+        upstream.is_ready() && now - upstream.opened() < self.age && now - *since < self.idle_timeout
     }
 
     fn connections(&self) -> MutexGuard<'_, Connections> {

@@ -10,7 +10,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     mem::MaybeUninit,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::atomic::{AtomicBool, Ordering},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
@@ -38,6 +38,7 @@ use crate::{
     stall::Stall,
     target::Target,
     websocket::{Agreed, Handover},
+    within::told,
 };
 
 /// Bytes moved in one read of a body.
@@ -112,21 +113,21 @@ pub(crate) async fn run(
         .max_header_size(shared.limits.head_bytes)
         .max_buf_size(shared.limits.head_bytes.max(BODY_READ_BYTES))
         .serve_connection(io, service);
-    let mut draining = shared.flows.draining();
-    let mut stop = shared.flows.stop();
+    let mut draining = pin!(told(shared.flows.draining(), |is_draining| *is_draining));
+    let mut stop = pin!(told(shared.flows.stop(), Option::is_some));
     let mut polled = poll_fn(|cx| Pin::new(&mut connection).poll(cx));
     let mut ended = tokio::select! {
         biased;
-        _ = stop.wait_for(Option::is_some) => Some(Ok(())),
+        () = &mut stop => Some(Ok(())),
         // Before the drain, so that hyper has the head which is already here: asked to end without one, it would.
         ended = &mut polled => Some(ended),
-        _ = draining.wait_for(|is_draining| *is_draining) => None,
+        () = &mut draining => None,
     };
     if ended.is_none() {
         Pin::new(&mut connection).graceful_shutdown();
         ended = tokio::select! {
             biased;
-            _ = stop.wait_for(Option::is_some) => None,
+            () = &mut stop => None,
             ended = poll_fn(|cx| Pin::new(&mut connection).poll(cx)) => Some(ended),
         }
     }

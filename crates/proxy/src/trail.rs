@@ -243,7 +243,7 @@ impl Target<'_> {
 }
 
 /// The target as it shows itself. A name, as most are, is put together by hand in a fifth of the time.
-fn written(scheme: &str, authority: &Authority) -> String {
+pub(crate) fn written(scheme: &str, authority: &Authority) -> String {
     let Host::Name(name) = &authority.host else { return format!("{scheme}{authority}") };
     [scheme, name.as_str(), ":", itoa::Buffer::new().format(authority.port.get())].concat()
 }

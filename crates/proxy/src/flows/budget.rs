@@ -105,17 +105,22 @@ impl Budget {
         Some(CheckSlot { budget: Arc::clone(self), source })
     }
 
-    /// Counts a request from `source` at `now`.
+    /// Counts a request from `source` at the time that `now` tells if it has to.
     ///
     /// # Errors
     /// `rate_limited` if there are too many.
-    pub(crate) fn request_from(&self, source: Source, limits: &Limits, now: Instant) -> Result<(), Over> {
+    pub(crate) fn request_from(
+        &self,
+        source: Source,
+        limits: &Limits,
+        now: impl FnOnce() -> Instant,
+    ) -> Result<(), Over> {
         let Some(rate) = Rate::new(limits.request_rate_per_source, limits.rate_burst) else { return Ok(()) };
-        let is_due = self.source_rates.take(source, rate, now);
+        let is_due = self.source_rates.take(source, rate, now());
         is_due.then_some(()).ok_or(rate_limited(LimitHit::RequestRatePerSource))
     }
 
-    /// Counts a request of `account` at `now`.
+    /// Counts a request of `account`, likewise.
     ///
     /// # Errors
     /// `rate_limited` if there are too many.
@@ -123,10 +128,10 @@ impl Budget {
         &self,
         account: impl FnOnce() -> Account,
         limits: &Limits,
-        now: Instant,
+        now: impl FnOnce() -> Instant,
     ) -> Result<(), Over> {
         let Some(rate) = Rate::new(limits.request_rate_per_client, limits.rate_burst) else { return Ok(()) };
-        let is_due = self.client_rates.take(account(), rate, now);
+        let is_due = self.client_rates.take(account(), rate, now());
         is_due.then_some(()).ok_or(rate_limited(LimitHit::RequestRatePerClient))
     }
 
@@ -154,11 +159,16 @@ impl Budget {
 }
 
 impl ConnectionSlot {
-    /// Counts the connection for its `source`, once that is known.
+    /// Counts the connection for its `source`, once that is known, at the time that `now` tells if it has to.
     ///
     /// # Errors
     /// `rate_limited` if the source holds as many as it may, or opens them too fast.
-    pub(crate) fn count_source(&mut self, source: Source, limits: &Limits, now: Instant) -> Result<(), Over> {
+    pub(crate) fn count_source(
+        &mut self,
+        source: Source,
+        limits: &Limits,
+        now: impl FnOnce() -> Instant,
+    ) -> Result<(), Over> {
         let mut counts = self.budget.counts();
         let from_source = counts.by_source.entry(source).or_default();
         if *from_source >= limits.connections_per_source {
@@ -170,7 +180,7 @@ impl ConnectionSlot {
         let Some(rate) = Rate::new(limits.connection_rate_per_source, limits.rate_burst) else {
             return Ok(());
         };
-        let is_due = self.budget.connection_rates.take(source, rate, now);
+        let is_due = self.budget.connection_rates.take(source, rate, now());
         is_due.then_some(()).ok_or(rate_limited(LimitHit::ConnectionRatePerSource))
     }
 }
@@ -226,7 +236,7 @@ mod tests {
 
     fn admit(budget: &Arc<Budget>, source: [u8; 4], limits: &Limits) -> Result<ConnectionSlot, Over> {
         let mut slot = budget.admit_unknown(limits)?;
-        slot.count_source(from(source), limits, Instant::now()).map(|()| slot)
+        slot.count_source(from(source), limits, Instant::now).map(|()| slot)
     }
 
     fn from(address: [u8; 4]) -> Source {
@@ -270,11 +280,11 @@ mod tests {
             ..Limits::default()
         };
         let (one, other) = (from([10, 0, 0, 1]), from([10, 0, 0, 2]));
-        let asks = |source| budget.request_from(source, &limits, now).map_err(|over| over.limit);
+        let asks = |source| budget.request_from(source, &limits, || now).map_err(|over| over.limit);
         assert_eq!((asks(one), asks(one)), (Ok(()), Ok(())));
         assert_eq!((asks(one), asks(other)), (Err(LimitHit::RequestRatePerSource), Ok(())));
         let client = |name: &str| Account::Client(name.into());
-        let of = |account| budget.request_of(|| account, &limits, now).map_err(|over| over.limit);
+        let of = |account| budget.request_of(|| account, &limits, || now).map_err(|over| over.limit);
         assert_eq!((of(client("a")), of(client("b"))), (Ok(()), Ok(())));
         assert_eq!(of(client("a")), Err(LimitHit::RequestRatePerClient));
         // Those without credentials have an account for each source.
