@@ -30,6 +30,7 @@ use crate::settings::{ApiSettings, AuditSettings, DnsSettings, FirewallSettings}
 use crate::source::Source;
 use crate::suggest::{closest, listed};
 use crate::syntax::{self, Parsed};
+use crate::verified;
 use crate::workloads::{self, Workload};
 
 /// Everything a configuration file says, before references between its parts are looked at.
@@ -141,6 +142,7 @@ fn read_sections(root: &DeTable<'_>, broken: bool, cx: &mut Cx<'_, '_>) -> Docum
     if let Some(span) = mode_span {
         check_virtual(&document, span, cx.notes);
     }
+    verified::check(root, &document, cx.notes);
     document
 }
 

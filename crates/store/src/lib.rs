@@ -45,6 +45,7 @@ mod surroundings;
 mod syntax;
 mod tap;
 mod tap_out;
+mod verified;
 mod workloads;
 mod written;
 
