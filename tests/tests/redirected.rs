@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use exeat_tests::client::Client;
 use exeat_tests::container::Container;
 use exeat_tests::dns::Entry;
 use exeat_tests::exeat::Exeat;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         names_of_one_address_are_told_apart_by_what_they_say,
         a_client_goes_on_with_the_address_that_it_has,
         connections_come_as_they_are_by_tproxy,
+        the_doctor_finds_tproxy_for_a_bridge,
     ])
 }
 
@@ -426,4 +428,50 @@ fn connections_come_as_they_are_by_tproxy() -> Result<()> {
     ensure!(record["reason"] == "ip_literal_not_allowed" && record["method"] == "REDIRECT", "{record}");
     decision(&mut exeat, "db.example.org:22")?;
     exeat.stop()
+}
+
+/// What the documentation says of bridges is what the kernel does, and the doctor says so.
+fn the_doctor_finds_tproxy_for_a_bridge() -> Result<()> {
+    let world = World::new()?;
+    ip(&["link", "add", "br0", "type", "bridge"])?;
+    ip(&["address", "add", "10.97.1.1/24", "dev", "br0"])?;
+    ip(&["link", "set", "br0", "up"])?;
+    let one = Container::with_cable("cable1", &[], &["10.97.1.2/24"])?;
+    ip(&["link", "set", "cable1", "master", "br0"])?;
+    one.route_by("10.97.1.1")?;
+    let mut exeat = Exeat::serve(world.directory(), CONFIG, PROXY)?;
+    let home = world.directory();
+    let binary = exeat_tests::exeat::binary()?.to_string_lossy().into_owned();
+    let called = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+    let tproxy = "type filter hook prerouting priority mangle; \
+                  iifname \"br0\" ip daddr != 10.97.0.0/16 meta l4proto tcp tproxy ip to :3141 accept";
+    let redirect = "type nat hook prerouting priority dstnat; \
+                    iifname \"br0\" ip daddr != 10.97.0.0/16 meta l4proto tcp redirect to :3141";
+    // Every address is local in this world: what no rule takes reaches its origin.
+    for (case, rule, is_called, is_taken, is_told) in [
+        ("tproxy, while the packets of bridges meet the rules of IP", tproxy, "1", false, true),
+        ("tproxy, otherwise", tproxy, "0", true, false),
+        ("redirect", redirect, "1", true, false),
+    ] {
+        std::fs::write(called, is_called)?;
+        nft(&format!("table inet jobs {{\nchain taken {{ {rule}\n}}\n}}\n"))?;
+        let accepts = world.accepts();
+        let refused = one.curl(home, &["http://93.184.216.66/"])?;
+        ensure!(refused.out.contains("egress denied") == is_taken, "{case}: {refused:?}");
+        ensure!((world.accepts() == accepts) == is_taken, "{case}: {:?}", world.reached());
+        let allowed = one.curl(home, &["http://93.184.216.34/"])?;
+        ensure!(allowed.code == 0, "{case}: {allowed:?}");
+        let said = Client::new(&binary, home).args(["firewall", "doctor"]).run()?;
+        let line = "BAD  `inet jobs taken` has a rule with `tproxy` for clients of a bridge";
+        ensure!(said.out.contains(line) == is_told, "{case}: {said:?}");
+        nft("delete table inet jobs")?;
+    }
+    decision(&mut exeat, "93.184.216.66:80")?;
+    exeat.stop()
+}
+
+fn ip(args: &[&str]) -> Result<()> {
+    let status = std::process::Command::new("ip").args(args).status().context("run `ip`")?;
+    ensure!(status.success(), "ip {args:?}: {status}");
+    Ok(())
 }

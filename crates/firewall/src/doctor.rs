@@ -3,6 +3,7 @@
 
 mod bridge;
 mod probe;
+mod tproxy;
 mod vantage;
 
 use std::fs;
@@ -60,6 +61,7 @@ pub fn doctor(attached: &[Attachment]) -> Vec<Finding> {
             return findings;
         }
     }
+    findings.extend(tproxy::look());
     let looked = Kernel::connect().and_then(|mut kernel| Ok((kernel.contents()?, kernel)));
     let mut kernel = match looked {
         Ok((Some(contents), kernel)) => {
@@ -95,13 +97,11 @@ pub fn doctor(attached: &[Attachment]) -> Vec<Finding> {
 
 /// Settings of the kernel that surprise.
 fn pitfalls(attached: &[Attachment]) -> Vec<Finding> {
-    let is_on = |path: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == "1");
     let mut findings = Vec::new();
     let has_devices = attached.iter().any(|attachment| matches!(attachment, Attachment::Device(_)));
     if has_devices && is_on("/proc/sys/net/bridge/bridge-nf-call-iptables") {
         findings.push(well(
-            "bridge-nf-call-iptables is 1: packets between clients of one bridge meet rules, and pass ours; \
-             TPROXY rules of others do not work for what comes by a bridge"
+            "bridge-nf-call-iptables is 1: packets between clients of one bridge meet rules, and pass ours"
                 .to_owned(),
         ));
     }
@@ -115,6 +115,10 @@ fn pitfalls(attached: &[Attachment]) -> Vec<Finding> {
         }
     }
     findings
+}
+
+fn is_on(path: &str) -> bool {
+    fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
 }
 
 fn finding(is_well: bool, text: String) -> Finding {
