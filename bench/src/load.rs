@@ -4,6 +4,7 @@ mod client;
 mod http2;
 mod idle;
 mod socks5;
+mod stand_in;
 mod tally;
 mod via;
 mod work;

@@ -18,6 +18,7 @@ mod process;
 mod record;
 mod report;
 mod socket;
+mod stand_ins;
 mod start;
 mod tls;
 
@@ -68,6 +69,8 @@ enum Command {
     Connects(connects::Connects),
     /// Measure what it takes to open something in the kernel, and what a packet costs then
     Kernel(kernel::Kernel),
+    /// Measure what addresses that stand for names take
+    StandIns(stand_ins::StandIns),
     /// Count the system calls of a connection
     Calls(calls::Count),
     /// Write down what criterion has measured
@@ -111,6 +114,7 @@ fn main() -> Result<()> {
         Command::Lookups(lookups) => runtime()?.block_on(lookups::run(&lookups)),
         Command::Connects(connects) => connects::run(&connects),
         Command::Kernel(kernel) => kernel::run(&kernel),
+        Command::StandIns(stand_ins) => stand_ins::run(&stand_ins),
         Command::Calls(count) => runtime()?.block_on(calls::run(&count)),
         Command::Criterion(import) => criterion::run(&import),
         Command::Report(report) => report::run(&report),

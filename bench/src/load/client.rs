@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 
-use crate::load::{Target, Via, http2, socks5};
+use crate::load::{Target, Via, http2, socks5, stand_in};
 use crate::socket::{dial, failed, read_more};
 use crate::{head, names, tls};
 
@@ -65,6 +65,10 @@ impl Client {
             Via::Https(at) => self.connect(self.secure(at).await?, name, port).await,
             Via::Http2(at) => self.http2.connect(at, name, port, &self.credentials).await,
             Via::Socks5(at) => socks5::connect(self.dial(at).await?, name, port).await,
+            Via::StandIn(at) => {
+                let address = stand_in::address(at, name).await?;
+                Ok(Opened::Tunnel(Box::new(self.dial((address, port).into()).await?)))
+            }
         }
     }
 
@@ -89,7 +93,9 @@ impl Client {
             }
             Via::Http(at) => Ok((Box::new(self.dial(at).await?), absolute())),
             Via::Https(at) => Ok((self.secure(at).await?, absolute())),
-            Via::Http2(_) | Via::Socks5(_) => Err(failed("no absolute-form requests this way")),
+            Via::Http2(_) | Via::Socks5(_) | Via::StandIn(_) => {
+                Err(failed("no absolute-form requests this way"))
+            }
         }
     }
 

@@ -18,12 +18,14 @@ pub(crate) enum Via {
     Http2(SocketAddr),
     /// SOCKS5 with a password.
     Socks5(SocketAddr),
+    /// Straight to the address that this name server tells, which stands for the name.
+    StandIn(SocketAddr),
 }
 
 impl FromStr for Via {
     type Err = Error;
 
-    /// Reads `direct` or `SCHEME://ADDRESS:PORT` with one of `http`, `https`, `h2` and `socks5`. The address must be
+    /// Reads `direct` or `SCHEME://ADDRESS:PORT` with one of `http`, `https`, `h2`, `socks5` and `dns`. The address must be
     /// a loopback one: nothing here puts load on anybody else.
     fn from_str(text: &str) -> Result<Self, Error> {
         if text == "direct" {
@@ -38,6 +40,7 @@ impl FromStr for Via {
             "https" => Self::Https(at),
             "h2" => Self::Http2(at),
             "socks5" => Self::Socks5(at),
+            "dns" => Self::StandIn(at),
             _ => bail!("there is no way `{scheme}`"),
         })
     }
@@ -56,6 +59,7 @@ mod tests {
             ("https://127.0.0.1:3128", Some(Via::Https(at))),
             ("h2://127.0.0.1:3128", Some(Via::Http2(at))),
             ("socks5://127.0.0.1:3128", Some(Via::Socks5(at))),
+            ("dns://127.0.0.1:3128", Some(Via::StandIn(at))),
             ("http://10.0.0.1:3128", None),
             ("http://proxy:3128", None),
             ("ftp://127.0.0.1:3128", None),

@@ -77,6 +77,35 @@ const ALL: &[Bar] = &[
         ..value("one decision with 1,000,000 rules", "micro", "ns", " ns", 200.0, Some(100.0))
     },
     Bar {
+        target: "redirected/a virtual address to its name, of 100 clients with 10,000 each",
+        ..value("the name that a virtual address stands for", "micro", "ns", " ns", 1000.0, None)
+    },
+    Bar {
+        target: "redirected/an address to what its client was told, of 16 with 10,000 each",
+        ..value("the names that a client was told an address for", "micro", "ns", " ns", 1000.0, None)
+    },
+    value(
+        "memory of virtual addresses, 100 clients with 100,000 names each",
+        "virtual-names",
+        "memory_mib",
+        " MiB",
+        300.0,
+        None,
+    ),
+    // 1 / 0.95: a connection to a virtual address is to carry 0.95 of what a tunnel does.
+    Bar {
+        figure: "rate",
+        aim: None,
+        ..ratio(
+            "bulk down by CONNECT, against the same to virtual addresses",
+            "virtual-download",
+            "explicit",
+            "virtual",
+            1.05,
+            1.0,
+        )
+    },
+    Bar {
         target: "exeat-new",
         base: Base::Beyond("servers"),
         ..value(

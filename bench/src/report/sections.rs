@@ -92,6 +92,17 @@ const ALL: &[Section] = &[
     bulk("https-upload", "Bulk to the origin through TLS to the proxy; 16 tunnels"),
     load("http2", "CONNECT as streams of four HTTP/2 connections through TLS; 64 clients", "stream"),
     bulk("http2-download", "Bulk from the origin; 16 streams of four HTTP/2 connections"),
+    bulk(
+        "virtual-download",
+        "Bulk from the origin by CONNECT, and to virtual addresses; 16 tunnels of one process",
+    ),
+    Section {
+        name: "virtual-names",
+        title: "Virtual addresses: 100 clients with 100,000 names each; a new process each round",
+        unit: "name",
+        columns: &[("memory_mib", "MiB"), ("assign_ns", "ns")],
+        headline: "memory_mib",
+    },
     load("dns", "Questions for names, one after the other; `servers` are those that Exeat asks", "question"),
     load("dns-load", "Questions for names, 64 at a time; the name server runs on one core", "question"),
     load(
