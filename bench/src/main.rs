@@ -17,6 +17,7 @@ mod origin;
 mod process;
 mod record;
 mod report;
+mod run;
 mod socket;
 mod stand_ins;
 mod start;
@@ -71,6 +72,8 @@ enum Command {
     Kernel(kernel::Kernel),
     /// Measure what addresses that stand for names take
     StandIns(stand_ins::StandIns),
+    /// Run a command with and without `exeat run`, and measure what that adds
+    Run(run::Runs),
     /// Count the system calls of a connection
     Calls(calls::Count),
     /// Write down what criterion has measured
@@ -115,6 +118,7 @@ fn main() -> Result<()> {
         Command::Connects(connects) => connects::run(&connects),
         Command::Kernel(kernel) => kernel::run(&kernel),
         Command::StandIns(stand_ins) => stand_ins::run(&stand_ins),
+        Command::Run(runs) => run::run(&runs),
         Command::Calls(count) => runtime()?.block_on(calls::run(&count)),
         Command::Criterion(import) => criterion::run(&import),
         Command::Report(report) => report::run(&report),

@@ -42,13 +42,14 @@ pub(crate) fn memory_kib(root: u32) -> u64 {
     tree(root).into_iter().filter_map(pss_kib).sum()
 }
 
-fn pss_kib(pid: u32) -> Option<u64> {
+/// Returns the memory of one process in KiB (PSS), if it may be looked at.
+pub(crate) fn pss_kib(pid: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     text.lines().find_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next()?.parse().ok())
 }
 
 /// Returns the root and everything below it.
-fn tree(root: u32) -> Vec<u32> {
+pub(crate) fn tree(root: u32) -> Vec<u32> {
     if root == 0 {
         return Vec::new();
     }

@@ -145,6 +145,18 @@ const ALL: &[Bar] = &[
             1.5,
         )
     },
+    Bar {
+        base: Base::Beyond("bare"),
+        ..value(
+            "a command under `exeat run`, ready after the bare one",
+            "run",
+            "ready_ms",
+            " ms",
+            30.0,
+            Some(15.0),
+        )
+    },
+    value("memory of the processes around it", "run", "own_mib", " MiB", 10.0, None),
     value("memory with 100,000 principals", "principals", "memory_mib", " MiB", 200.0, None),
     value("ready with 100,000 principals", "principals", "ready_s", " s", 2.0, None),
 ];

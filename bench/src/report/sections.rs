@@ -131,6 +131,13 @@ const ALL: &[Section] = &[
         headline: "p50_us",
     },
     Section {
+        name: "run",
+        title: "A command by itself and under `exeat run`, ten times each round, with one request",
+        unit: "run",
+        columns: &[("ready_ms", "ready after ms"), ("run_cpu_ms", "CPU ms"), ("own_mib", "MiB of Exeat")],
+        headline: "ready_ms",
+    },
+    Section {
         name: "calls",
         title: "System calls of one CONNECT connection, counted by strace; 4 clients",
         unit: "connection",

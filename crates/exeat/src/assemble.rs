@@ -187,7 +187,7 @@ async fn serve(
     let dns = dns.into_iter().zip(&settings.dns.listen).map(|(listening, listener)| {
         let interface = listener.interface.as_deref().map(Arc::from);
         let entrance = interface.map_or(Entrance::Open, Entrance::Interface);
-        (listening.sockets, DnsDoor { entrance, server: server.clone() })
+        (listening.sockets, DnsDoor { entrance, server: server.clone(), is_for_one: false })
     });
     let dns = dns.chain(groups.into_doors(&server)).collect();
     let cores = Cores::start(&proxy, listeners.collect(), unix, dns)?;

@@ -107,6 +107,8 @@ pub(crate) struct DnsDoor {
     /// What it says of who asks.
     pub(crate) entrance: Entrance,
     pub(crate) server: Server,
+    /// Whether there is one client only.
+    pub(crate) is_for_one: bool,
 }
 
 /// A unix socket that listens, and how it takes its clients in.
@@ -133,8 +135,9 @@ fn start_serving(runtime: &Runtime, proxy: &Proxy, share: Share) -> anyhow::Resu
         let listener = tokio::net::UnixListener::from_std(socket).context("cannot use a unix socket")?;
         runtime.spawn(proxy.serve_unix(listener, &path, demand));
     }
-    for ((udp, tcp), DnsDoor { entrance, server }) in share.dns {
+    for ((udp, tcp), DnsDoor { entrance, server, is_for_one }) in share.dns {
         let udp = UdpListener::new(udp, entrance.clone()).context("cannot use a socket for names")?;
+        let udp = if is_for_one { udp.one_by_one() } else { udp };
         let tcp = TcpListener::from_std(tcp).context("cannot use a listener for names")?;
         let by_udp = server.clone();
         runtime.spawn(async move { by_udp.serve_udp(udp).await });

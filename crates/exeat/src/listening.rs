@@ -129,7 +129,7 @@ fn unbound(at: At<'_>, kind: Type) -> io::Result<Socket> {
 }
 
 /// One queue for all: whoever comes first takes from it. Another process may hold the same socket, and take over.
-pub(crate) fn share(socket: TcpListener, count: usize) -> io::Result<Vec<TcpListener>> {
+fn share(socket: TcpListener, count: usize) -> io::Result<Vec<TcpListener>> {
     let mut sockets = vec![socket];
     while let Some(first) = sockets.first().filter(|_| sockets.len() < count) {
         sockets.push(first.try_clone()?);

@@ -76,7 +76,7 @@ impl Groups {
         let doors = self.0.into_iter().flat_map(|(group, listening)| {
             listening.into_iter().map(move |listening| {
                 let entrance = Entrance::Group(group.path().clone());
-                (listening.sockets, DnsDoor { entrance, server: server.clone() })
+                (listening.sockets, DnsDoor { entrance, server: server.clone(), is_for_one: false })
             })
         });
         doors.collect()

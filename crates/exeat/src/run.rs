@@ -1,7 +1,6 @@
 //! `exeat run`: a command inside, and the proxy for it outside.
 
 use std::io;
-use std::net::{TcpListener, UdpSocket};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,14 +12,13 @@ use exeat_dns::{Entrance, NoGate, Ranges, Resolver, Server, VirtualNames};
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
 use exeat_proxy::{Door, Limits, Parts, Proxy};
-use exeat_sandbox::{Failure, Held, NAMES, PROXY, REDIRECTED, Sandbox, Sockets};
+use exeat_sandbox::{Failure, Held, NAMES, PROXY, REDIRECTED, Sockets, give_back_text};
 use exeat_store::{Loaded, Options};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::assemble::AUDIT_FLUSH_TIMEOUT;
-use crate::cores::{self, Cores, DnsDoor, DnsSockets};
+use crate::cores::{Cores, DnsDoor};
 use crate::descriptors;
-use crate::listening::share;
 use crate::reloader::snapshot;
 
 /// The command has standard error to itself as long as nothing is wrong.
@@ -41,34 +39,36 @@ pub(crate) fn run(command: &Run) -> ExitCode {
     listeners.extend(REDIRECTED);
     listeners.extend(NAMES);
     let options = Options { listeners, ..Options::new(Revision(1)) };
-    let result = command.load(&options).and_then(|loaded| match loaded {
-        Ok(loaded) => {
-            exeat_cli::print_report(&loaded.warnings);
-            confined(command, loaded)
-        }
-        Err(report) => {
-            exeat_cli::print_report(&report);
-            Ok(Exit::NotRun.into())
-        }
-    });
-    result.unwrap_or_else(|error| {
+    confined(command, &options).unwrap_or_else(|error| {
         exeat_cli::print_error(&error);
         error.downcast_ref().map_or(Exit::NotRun.into(), |failure: &Failure| failure.status.into())
     })
 }
 
-fn confined(command: &Run, loaded: Loaded) -> anyhow::Result<ExitCode> {
-    let plan = command.plan(&loaded)?;
-    let (sandbox, sockets) = Sandbox::prepare(&plan)?;
+fn confined(command: &Run, options: &Options) -> anyhow::Result<ExitCode> {
+    // What the command may reach is read, and the proxy made, while the sandbox is.
+    let beginning = command.begin()?;
     // Before there is another thread.
     let mut signals = Held::hold().context("cannot hold signals")?;
+    let loaded = match command.load(options)? {
+        Ok(loaded) => loaded,
+        Err(report) => {
+            exeat_cli::print_report(&report);
+            return Ok(Exit::NotRun.into());
+        }
+    };
+    exeat_cli::print_report(&loaded.warnings);
+    let (sandbox, sockets) = beginning.finish(&command.plan(&loaded)?)?;
     let log = crate::start_log(LOG_FILTER)?;
     log.take_panics();
     let outside = Outside::start(loaded, sockets)?;
     // What has ended is counted only for as long as somebody looks.
     let look = || drop(outside.proxy.traffic());
     look();
-    let ended = sandbox.start().and_then(|()| sandbox.wait(&mut signals, LOOK_AGAIN, look));
+    let ended = sandbox.start().and_then(|()| {
+        give_back_text();
+        sandbox.wait(&mut signals, LOOK_AGAIN, look)
+    });
     let summary = outside.stop();
     log.finish(LOG_FLUSH_TIMEOUT);
     Ok(command.conclude(summary, &ended?).into())
@@ -111,18 +111,24 @@ impl Outside {
         let listeners: Result<Vec<_>, _> = std::iter::once((sockets.proxy, false))
             .chain(redirected)
             .map(|(socket, is_redirected)| {
-                Ok::<_, io::Error>((on_each_core(socket)?, Door { is_redirected, ..Door::default() }))
+                socket.set_nonblocking(true)?;
+                Ok::<_, io::Error>((vec![socket], Door { is_redirected, ..Door::default() }))
             })
             .collect();
         let listeners = listeners.context("cannot use the sockets of the sandbox")?;
         // No address is told but one that stands for its name: the redirected connection says which.
         let server =
             Server::new(settings.dns.server, resolver, proxy.surroundings(), Arc::new(NoGate), names, None);
-        let door = DnsDoor { entrance: Entrance::Open, server };
+        let door = DnsDoor { entrance: Entrance::Open, server, is_for_one: true };
         let dns: io::Result<Vec<_>> = (sockets.names.into_iter())
-            .map(|(udp, tcp)| Ok((questions_on_each_core(&udp, tcp)?, door.clone())))
+            .map(|(udp, tcp)| {
+                udp.set_nonblocking(true)?;
+                tcp.set_nonblocking(true)?;
+                Ok((vec![(udp, tcp)], door.clone()))
+            })
             .collect();
         let dns = dns.context("cannot use the sockets of the sandbox")?;
+        // One command needs no more than one thread for what leaves it.
         let cores = Cores::start(&proxy, listeners, Vec::new(), dns)?;
         drop(here);
         Ok(Self { proxy, cores, runtime, writer })
@@ -139,14 +145,4 @@ impl Outside {
         }
         summary
     }
-}
-
-fn questions_on_each_core(udp: &UdpSocket, tcp: TcpListener) -> io::Result<Vec<DnsSockets>> {
-    udp.set_nonblocking(true)?;
-    on_each_core(tcp)?.into_iter().map(|tcp| Ok((udp.try_clone()?, tcp))).collect()
-}
-
-fn on_each_core(socket: TcpListener) -> io::Result<Vec<TcpListener>> {
-    socket.set_nonblocking(true)?;
-    share(socket, cores::count())
 }

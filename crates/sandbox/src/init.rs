@@ -15,15 +15,14 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior, set_parent_process_death_signal};
 
-use crate::failure::{During, Failure, STATUS_MISSING, STATUS_OURS, STATUS_UNUSABLE, Step};
+use crate::failure::{During, Failure, STATUS_MISSING, STATUS_UNUSABLE, Step};
 use crate::signals::Held;
 use crate::wire::{Channel, Ended, Order, ToInside, ToLauncher};
-use crate::{limited, mounts, privileges, syscalls};
+use crate::{give_back_text, limited, mounts, privileges, syscalls};
 
 /// Does init's part for `command`.
-pub(crate) fn run(command: Vec<OsString>) -> ExitCode {
-    let Ok(channel) = Channel::from_stdin() else { return STATUS_OURS.into() };
-    let said = match confine_and_run(&channel, &command) {
+pub(crate) fn run(channel: &Channel, command: &[OsString]) -> ExitCode {
+    let said = match confine_and_run(channel, command) {
         Ok(ended) => ToLauncher::Ended(ended),
         Err(failure) => ToLauncher::Failed(failure),
     };
@@ -34,6 +33,7 @@ pub(crate) fn run(command: Vec<OsString>) -> ExitCode {
 
 fn confine_and_run(channel: &Channel, command: &[OsString]) -> Result<Ended, Failure> {
     set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).during(Step::Start)?;
+    privileges::keep_needed().during(Step::Privileges)?;
     let (order, stdin) = confine(channel)?;
     channel.send(&ToLauncher::Confined).during(Step::Talk)?;
     let Some((ToInside::Go, _)) = channel.receive().during(Step::Talk)? else {
@@ -41,6 +41,7 @@ fn confine_and_run(channel: &Channel, command: &[OsString]) -> Result<Ended, Fai
     };
     let child = start(command, &order, stdin)?;
     channel.send(&ToLauncher::Started).during(Step::Talk)?;
+    give_back_text();
     attend(channel, &child).during(Step::Talk)
 }
 

@@ -1,5 +1,6 @@
 //! The outer side: starts the processes inside one after the other, gets their sockets, and waits for the command.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::net::{TcpListener, UdpSocket};
@@ -14,9 +15,10 @@ use rustix::fs::{FileType, fstat};
 use crate::environment;
 use crate::failure::{During, Failure, Step};
 use crate::groups::Groups;
-use crate::limits::Exceeded;
+use crate::limits::{Exceeded, Limits};
 use crate::names;
 use crate::plan::Plan;
+use crate::run_as::RunAs;
 use crate::signals::Held;
 use crate::wire::{Channel, Ended, Order, ToInside, ToLauncher};
 
@@ -49,6 +51,10 @@ impl Sockets {
         Some(sockets)
     }
 }
+
+/// A sandbox whose network is being made.
+#[derive(Debug)]
+pub struct Beginning(Sandbox);
 
 /// A sandbox, and the processes that keep it. All of them, the command's included, end when it is dropped.
 #[derive(Debug)]
@@ -84,42 +90,61 @@ const STATUS_TIME: u8 = 124;
 const END: Duration = Duration::from_secs(5);
 
 impl Sandbox {
-    /// Makes it all but for the command, which does not run yet, and returns the sockets to serve.
+    /// Makes a sandbox with its network, and returns the sockets to serve. The rest is made meanwhile, and the command does not
+    /// run yet.
     ///
     /// # Errors
     /// The step that failed.
     pub fn prepare(plan: &Plan) -> Result<(Self, Sockets), Failure> {
+        Self::begin(&plan.command, &plan.user, &plan.limits)?.finish(plan)
+    }
+
+    /// Begins one for a plan with this command, user and limits; what else is in the plan is not needed yet.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn begin(command: &[OsString], user: &RunAs, limits: &Limits) -> Result<Beginning, Failure> {
         let (channel, theirs) = Channel::pair().during(Step::Start)?;
         let stage = Command::new("/proc/self/exe")
             .arg(STAGE)
-            .args(&plan.command)
+            .args(command)
             .env(ALLOCATOR.0, ALLOCATOR.1)
             .stdin(Stdio::from(theirs))
             .spawn()
             .during(Step::Start)?;
-        let mut sandbox = Self { stage, channel, time: plan.limits.time, groups: None };
-        if plan.limits.needs_groups() {
-            let groups = sandbox.groups.insert(Groups::make(&plan.limits)?);
+        let mut sandbox = Self { stage, channel, time: limits.time, groups: None };
+        if limits.needs_groups() {
+            let groups = sandbox.groups.insert(Groups::make(limits)?);
             // It waits for a word of ours: whatever it starts is in them, too.
             groups.take_in(sandbox.stage.id())?;
         }
-        sandbox.say(&ToInside::Setup(plan.user.setup.clone()))?;
+        sandbox.say(&ToInside::Setup(user.setup.clone()))?;
         sandbox.expect(|said| matches!(said, ToLauncher::Unshared))?;
-        sandbox.map_user(plan)?;
+        sandbox.map_user(user)?;
         sandbox.say(&ToInside::Mapped)?;
-        let descriptors = sandbox.expect(|said| matches!(said, ToLauncher::Listening))?;
-        let sockets = Sockets::of(descriptors)
-            .ok_or_else(|| Failure::new(Step::Listen, "there are too few sockets"))?;
-        sandbox.order(plan)?;
-        sandbox.expect(|said| matches!(said, ToLauncher::Confined))?;
-        Ok((sandbox, sockets))
+        Ok(Beginning(sandbox))
     }
 
-    /// Runs the command.
+    /// Runs the command, once the sandbox is complete.
     ///
     /// # Errors
-    /// If it cannot be run; the status tells whether it is there.
+    /// If it cannot be made, or the command cannot be run; the status tells whether it is there.
     pub fn start(&self) -> Result<(), Failure> {
+        let (mut is_redirected, mut is_confined) = (false, false);
+        while !(is_redirected && is_confined) {
+            self.expect(|said| {
+                let is = match said {
+                    ToLauncher::Redirected => &mut is_redirected,
+                    ToLauncher::Confined => &mut is_confined,
+                    ToLauncher::Unshared
+                    | ToLauncher::Listening
+                    | ToLauncher::Started
+                    | ToLauncher::Failed(_)
+                    | ToLauncher::Ended(_) => return false,
+                };
+                !std::mem::replace(is, true)
+            })?;
+        }
         self.say(&ToInside::Go)?;
         self.expect(|said| matches!(said, ToLauncher::Started)).map(drop)
     }
@@ -182,8 +207,8 @@ impl Sandbox {
     }
 
     /// The stage cannot do this itself where the user is not its own.
-    fn map_user(&self, plan: &Plan) -> Result<(), Failure> {
-        let setup = &plan.user.setup;
+    fn map_user(&self, user: &RunAs) -> Result<(), Failure> {
+        let setup = &user.setup;
         for (file, text) in [
             // Without it, the kernel lets nobody but root map a group.
             ("setgroups", "deny".to_owned()),
@@ -235,6 +260,21 @@ impl Sandbox {
             Some(_) => Err(Failure::new(Step::Talk, "it said what makes no sense")),
             None => Err(Failure::new(Step::Talk, "it ended without a word")),
         }
+    }
+}
+
+impl Beginning {
+    /// Goes on as the plan says that it was begun for, and returns the sockets to serve.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn finish(self, plan: &Plan) -> Result<(Sandbox, Sockets), Failure> {
+        let Self(sandbox) = self;
+        let descriptors = sandbox.expect(|said| matches!(said, ToLauncher::Listening))?;
+        let sockets = Sockets::of(descriptors)
+            .ok_or_else(|| Failure::new(Step::Listen, "there are too few sockets"))?;
+        sandbox.order(plan)?;
+        Ok((sandbox, sockets))
     }
 }
 

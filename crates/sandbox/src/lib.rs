@@ -1,13 +1,14 @@
 //! Runs a command whose only way out is the proxy, whatever the command does.
 //!
-//! The program starts itself anew twice. The *stage* (`stage.rs`) makes the namespaces and a network that has nothing but
-//! loopback, and binds in it the sockets that the proxy outside serves. *Init* (`init.rs`) is process 1 inside: it puts out of
-//! sight what would lead out, gives up every privilege and runs the command. What is told between them and the process that
+//! The program starts itself anew. This *stage* (`stage.rs`) makes the namespaces and a network that has nothing but
+//! loopback, and binds in it the sockets that the proxy outside serves. *Init* (`init.rs`), which comes of it, is process 1
+//! inside: it puts out of sight what would lead out, gives up every privilege and runs the command. What is told between them and the process that
 //! wants the command run, the *launcher* (`launch.rs`), is in `wire.rs`.
 //!
 //! Each step either succeeds or ends it all: [`Failure`] says which, and what to do about it.
 #![deny(unsafe_code)]
 
+mod bare;
 mod environment;
 mod failure;
 mod groups;
@@ -28,8 +29,9 @@ mod stage;
 mod syscalls;
 mod wire;
 
+pub use bare::give_back_text;
 pub use failure::{Failure, Step};
-pub use launch::{Outcome, Sandbox, Sockets};
+pub use launch::{Beginning, Outcome, Sandbox, Sockets};
 pub use limits::{Exceeded, LimitedBy, Limits};
 pub use network::{NAMES, PROXY, REDIRECTED};
 pub use plan::Plan;
@@ -39,14 +41,13 @@ pub use wire::Ended;
 
 use std::process::ExitCode;
 
-/// Runs the stage, init or an attempt of the self-test if that is what this process was started as. Call it before anything
+/// Runs the stage or an attempt of the self-test if that is what this process was started as. Call it before anything
 /// else: they need the process to have one thread.
 #[must_use]
 pub fn run_if_inside() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
     match args.next()?.to_str()? {
         launch::STAGE => Some(stage::run(args.collect())),
-        stage::INIT => Some(init::run(args.collect())),
         limited::LIMITED => Some(limited::run(&args.collect::<Vec<_>>())),
         selftest::ATTEMPTS => Some(selftest::run_all(&args.collect::<Vec<_>>())),
         selftest::ATTEMPT => Some(selftest::run_one(&args.collect::<Vec<_>>())),

@@ -29,6 +29,12 @@ pub(crate) fn keep_over_exec() -> io::Result<()> {
     Ok(())
 }
 
+/// Gives up all capabilities but those that are needed, as `exec` would.
+pub(crate) fn keep_needed() -> io::Result<()> {
+    let sets = CapabilitySets { effective: NEEDED, permitted: NEEDED, inheritable: NEEDED };
+    Ok(set_capabilities(None, sets)?)
+}
+
 /// Gives up every capability in every set, for this process and all that come of it, and every way to get one by `exec`.
 ///
 /// # Errors

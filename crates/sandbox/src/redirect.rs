@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::network::REDIRECTED;
 
@@ -24,8 +24,14 @@ pub(crate) enum RedirectError {
     Refused { status: std::process::ExitStatus, said: String },
 }
 
-/// Has the rules take force.
-pub(crate) fn load() -> Result<(), RedirectError> {
+/// `nft`, which puts the rules in force meanwhile.
+pub(crate) struct Loading {
+    nft: PathBuf,
+    child: Child,
+}
+
+/// Has the rules take force. They do not before the end of it has been [waited for](Loading::finish).
+pub(crate) fn begin() -> Result<Loading, RedirectError> {
     let nft = find().ok_or(RedirectError::Missing)?;
     let unusable = |error| RedirectError::Unusable(nft.clone(), error);
     let mut child = Command::new(&nft)
@@ -39,13 +45,21 @@ pub(crate) fn load() -> Result<(), RedirectError> {
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(rules().as_bytes()).map_err(unusable)?;
     }
-    let output = child.wait_with_output().map_err(unusable)?;
-    if output.status.success() {
-        return Ok(());
+    Ok(Loading { nft, child })
+}
+
+impl Loading {
+    /// Returns once they are in force.
+    pub(crate) fn finish(self) -> Result<(), RedirectError> {
+        let Self { nft, child } = self;
+        let output = child.wait_with_output().map_err(|error| RedirectError::Unusable(nft, error))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.lines().next().unwrap_or_default().to_owned();
+        Err(RedirectError::Refused { status: output.status, said })
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.lines().next().unwrap_or_default().to_owned();
-    Err(RedirectError::Refused { status: output.status, said })
 }
 
 /// Loopback is the command's own. A connection that was redirected goes to loopback from there on, and what answers it belongs

@@ -1,22 +1,21 @@
-//! The first process: makes the namespaces and the network, and starts init in them. It has one thread.
+//! The first process: makes the namespaces and the network, and init in them. It has one thread.
 
 use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, RawFd};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::SigSet;
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::failure::{During, Failure, STATUS_OURS, Step};
+use crate::redirect::{self, Loading, RedirectError};
 use crate::wire::{Channel, Setup, ToInside, ToLauncher};
-use crate::{network, privileges, redirect};
-
-/// The argument that makes this program init.
-pub(crate) const INIT: &str = "sandbox-init";
+use crate::{bare, init, network, privileges};
 
 /// Everything that the command has of its own. Its processes get theirs with init, since the first process in it is process 1.
 const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWUSER
@@ -33,12 +32,21 @@ pub(crate) fn run(command: Vec<OsString>) -> ExitCode {
     // Before anything is opened here.
     let closed = close_inherited();
     let Ok(channel) = Channel::from_stdin() else { return STATUS_OURS.into() };
-    let done = closed.during(Step::Descriptors).and_then(|()| set_up(&channel)).and_then(|()| {
+    let done = closed.during(Step::Descriptors).and_then(|()| set_up(&channel)).and_then(|loading| {
         unshare(CloneFlags::CLONE_NEWPID).during(Step::Namespaces)?;
-        // The standard streams go along: the first is the channel.
-        Command::new("/proc/self/exe").arg(INIT).args(command).spawn().during(Step::Start)
+        Ok((bare::split().during(Step::Start)?, loading))
     });
-    let mut init = match done {
+    let redirected = match done {
+        Ok((ForkResult::Child, loading)) => {
+            drop(loading);
+            return init::run(&channel, &command);
+        }
+        Ok((ForkResult::Parent { child }, loading)) => {
+            loading.finish().map_err(|error| during_redirect(&error)).map(|()| child)
+        }
+        Err(failure) => Err(failure),
+    };
+    let init = match redirected {
         Ok(init) => init,
         Err(failure) => {
             // If nobody listens, nobody needs to know.
@@ -46,13 +54,16 @@ pub(crate) fn run(command: Vec<OsString>) -> ExitCode {
             return STATUS_OURS.into();
         }
     };
+    let _ = channel.send(&ToLauncher::Redirected);
     // The terminal's signals are meant for the command.
     let _ = SigSet::all().thread_block();
-    let _ = init.wait();
+    bare::give_back_text();
+    let _ = waitpid(init, None);
     ExitCode::SUCCESS
 }
 
-fn set_up(channel: &Channel) -> Result<(), Failure> {
+/// Makes everything but init. The rules are on their way into force.
+fn set_up(channel: &Channel) -> Result<Loading, Failure> {
     let setup = match channel.receive().during(Step::Talk)? {
         Some((ToInside::Setup(setup), _)) => setup,
         _ => return Err(Failure::new(Step::Talk, "there is no order")),
@@ -72,20 +83,21 @@ fn set_up(channel: &Channel) -> Result<(), Failure> {
     // Some systems let anybody make a user namespace, but give no capabilities in it.
     privileges::keep_over_exec().during(Step::Namespaces)?;
     let has_ipv6 = network::bring_up().during(Step::Network)?;
-    redirect::load().map_err(|error| during_redirect(&error))?;
+    let loading = redirect::begin().map_err(|error| during_redirect(&error))?;
     let sockets = network::listen(has_ipv6).during(Step::Listen)?;
     let descriptors: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-    channel.send_with(&ToLauncher::Listening, &descriptors).during(Step::Talk)
+    channel.send_with(&ToLauncher::Listening, &descriptors).during(Step::Talk)?;
+    Ok(loading)
 }
 
-fn during_redirect(error: &redirect::RedirectError) -> Failure {
+fn during_redirect(error: &RedirectError) -> Failure {
     let failure = Failure::new(Step::Redirect, error);
     match error {
-        redirect::RedirectError::Missing => failure,
-        redirect::RedirectError::Unusable(_, cause) => {
+        RedirectError::Missing => failure,
+        RedirectError::Unusable(_, cause) => {
             Failure { cause: format!("{error}: {cause}"), help: None, ..failure }
         }
-        redirect::RedirectError::Refused { .. } => failure.with_help(
+        RedirectError::Refused { .. } => failure.with_help(
             "the kernel must have nf_tables with NAT and redirect (modules nft_chain_nat, nft_redir)",
         ),
     }

@@ -48,7 +48,10 @@ pub(crate) enum ToLauncher {
     /// The network is there. The sockets to serve go along: one for clients that know of the proxy, and then, for each family,
     /// one for all other connections, and two for questions by UDP and by TCP.
     Listening,
-    /// Everything is done but to run the command.
+    /// Connections are redirected.
+    Redirected,
+    /// Everything else is done but to run the command. It is said by init, before or after the stage says that connections are
+    /// redirected.
     Confined,
     /// The command runs.
     Started,
@@ -148,9 +151,23 @@ impl Channel {
         Ok(())
     }
 
+    /// Waits for a message, and returns how many bytes it has: most have few. One at least, so that the end is found.
+    fn next_length(&self) -> io::Result<usize> {
+        let mut none = RecvAncillaryBuffer::new(&mut []);
+        loop {
+            match recvmsg(&self.0, &mut [], &mut none, RecvFlags::PEEK | RecvFlags::TRUNC) {
+                Ok(there) => return Ok(there.bytes.clamp(1, MESSAGE_BYTES_MAX)),
+                Err(rustix::io::Errno::INTR) => {}
+                // It is told when it is read.
+                Err(rustix::io::Errno::CONNRESET) => return Ok(1),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Waits for a message and what goes along with it; `None` at the end.
     pub(crate) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-        let mut text = vec![0; MESSAGE_BYTES_MAX];
+        let mut text = vec![0; self.next_length()?];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = loop {

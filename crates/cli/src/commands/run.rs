@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, bail};
 use exeat_audit::Sink;
 use exeat_policy::Mode;
-use exeat_sandbox::{Outcome, Plan, RunAs};
+use exeat_sandbox::{Beginning, Outcome, Plan, RunAs, Sandbox};
 use exeat_store::{Flags, Loaded, Options, Report};
 
 use crate::args::RunArgs;
@@ -29,6 +29,16 @@ pub struct Run {
 impl Run {
     pub(crate) fn from_args(args: RunArgs) -> Self {
         Self { args }
+    }
+
+    /// Has its sandbox made.
+    ///
+    /// # Errors
+    /// The step that failed, or that nobody may run it.
+    pub fn begin(&self) -> anyhow::Result<Beginning> {
+        let args = &self.args;
+        let user = RunAs::choose(args.user.as_deref())?;
+        Ok(Sandbox::begin(&args.command, &user, &args.limits.limits()?)?)
     }
 
     /// Reads and compiles what the command may reach. It is the only principal there is.

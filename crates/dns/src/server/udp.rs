@@ -38,6 +38,7 @@ pub struct UdpListener {
     /// What it is bound to.
     at: Option<SocketAddr>,
     entrance: Entrance,
+    batch: usize,
 }
 
 /// Where an answer goes, and from which of our addresses.
@@ -58,7 +59,13 @@ impl UdpListener {
     pub fn new(socket: std::net::UdpSocket, entrance: Entrance) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
         let at = socket.local_addr().ok();
-        Ok(Self { socket: UdpSocket::from_std(socket)?, state, at, entrance })
+        Ok(Self { socket: UdpSocket::from_std(socket)?, state, at, entrance, batch: BATCH })
+    }
+
+    /// Takes questions one by one, for a single client: that needs less memory.
+    #[must_use]
+    pub fn one_by_one(self) -> Self {
+        Self { batch: 1, ..self }
     }
 
     /// Who sent a message that came this way.
@@ -100,8 +107,8 @@ impl Server {
     /// Answers the questions that come to `listener`, until the future is dropped.
     pub async fn serve_udp(&self, listener: UdpListener) {
         let listener = Arc::new(listener);
-        let mut buffers = vec![vec![0; BUFFER_BYTES]; BATCH];
-        let mut metas = vec![RecvMeta::default(); BATCH];
+        let mut buffers = vec![vec![0; BUFFER_BYTES]; listener.batch];
+        let mut metas = vec![RecvMeta::default(); listener.batch];
         loop {
             let received = match listener.receive(&mut buffers, &mut metas).await {
                 Ok(received) => received,
