@@ -122,7 +122,7 @@ pub enum Command {
                         exeat serve --config /etc/exeat/exeat.toml\n\n\
                         RUST_LOG sets the log level: RUST_LOG=exeat=debug exeat serve …")]
 pub struct ServeArgs {
-    /// The configuration file
+    /// The configuration file [default: the nearest exeat.toml here or above, once you have looked at it]
     #[arg(long, short, value_name = "FILE", conflicts_with_all = ["allow", "deny", "listen", "report", "audit"])]
     pub config: Option<PathBuf>,
     /// Allow a destination without a configuration file: a name, *.name, network, each with :ports; repeatable
@@ -161,9 +161,16 @@ pub struct RunArgs {
     #[arg(long, short, value_name = "FILE", conflicts_with_all = ["allow", "deny", "report", "audit"])]
     pub config: Option<PathBuf>,
     /// The policy of the configuration that the command is under [default: that of `anonymous`]
-    #[arg(long, value_name = "NAME", requires = "config")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["allow", "deny", "report", "audit"])]
     pub policy: Option<String>,
-    /// Allow a destination: a name, *.name, network, each with :ports; repeatable; without any, nothing is reached
+    /// What a token allows that the configuration's issuers accept: a file, or env:NAME for a variable; the command sees neither
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["policy", "allow", "deny", "report", "audit"])]
+    pub token: Option<PathBuf>,
+    /// Let an exeat.toml found here or above count though nobody has looked at it
+    #[arg(long, conflicts_with_all = ["config", "allow", "deny", "report", "audit"])]
+    pub trust_config: bool,
+    /// Allow a destination: a name, *.name, network, each with :ports; repeatable; without any flag, an exeat.toml here or above
+    /// says what may be reached, and without one nothing is
     #[arg(long, value_name = "ENTRY")]
     pub allow: Vec<String>,
     /// Deny a destination that --allow covers; repeatable
@@ -607,7 +614,9 @@ mod tests {
             &["exeat", "serve", "--deny", "example.com"],
             &["exeat", "serve", "--listen", "example.com:80", "--allow", "x.example"],
             &["exeat", "run", "--config", "x", "--allow", "example.com", "true"],
-            &["exeat", "run", "--policy", "x", "true"],
+            &["exeat", "run", "--policy", "x", "--allow", "example.com", "true"],
+            &["exeat", "run", "--policy", "x", "--token", "y", "true"],
+            &["exeat", "run", "--trust-config", "--config", "x", "true"],
             &["exeat", "run", "--allow", "example.com"],
             &["exeat", "run", "--alow", "example.com", "true"],
             &["exeat", "client", "add", "x", "--label", "space"],

@@ -47,10 +47,11 @@ pub(crate) fn run(command: &Run) -> ExitCode {
 
 fn confined(command: &Run, options: &Options) -> anyhow::Result<ExitCode> {
     // What the command may reach is read, and the proxy made, while the sandbox is.
+    let found = command.look(options)?;
     let beginning = command.begin()?;
     // Before there is another thread.
     let mut signals = Held::hold().context("cannot hold signals")?;
-    let loaded = match command.load(options)? {
+    let loaded = match found.map_or_else(|| command.load(options), Ok)? {
         Ok(loaded) => loaded,
         Err(report) => {
             exeat_cli::print_report(&report);

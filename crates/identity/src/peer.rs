@@ -188,13 +188,19 @@ impl<'a> Peer<'a> {
     /// Returns who asks by the connection alone, with no credentials.
     ///
     /// # Errors
-    /// [`AuthnError::Required`] if that is nobody, or not all that is demanded.
+    /// [`AuthnError::Required`] if that is nobody, or not all that is demanded. [`AuthnError::TokenExpired`] if a token makes
+    /// that somebody, and its time is over.
     pub fn alone(&self, anonymous: Option<&Arc<Principal>>) -> Result<Arc<Principal>, AuthnError> {
         if !self.may_be_silent(anonymous.is_some()) {
             return Err(AuthnError::Required);
         }
         let known = self.holder().or(self.workload.map(Workload::principal)).or(anonymous);
-        known.cloned().ok_or(AuthnError::Required)
+        let known = known.ok_or(AuthnError::Required)?;
+        // A token that everybody is let in by, as the one client there is.
+        match &known.token {
+            Some(token) if token.ends <= SystemTime::now() => Err(AuthnError::TokenExpired),
+            Some(_) | None => Ok(Arc::clone(known)),
+        }
     }
 
     /// Returns who `principal`, whom the connection or the lack of everything proved, is by now; `None` if that is

@@ -235,6 +235,7 @@ impl Sandbox {
                 .collect(),
             writable: plan.writable.clone(),
             locked: plan.locked.clone(),
+            state: names::state_folder(),
             sockets: plan.sockets.clone(),
             runtime_directory,
         });

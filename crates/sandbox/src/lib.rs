@@ -33,6 +33,7 @@ pub use bare::give_back_text;
 pub use failure::{Failure, Step};
 pub use launch::{Beginning, Outcome, Sandbox, Sockets};
 pub use limits::{Exceeded, LimitedBy, Limits};
+pub use names::state_folder;
 pub use network::{NAMES, PROXY, REDIRECTED};
 pub use plan::Plan;
 pub use run_as::RunAs;

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, StatVfsMountFlags, fstat, statvfs};
+use rustix::fs::{Access, CWD, FileType, StatVfsMountFlags, access, fstat, statvfs};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind,
     mount_bind_recursive, mount_change, mount_remount, move_mount, open_tree,
@@ -82,7 +82,25 @@ pub(crate) fn arrange(order: &Order, table: File) -> Result<(), Failure> {
         real.is_some_and(|real| writable.iter().any(|(path, _)| real.starts_with(path) && real != *path))
     };
     order.read_only.iter().filter(below).try_for_each(protect)?;
-    order.locked.iter().try_for_each(protect)
+    order.locked.iter().try_for_each(protect)?;
+    order.state.as_deref().map_or(Ok(()), |folder| shut(folder).during_with(Step::Hide, folder.display()))
+}
+
+/// Puts a folder out of sight, and keeps every directory above it where it is: what something is mounted on cannot be renamed, so
+/// that nothing else comes to lie at that path outside.
+fn shut(folder: &Path) -> io::Result<()> {
+    // It is hidden, or out of the command's reach anyway.
+    if !is_directory(folder)? {
+        return Ok(());
+    }
+    let above: Vec<&Path> = folder.ancestors().skip(1).collect();
+    for (parent, directory) in above.iter().rev().zip(above.iter().rev().skip(1)) {
+        let may_rename = access(*parent, Access::WRITE_OK).is_ok();
+        if may_rename {
+            mount_bind_recursive(*directory, *directory)?;
+        }
+    }
+    empty(folder, "mode=0700")
 }
 
 /// Takes hold of what is at a path, with all that is mounted below it.

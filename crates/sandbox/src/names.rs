@@ -1,6 +1,8 @@
 //! Files of the host that say how names are looked up, and those that others run.
 
-use std::fs;
+use std::env;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// What the command's programs read instead of `/etc/resolv.conf`: nobody is asked but the proxy, for names as they are.
@@ -55,6 +57,18 @@ pub(crate) fn protected(home: Option<&Path>, directory: &Path) -> impl Iterator<
         home.into_iter().flat_map(|home| RUN_BY_OTHERS.map(|name| home.join(name))).collect();
     let hooks = directory.ancestors().map(|above| above.join(".git")).find(|git| fs::metadata(git).is_ok());
     home.into_iter().chain(hooks.map(|git| git.join("hooks"))).filter(|path| fs::metadata(path).is_ok())
+}
+
+/// The folder for what a user has said of files that lie about, which no command may see: `exeat` in `$XDG_STATE_HOME`, or else
+/// `~/.local/state`. It is made if it is not there. `None` if that cannot be, or if the way there is not plain: a command could
+/// put something else at the place of a symbolic link.
+#[must_use]
+pub fn state_folder() -> Option<PathBuf> {
+    let variable = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state")))?;
+    let folder = state.join("exeat");
+    DirBuilder::new().recursive(true).mode(0o700).create(&folder).ok()?;
+    folder.canonicalize().ok().filter(|real| *real == folder)
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ pub struct RunAs {
     pub(crate) setup: Setup,
     /// The name and home directory, if it is another user than our own.
     other: Option<(String, PathBuf)>,
+    /// Variables of ours that are not for the command.
+    without: Vec<OsString>,
 }
 
 impl RunAs {
@@ -31,7 +33,7 @@ impl RunAs {
                 return Err(failure.with_help("leave --user out"));
             }
             let setup = Setup { uid: uid.as_raw(), gid: gid.as_raw(), groups: None };
-            return Ok(Self { setup, other: None });
+            return Ok(Self { setup, other: None, without: Vec::new() });
         }
         let Some(named) = named else {
             let failure = Failure::new(Step::User, "exeat runs as root, which no sandbox holds");
@@ -51,15 +53,24 @@ impl RunAs {
             .map_err(|error| Failure::new(Step::User, format!("the groups of `{named}`: {error}")))?;
         let groups = groups.into_iter().map(|group| group.as_raw()).collect();
         let setup = Setup { uid: user.uid.as_raw(), gid: user.gid.as_raw(), groups: Some(groups) };
-        Ok(Self { setup, other: Some((user.name, user.dir)) })
+        Ok(Self { setup, other: Some((user.name, user.dir)), without: Vec::new() })
     }
 
-    /// The variables that name another user than our own.
+    /// The same, without a variable of ours.
+    #[must_use]
+    pub fn without(mut self, variable: impl Into<OsString>) -> Self {
+        self.without.push(variable.into());
+        self
+    }
+
+    /// The variables that name another user than our own, and those that the command does not get.
     pub(crate) fn environment(&self) -> Vec<(OsString, Option<OsString>)> {
-        let Some((name, home)) = &self.other else { return Vec::new() };
-        [("HOME", home.as_os_str()), ("USER", OsStr::new(name)), ("LOGNAME", OsStr::new(name))]
-            .map(|(variable, value)| (variable.into(), Some(value.to_owned())))
-            .into()
+        let without = self.without.iter().map(|variable| (variable.clone(), None));
+        let named = self.other.iter().flat_map(|(name, home)| {
+            [("HOME", home.as_os_str()), ("USER", OsStr::new(name)), ("LOGNAME", OsStr::new(name))]
+                .map(|(variable, value)| (variable.into(), Some(value.to_owned())))
+        });
+        without.chain(named).collect()
     }
 
     /// The home directory, if it is known.

@@ -83,6 +83,8 @@ pub(crate) struct Order {
     pub(crate) writable: Vec<PathBuf>,
     /// What is read-only even there.
     pub(crate) locked: Vec<PathBuf>,
+    /// The folder of our own that no command may see or replace.
+    pub(crate) state: Option<PathBuf>,
     /// Unix sockets of the host that stay in sight.
     pub(crate) sockets: Vec<PathBuf>,
     /// The directory for sockets and the like of the user's session, which is there but empty.

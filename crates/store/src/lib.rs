@@ -60,7 +60,7 @@ pub use report::{Colour, Report};
 pub use revisions::{History, HistoryError, Kept, News, Origin, REVISIONS_BYTES_MAX, REVISIONS_MAX};
 pub use settings::{
     ApiSettings, AuditSettings, DnsListener, DnsSettings, FirewallSettings, LISTEN_DEFAULT, Listener, Loaded,
-    Settings, SocketListener, TapOutSettings, TapSettings,
+    Settings, SocketListener, TapOutSettings, TapSettings, TokenRefused,
 };
 pub use surroundings::{
     CONTAINER_DIRECTORY, CONTAINER_USER, Mount, NoListener, Platform, Surroundings, surroundings,

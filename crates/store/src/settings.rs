@@ -3,12 +3,14 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use exeat_audit::Sink;
 use exeat_dns::{Ranges, ResolverConfig, ServerConfig};
 use exeat_firewall::{Device, Group};
-use exeat_identity::{Certificates, Clients, Demand, Issuers, Principal, Workloads};
+use exeat_identity::{
+    Certificates, Clients, Demand, Issuers, Peer, Principal, TokenError, TokenFacts, Workloads,
+};
 use exeat_model::IpBlock;
 use exeat_policy::PolicySet;
 use exeat_proxy::{Hops, KeySource, Limits, TlsFiles};
@@ -222,12 +224,42 @@ impl Loaded {
             }
             self.anonymous = Some(crate::load::anonymous(name, &self.policy));
         }
+        self.leave_anonymous();
+        self.anonymous.is_some()
+    }
+
+    /// Leaves one principal, who needs no proof: the one that this token proves, for as long as it counts.
+    ///
+    /// # Errors
+    /// Why it does not count: here and now, from no container in particular.
+    pub fn keep_token(&mut self, token: &str, now: SystemTime) -> Result<(), TokenRefused> {
+        let principal = self.issuers.verify(&self.policy, token, now)?;
+        let counts = |facts: &Arc<TokenFacts>| facts.counts_at(&Peer::default(), self.settings.central);
+        if !principal.token.as_ref().is_some_and(counts) {
+            return Err(TokenRefused::Elsewhere);
+        }
+        self.anonymous = Some(principal);
+        self.leave_anonymous();
+        Ok(())
+    }
+
+    fn leave_anonymous(&mut self) {
         self.clients = Clients::default();
         self.workloads = Workloads::default();
         self.certificates = Certificates::default();
         self.issuers = Issuers::default();
-        self.anonymous.is_some()
     }
+}
+
+/// Why a token is not what a command runs under.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenRefused {
+    /// Its issuer's configuration says so.
+    #[error("the token is not accepted")]
+    Invalid(#[from] TokenError),
+    /// It is right, and counts from one container alone, or on central nodes.
+    #[error("the token counts from its container or on central nodes alone")]
+    Elsewhere,
 }
 
 impl Default for AuditSettings {

@@ -19,6 +19,7 @@ mod clients;
 mod command;
 mod escapes;
 mod files;
+mod found;
 mod limits;
 mod refused;
 mod selftest;
@@ -27,6 +28,7 @@ mod suggest;
 fn main() -> ExitCode {
     let mut scenarios = escapes::scenarios();
     scenarios.extend(files::scenarios());
+    scenarios.extend(found::scenarios());
     scenarios.extend(command::scenarios());
     scenarios.extend(clients::scenarios());
     scenarios.extend(refused::scenarios());

@@ -1,8 +1,10 @@
 //! `run`: what the command is, and what it may reach and see.
 
+use std::cell::OnceCell;
 use std::env;
 use std::fs::{self, OpenOptions};
 use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use exeat_audit::Sink;
@@ -13,7 +15,9 @@ use exeat_store::{Flags, Loaded, Options, Report};
 use crate::args::RunArgs;
 use crate::output::{Exit, to_stderr};
 
+mod found;
 mod summary;
+mod token;
 
 pub use summary::Summary;
 
@@ -24,11 +28,45 @@ const NOWHERE: &str = "/dev/null";
 #[derive(Debug)]
 pub struct Run {
     args: RunArgs,
+    /// The configuration that was found above the working directory.
+    found: OnceCell<PathBuf>,
 }
 
 impl Run {
     pub(crate) fn from_args(args: RunArgs) -> Self {
-        Self { args }
+        Self { args, found: OnceCell::new() }
+    }
+
+    /// Looks for an `exeat.toml` here and above if nothing else says what the command may reach, and reads it. To be called before
+    /// anything holds signals: it may have a question for the terminal.
+    ///
+    /// # Errors
+    /// If there is one that cannot be used, or that nobody has looked at yet.
+    pub fn look(&self, options: &Options) -> anyhow::Result<Option<Result<Loaded, Report>>> {
+        let args = &self.args;
+        let has_policy = args.config.is_some() || args.report || args.audit.is_some();
+        if has_policy || !args.allow.is_empty() || !args.deny.is_empty() {
+            return Ok(None);
+        }
+        let directory = env::current_dir().context("cannot find the working directory")?;
+        let Some(path) = found::look(&directory)? else {
+            if args.policy.is_some() || args.token.is_some() || args.trust_config {
+                bail!("there is no exeat.toml here or above: name a configuration with --config");
+            }
+            return Ok(None);
+        };
+        let loaded = match exeat_store::load(&path, options) {
+            Ok(loaded) => loaded,
+            Err(report) => return Ok(Some(Err(report))),
+        };
+        found::approve(&path, &loaded, args.trust_config)?;
+        let _once = self.found.set(path);
+        self.limited(loaded).map(|loaded| Some(Ok(loaded)))
+    }
+
+    /// The configuration file, if there is one.
+    fn config(&self) -> Option<&Path> {
+        self.args.config.as_deref().or(self.found.get().map(PathBuf::as_path))
     }
 
     /// Has its sandbox made.
@@ -37,8 +75,13 @@ impl Run {
     /// The step that failed, or that nobody may run it.
     pub fn begin(&self) -> anyhow::Result<Beginning> {
         let args = &self.args;
-        let user = RunAs::choose(args.user.as_deref())?;
-        Ok(Sandbox::begin(&args.command, &user, &args.limits.limits()?)?)
+        Ok(Sandbox::begin(&args.command, &self.user()?, &args.limits.limits()?)?)
+    }
+
+    fn user(&self) -> anyhow::Result<RunAs> {
+        let user = RunAs::choose(self.args.user.as_deref())?;
+        let variable = self.args.token.as_deref().and_then(token::variable);
+        Ok(variable.map_or(user.clone(), |variable| user.without(variable)))
     }
 
     /// Reads and compiles what the command may reach. It is the only principal there is.
@@ -51,12 +94,27 @@ impl Run {
             Some(path) => exeat_store::load(path, options),
             None => self.load_flags(options),
         };
-        let mut loaded = match loaded {
-            Ok(loaded) => loaded,
-            Err(report) => return Ok(Err(report)),
-        };
+        match loaded {
+            Ok(loaded) => self.limited(loaded).map(Ok),
+            Err(report) => Ok(Err(report)),
+        }
+    }
+
+    /// Leaves the command as the only principal.
+    fn limited(&self, mut loaded: Loaded) -> anyhow::Result<Loaded> {
+        let args = &self.args;
+        // Standard output is the command's.
+        if matches!(loaded.settings.audit.sink, Sink::Stdout) {
+            loaded.settings.audit.sink = Sink::File(NOWHERE.into());
+        }
+        if let Some(token) = &args.token {
+            let token = token::read(token)?;
+            crate::keys::fetch(&loaded)?;
+            loaded.keep_token(&token, SystemTime::now())?;
+            return Ok(loaded);
+        }
         if loaded.keep_one(args.policy.as_deref()) {
-            return Ok(Ok(loaded));
+            return Ok(loaded);
         }
         match &args.policy {
             Some(name) => bail!("the configuration has no policy `{name}`"),
@@ -108,12 +166,14 @@ impl Run {
             paths.iter().map(there).collect::<anyhow::Result<Vec<_>>>()
         };
         // The command could otherwise write what its next run may reach.
-        let config = args.config.as_ref().map(|path| directory.join(path));
+        let config = self.config().map(|path| directory.join(path));
         let locked = config.into_iter().chain(audit_log(loaded, &directory)?).collect();
+        // What it may reach is for this proxy to know; elsewhere the token might open more.
+        let token = args.token.as_deref().and_then(token::file).map(|path| directory.join(path));
         Ok(Plan {
             command: args.command.clone(),
-            user: RunAs::choose(args.user.as_deref())?,
-            hidden: absolute(&args.hide)?,
+            user: self.user()?,
+            hidden: absolute(&args.hide)?.into_iter().chain(token).collect(),
             read_only: absolute(&args.read_only)?,
             writable: absolute(&args.writable)?.into_iter().map(no_link).collect::<anyhow::Result<_>>()?,
             locked,
