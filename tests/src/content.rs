@@ -1,4 +1,5 @@
-//! What real clients fetch: one wheel behind a simple index, one npm package, one git repository over smart HTTP.
+//! What real clients fetch: one wheel behind a simple index, one npm package, one crate behind a sparse index, one git repository
+//! over smart HTTP.
 
 use std::fs;
 use std::io::Write;
@@ -16,9 +17,11 @@ use crate::http::{Reply, Request};
 pub const PYTHON_INDEX: &str = "python.example.org";
 /// The host that serves npm packages.
 pub const NODE_REGISTRY: &str = "node.example.org";
+/// The host that serves crates.
+pub const RUST_REGISTRY: &str = "rust.example.org";
 /// The host that serves git repositories.
 pub const GIT_HOST: &str = "git.example.org";
-/// The name of the one package of either kind.
+/// The name of the one package of each kind.
 pub const PACKAGE: &str = "tiny-package";
 /// The path of the one repository.
 pub const REPOSITORY: &str = "/tiny.git";
@@ -32,6 +35,7 @@ const TARBALL: &str = "tiny-package-1.0.0.tgz";
 pub struct Content {
     wheel: Vec<u8>,
     tarball: Vec<u8>,
+    crate_file: Vec<u8>,
     repositories: PathBuf,
 }
 
@@ -44,6 +48,7 @@ impl Content {
         Ok(Self {
             wheel: make_wheel(&directory.join("wheel"))?,
             tarball: make_tarball(&directory.join("npm"))?,
+            crate_file: make_crate(&directory.join("cargo"))?,
             repositories: make_repository(&directory.join("git"))?,
         })
     }
@@ -54,6 +59,7 @@ impl Content {
         match request.host() {
             PYTHON_INDEX => self.python(request.path()),
             NODE_REGISTRY => self.node(request.path()),
+            RUST_REGISTRY => self.rust(request.path()),
             GIT_HOST => git_backend(&self.repositories, request)
                 .unwrap_or_else(|error| Reply::new(500, format!("{error:#}"))),
             host => Reply::new(200, format!("hello from {host}\n")).with("Content-Type", "text/plain"),
@@ -72,6 +78,24 @@ impl Content {
             Reply::new(200, self.wheel.clone()).with("Content-Type", "application/octet-stream")
         } else {
             Reply::new(404, "no such page")
+        }
+    }
+
+    /// A sparse index of one crate, and its file.
+    fn rust(&self, path: &str) -> Reply {
+        if path == "/index/config.json" {
+            let config = serde_json::json!({ "dl": format!("https://{RUST_REGISTRY}/crates") });
+            Reply::new(200, config.to_string()).with("Content-Type", "application/json")
+        } else if path == format!("/index/ti/ny/{PACKAGE}") {
+            let digest = hex(&Sha256::digest(&self.crate_file));
+            let version = serde_json::json!({
+                "name": PACKAGE, "vers": "1.0.0", "deps": [], "cksum": digest, "features": {}, "yanked": false,
+            });
+            Reply::new(200, format!("{version}\n")).with("Content-Type", "text/plain")
+        } else if path == format!("/crates/{PACKAGE}/1.0.0/download") {
+            Reply::new(200, self.crate_file.clone()).with("Content-Type", "application/octet-stream")
+        } else {
+            Reply::new(404, "no such crate")
         }
     }
 
@@ -155,6 +179,22 @@ fn make_tarball(directory: &Path) -> Result<Vec<u8>> {
     )?;
     run("tar", &["-czf", TARBALL, "package"], directory)?;
     Ok(fs::read(directory.join(TARBALL))?)
+}
+
+fn make_crate(directory: &Path) -> Result<Vec<u8>> {
+    let (folder, file) = (format!("{PACKAGE}-1.0.0"), "tiny-package.crate");
+    write(
+        directory,
+        &[
+            (
+                &*format!("{folder}/Cargo.toml"),
+                "[package]\nname = \"tiny-package\"\nversion = \"1.0.0\"\nedition = \"2021\"\n",
+            ),
+            (&*format!("{folder}/src/lib.rs"), "pub const HELLO: &str = \"hello\";\n"),
+        ],
+    )?;
+    run("tar", &["-czf", file, &folder], directory)?;
+    Ok(fs::read(directory.join(file))?)
 }
 
 /// A bare repository with one commit of one file, in the folder that is returned.

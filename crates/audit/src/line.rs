@@ -30,6 +30,7 @@ pub(crate) fn write(record: &Record, lines: &mut Vec<u8>) -> serde_json::Result<
         principal,
         source,
         user,
+        process,
         workload,
         method,
         target,
@@ -65,6 +66,7 @@ pub(crate) fn write(record: &Record, lines: &mut Vec<u8>) -> serde_json::Result<
     }
     line.address("source", *source);
     line.number("user", *user);
+    line.text("process", process.as_deref());
     line.text("workload", workload.as_deref());
     line.text("method", method.as_ref().map(Text::as_str));
     line.text("target", target.as_ref().map(Text::as_str));

@@ -34,6 +34,9 @@ pub struct Record {
     pub source: Option<SocketAddr>,
     /// The user of this host who opened the client's connection, if that was looked up.
     pub user: Option<u32>,
+    /// What the process calls itself that made the client's connection, where that is looked up: by `exeat run`, and not always
+    /// with success. Of the end of a tunnel, its decision has it.
+    pub process: Option<Arc<str>>,
     /// The workload that the client's connection came from, whatever proved who asks.
     pub workload: Option<Arc<str>>,
     /// The request method, or the opening's equivalent of it.
@@ -184,6 +187,7 @@ impl Record {
             principal: None,
             source: None,
             user: None,
+            process: None,
             workload: None,
             method: None,
             target: None,
@@ -268,6 +272,7 @@ mod tests {
             }),
             source: Some("[2001:db8::9]:50000".parse().unwrap()),
             user: Some(1000),
+            process: Some("curl".into()),
             workload: Some("batch".into()),
             method: Some("CONNECT".into()),
             target: Some("API.stripe.example.:443".into()),
@@ -313,7 +318,8 @@ mod tests {
                     r#"{"v":1,"time":"2023-11-14T22:13:20.007Z","event":"end","revision":7,"request_id":"0a1b","#,
                     r#""principal":{"name":"payments","proof":"password","#,
                     r#""labels":{"organization":"gsa","space":"payments-prod"}},"#,
-                    r#""source":"[2001:db8::9]:50000","user":1000,"workload":"batch","method":"CONNECT","#,
+                    r#""source":"[2001:db8::9]:50000","user":1000,"process":"curl","workload":"batch","#,
+                    r#""method":"CONNECT","#,
                     r#""target":"API.stripe.example.:443","name":"api.stripe.example","port":443,"via":"hop","#,
                     r#""address":"192.0.2.1:443","verdict":"allow","reason":"idle_timeout","#,
                     r#""rule":{"policy":"payments","place":"exeat.toml:12:10","text":"*.stripe.example"},"#,

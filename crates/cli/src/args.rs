@@ -143,7 +143,7 @@ pub struct ServeArgs {
 }
 
 /// Arguments of `run`.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(
     after_help = "The command gets namespaces of its own: its network has nothing but loopback, every connection that it\n\
                         makes goes to the proxy, and sockets of the host are out of its sight. Nothing needs to be set up, and\n\
@@ -179,6 +179,9 @@ pub struct RunArgs {
     /// Refuse nothing that is public, and record what would have been refused
     #[arg(long)]
     pub report: bool,
+    /// Ask on the terminal about connections to names that no rule covers: once, for this run, save, or deny
+    #[arg(long, conflicts_with_all = ["report", "token"])]
+    pub ask: bool,
     /// The file for audit records [default: none are kept]
     #[arg(long, value_name = "FILE")]
     pub audit: Option<PathBuf>,

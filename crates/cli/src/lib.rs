@@ -16,7 +16,7 @@ use args::FirewallCommand;
 use clap::Parser;
 
 pub use args::{Cli, Command, ServeArgs};
-pub use commands::run::{Run, Summary};
+pub use commands::run::{Run, Summary, target_of_summary};
 pub use commands::serve::{Source, announce};
 pub use output::{Exit, error_text, print_error, print_report, report_text};
 

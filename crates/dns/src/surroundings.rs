@@ -29,6 +29,11 @@ pub trait Surroundings: Send + Sync + 'static {
     /// Counts what came of resolving a name, from the cache or not.
     fn resolved(&self, result: &Result<Answer, ResolveError>, took: Duration);
 
+    /// Whether somebody is asked about connections to names that no rule covers. Nobody outside is asked for such a name.
+    fn asks(&self) -> bool {
+        false
+    }
+
     /// Counts something that no record tells.
     fn count(&self, happening: Happening);
 }

@@ -1,6 +1,7 @@
 //! The one binary: reads the command line, puts the crates together, waits for signals.
 #![forbid(unsafe_code)]
 
+mod asking;
 mod assemble;
 mod cores;
 mod descriptors;
@@ -10,6 +11,8 @@ mod listening;
 mod local;
 mod log;
 mod notify;
+mod processes;
+mod question;
 mod recorded;
 mod reloader;
 mod run;
@@ -40,6 +43,9 @@ const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     if let Some(code) = exeat_sandbox::run_if_inside() {
+        return code;
+    }
+    if let Some(code) = question::run_if_asked() {
         return code;
     }
     match exeat_cli::run() {

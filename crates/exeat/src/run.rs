@@ -5,20 +5,23 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use exeat_audit::AuditLog;
 use exeat_cli::{Exit, Run, Summary};
 use exeat_dns::{Entrance, NoGate, Ranges, Resolver, Server, VirtualNames};
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
-use exeat_proxy::{Door, Limits, Parts, Proxy};
+use exeat_proxy::{Door, Limits, Parts, Processes, Proxy};
 use exeat_sandbox::{Failure, Held, NAMES, PROXY, REDIRECTED, Sockets, give_back_text};
 use exeat_store::{Loaded, Options};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::asking::Asker;
 use crate::assemble::AUDIT_FLUSH_TIMEOUT;
 use crate::cores::{Cores, DnsDoor};
 use crate::descriptors;
+use crate::processes::Inside;
+use crate::question;
 use crate::reloader::snapshot;
 
 /// The command has standard error to itself as long as nothing is wrong.
@@ -48,6 +51,12 @@ pub(crate) fn run(command: &Run) -> ExitCode {
 fn confined(command: &Run, options: &Options) -> anyhow::Result<ExitCode> {
     // What the command may reach is read, and the proxy made, while the sandbox is.
     let found = command.look(options)?;
+    if command.asks() {
+        ensure!(
+            question::has_terminal(),
+            "--ask needs a terminal to ask on; leave it out where there is none"
+        );
+    }
     let beginning = command.begin()?;
     // Before there is another thread.
     let mut signals = Held::hold().context("cannot hold signals")?;
@@ -60,9 +69,16 @@ fn confined(command: &Run, options: &Options) -> anyhow::Result<ExitCode> {
     };
     exeat_cli::print_report(&loaded.warnings);
     let (sandbox, sockets) = beginning.finish(&command.plan(&loaded)?)?;
+    if command.asks() {
+        question::outlive_the_background().context("cannot hold signals")?;
+    }
     let log = crate::start_log(LOG_FILTER)?;
     log.take_panics();
     let outside = Outside::start(loaded, sockets)?;
+    let inside = Arc::new(Inside::new(sandbox.first_process()));
+    outside.proxy.tell_processes(Arc::clone(&inside) as Arc<dyn Processes>);
+    let asker =
+        command.asks().then(|| Asker::start(command, options, &outside.proxy, &inside)).transpose()?;
     // What has ended is counted only for as long as somebody looks.
     let look = || drop(outside.proxy.traffic());
     look();
@@ -70,7 +86,10 @@ fn confined(command: &Run, options: &Options) -> anyhow::Result<ExitCode> {
         give_back_text();
         sandbox.wait(&mut signals, LOOK_AGAIN, look)
     });
-    let summary = outside.stop();
+    if let Some(asker) = asker {
+        asker.stop();
+    }
+    let summary = outside.stop().with_processes(&inside.seen());
     log.finish(LOG_FLUSH_TIMEOUT);
     Ok(command.conclude(summary, &ended?).into())
 }

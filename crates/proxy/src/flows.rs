@@ -263,6 +263,10 @@ fn decide_on(flow: &Flow, now: &Arc<Current>) -> bool {
     let mut standing = flow.standing();
     if standing.denial.is_none() && standing.current.epoch < now.epoch {
         let decided = decide_again(&standing, flow.target(), &flow.client().shown(), now);
+        // Somebody has allowed this one where no rule did, and none does still.
+        if standing.current.is_for_one && decided.as_ref().is_err_and(|denial| is_uncovered(*denial)) {
+            return true;
+        }
         // What allowed it before is let go, too: an old snapshot ends with the sweep.
         standing.current = Arc::clone(now);
         match decided {
@@ -276,6 +280,11 @@ fn decide_on(flow: &Flow, now: &Arc<Current>) -> bool {
         }
     }
     standing.denial.is_none()
+}
+
+/// Whether it is the lack of a rule that refuses something.
+fn is_uncovered(denial: Denial) -> bool {
+    matches!(denial.reason, Reason::HostNotAllowed | Reason::PortNotAllowed)
 }
 
 /// Decides on an open flow as on a new request: the same principal, if its credentials are still good, the same target,

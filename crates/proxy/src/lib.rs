@@ -1,6 +1,7 @@
 //! The forward proxy: listen, read, decide, dial, relay, record.
 
 mod answered;
+mod asking;
 mod body;
 mod chunk;
 mod cited;
@@ -36,6 +37,7 @@ pub mod metrics;
 mod opening;
 mod pace;
 mod pool;
+mod processes;
 mod proxy_protocol;
 pub mod proxy_protocol_wire;
 mod quarantine;
@@ -67,6 +69,7 @@ mod upstream_stream;
 mod websocket;
 mod within;
 
+pub use asking::{Answer, Answering, Asks, Unknown};
 pub use client::Client;
 pub use client_hello::{HELLO_BYTES_MAX, Hello, client_hello};
 pub use flows::{FlowFilter, FlowId, FlowKind, FlowView};
@@ -76,6 +79,7 @@ pub use key_fetch::{KEY_FETCH_TIMEOUT, KeyFetchError, KeyServer};
 pub use key_source::KeySource;
 pub use limits::Limits;
 pub use listen::{Door, Proxy};
+pub use processes::Processes;
 pub use quarantine::StateError;
 pub use refused::RefusedView;
 pub use relay::PIPE_DESCRIPTORS_MAX;

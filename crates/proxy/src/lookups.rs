@@ -51,6 +51,10 @@ impl Surroundings for Around {
         self.0.metrics.note_resolved(result, took);
     }
 
+    fn asks(&self) -> bool {
+        self.0.asks.get().is_some()
+    }
+
     fn count(&self, happening: Happening) {
         let lookups = self.lookups();
         match happening {

@@ -19,6 +19,7 @@ use exeat_policy::{
 };
 
 use crate::{
+    asking::{self, Answer},
     flows::{Beginning, FlowKind, Live, Over, Source},
     headers::names_instance,
     meter::Meter,
@@ -89,17 +90,59 @@ pub(crate) async fn admit(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> R
     let verdict = decide(&snapshot.policy, &request);
     shared.metrics.decision_time.observe(started.elapsed());
     match verdict {
+        Verdict::Allow(allowed) => Ok(admitted(trail, &ask, (current, principal), allowed)),
+        Verdict::Deny(denial) => {
+            let asks = shared.asks.get();
+            let unknown = asks.and_then(|_| asking::unknown(&request, denial, trail.client().peer));
+            let (Some(asks), Some(unknown)) = (asks, unknown) else {
+                return Err(deny(&current, trail, &request, denial, &[]));
+            };
+            let answer = asks.ask(unknown).await;
+            Box::pin(answered(shared, trail, ask, (current, principal), answer)).await
+        }
+    }
+}
+
+fn admitted(
+    trail: &mut Trail,
+    ask: &Ask<'_>,
+    (current, principal): (Arc<Current>, Arc<Principal>),
+    allowed: Allowed,
+) -> Admitted {
+    trail.note_allow(&current, allowed.rules().first().copied(), None);
+    let via = ask.via.join(&b", "[..]);
+    Admitted { target: ask.target.clone(), address: ask.address, principal, allowed, via, current }
+}
+
+/// Decides again on what somebody was asked about.
+///
+/// # Errors
+/// The refusal, which `trail` has noted too.
+async fn answered(
+    shared: &Shared,
+    trail: &mut Trail,
+    ask: Ask<'_>,
+    (before, principal): (Arc<Current>, Arc<Principal>),
+    answer: Answer,
+) -> Result<Admitted, Refusal> {
+    let (current, principal) = match answer {
+        Answer::Refuse => (before, principal),
+        Answer::Changed => authenticate(shared, trail, ask.credentials).await?,
+        Answer::Once(snapshot) => {
+            let now = shared.current();
+            let again = snapshot.again(&principal, &before.snapshot, &trail.client().shown());
+            let principal = again.ok_or_else(|| refuse(trail, Reason::PolicyChanged, Some(ask.target)))?;
+            (Arc::new(now.for_one(snapshot)), principal)
+        }
+    };
+    trail.note_principal(&principal, &current.snapshot.policy);
+    let request = EgressRequest { bound: &principal.bound, target: ask.target, transport: Transport::Tcp };
+    if current.is_quarantined(&principal, &trail.client().shown()) {
+        return Err(deny(&current, trail, &request, Denial::of(Reason::PolicyChanged), &[]));
+    }
+    match decide(&current.snapshot.policy, &request) {
         Verdict::Allow(allowed) => {
-            trail.note_allow(&current, allowed.rules().first().copied(), None);
-            let via = ask.via.join(&b", "[..]);
-            Ok(Admitted {
-                target: ask.target.clone(),
-                address: ask.address,
-                principal,
-                allowed,
-                via,
-                current,
-            })
+            Ok(admitted(trail, &ask, (Arc::clone(&current), Arc::clone(&principal)), allowed))
         }
         Verdict::Deny(denial) => Err(deny(&current, trail, &request, denial, &[])),
     }

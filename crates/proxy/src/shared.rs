@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::SystemTime,
@@ -22,6 +22,7 @@ use exeat_policy::PolicySet;
 use tokio::sync::Notify;
 
 use crate::{
+    asking::Asks,
     cited::Cited,
     flows::{Flows, Over, Source, Swept},
     handshakes::Handshakes,
@@ -31,6 +32,7 @@ use crate::{
     limits::Limits,
     metrics::{Metrics, Told},
     pool::Pool,
+    processes::Processes,
     quarantine::Kept,
     refused::{Refusals, Refused},
     relay::Pipes,
@@ -122,9 +124,23 @@ pub(crate) struct Current {
     pub(crate) revocations: Arc<Revocations>,
     /// The rules of the snapshot that it has decided by.
     pub(crate) cited: Cited,
+    /// Whether it decides on one request alone, that somebody was asked about.
+    pub(crate) is_for_one: bool,
 }
 
 impl Current {
+    /// The same, but for one request that this snapshot decides on.
+    pub(crate) fn for_one(&self, snapshot: Arc<Snapshot>) -> Self {
+        Self {
+            epoch: self.epoch,
+            snapshot,
+            quarantine: Arc::clone(&self.quarantine),
+            revocations: Arc::clone(&self.revocations),
+            cited: Cited::default(),
+            is_for_one: true,
+        }
+    }
+
     /// Whether `principal` may reach nothing for now, from a connection that shows this.
     pub(crate) fn is_quarantined(&self, principal: &Principal, shown: &Shown) -> bool {
         let peer = self.snapshot.peer(shown);
@@ -196,6 +212,10 @@ pub(crate) struct Shared {
     pub(crate) pool: Arc<Pool>,
     /// What bulk is relayed through.
     pub(crate) pipes: Pipes,
+    /// Who is asked about what no rule covers.
+    pub(crate) asks: OnceLock<Arc<dyn Asks>>,
+    /// Who can tell which process made a connection.
+    pub(crate) processes: OnceLock<Arc<dyn Processes>>,
 }
 
 impl Shared {
@@ -208,6 +228,7 @@ impl Shared {
             quarantine: Arc::default(),
             revocations: Arc::default(),
             cited: Cited::default(),
+            is_for_one: false,
         };
         Ok(Self {
             current: ArcSwap::from_pointee(current),
@@ -233,6 +254,8 @@ impl Shared {
             traffic: Traffic::default(),
             pool: Arc::new(Pool::new(&parts.limits)),
             pipes: Pipes::default(),
+            asks: OnceLock::new(),
+            processes: OnceLock::new(),
         })
     }
 
@@ -282,7 +305,9 @@ impl Shared {
         revocations: Arc<Revocations>,
     ) -> Arc<Current> {
         let epoch = self.current.load().epoch + 1;
-        let current = Arc::new(Current { epoch, snapshot, quarantine, revocations, cited: Cited::default() });
+        let cited = Cited::default();
+        let current =
+            Arc::new(Current { epoch, snapshot, quarantine, revocations, cited, is_for_one: false });
         self.current.store(Arc::clone(&current));
         current
     }
@@ -324,6 +349,7 @@ impl Shared {
 
     /// Hands over the record of what has happened, whether or not it can be kept, and counts what it says.
     pub(crate) fn note(&self, record: Record) {
+        let record = self.with_process(record);
         self.count(Counted::of(&record, &self.traffic));
         self.audit.note(&record);
     }
@@ -334,6 +360,7 @@ impl Shared {
     /// # Errors
     /// If no record can be kept at present and nothing is allowed without.
     pub(crate) async fn record(&self, record: Record) -> Result<(), AuditUnavailable> {
+        let record = self.with_process(record);
         let counted = Counted::of(&record, &self.traffic);
         let kept = match self.audit.record(&record) {
             Ok(receipt) => receipt.kept().await,

@@ -60,7 +60,7 @@ fn confine(channel: &Channel) -> Result<(Order, OwnedFd), Failure> {
     // The command has our user, and must not look into this process: the channel is here.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during(Step::Privileges)?;
     syscalls::restrict().during(Step::SystemCalls)?;
-    Ok((order, stdin))
+    Ok((*order, stdin))
 }
 
 fn start(command: &[OsString], order: &Order, stdin: OwnedFd) -> Result<Child, Failure> {

@@ -125,6 +125,12 @@ impl Sandbox {
         Ok(Beginning(sandbox))
     }
 
+    /// The number of its first process, which has the network of all in it, and is the first ancestor of theirs.
+    #[must_use]
+    pub fn first_process(&self) -> u32 {
+        self.stage.id()
+    }
+
     /// Runs the command, once the sandbox is complete.
     ///
     /// # Errors
@@ -225,7 +231,7 @@ impl Sandbox {
         environment.extend(environment::of_command());
         let runtime_directory = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let runtime_directory = runtime_directory.filter(|directory| directory.is_absolute());
-        let order = ToInside::Order(Order {
+        let order = ToInside::Order(Box::new(Order {
             directory: plan.directory.clone(),
             environment,
             hidden: plan.hidden.clone(),
@@ -238,7 +244,7 @@ impl Sandbox {
             state: names::state_folder(),
             sockets: plan.sockets.clone(),
             runtime_directory,
-        });
+        }));
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
         refuse_directories([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
         let sockets = File::open("/proc/net/unix").during(Step::Hide)?;

@@ -33,7 +33,7 @@ pub(crate) enum ToInside {
     /// To the stage: its user is mapped.
     Mapped,
     /// To init: what the command may see. The command's standard input goes along, and the host's table of unix sockets.
-    Order(Order),
+    Order(Box<Order>),
     /// To init: run the command.
     Go,
     /// To init: a signal for the command.
@@ -234,7 +234,7 @@ mod tests {
         let (here, there) = Channel::pair().unwrap();
         let many = |count: usize| {
             let hidden = vec![PathBuf::from("x".repeat(1024)); count];
-            ToInside::Order(Order { hidden, ..Order::default() })
+            ToInside::Order(Box::new(Order { hidden, ..Order::default() }))
         };
         here.send(&many(150)).unwrap();
         here.send(&many(200)).unwrap_err();

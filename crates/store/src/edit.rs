@@ -10,7 +10,7 @@ use exeat_policy::Labels;
 use toml_edit::{Array, DocumentMut, Formatted, InlineTable, Item, Table, Value};
 
 use crate::clients::PASSWORDS_MAX;
-use crate::keys::CLIENT;
+use crate::keys::{CLIENT, POLICY};
 use crate::names;
 
 /// A client to be added.
@@ -105,6 +105,23 @@ pub fn add_client(text: &str, client: &NewClient<'_>, existing: Existing) -> Res
             Existing::AddPassword => add_password(found, client)?,
         },
     }
+    Ok(with_line_ends_of(text, document.to_string()))
+}
+
+/// Returns `text` with an entry added at the end of what a policy allows.
+///
+/// # Errors
+/// See [`EditError`]; the text is not changed then. Whether it is an entry is for a load of the new text to say.
+pub fn add_entry(text: &str, policy: &str, entry: &str) -> Result<String, EditError> {
+    let mut document: DocumentMut = text.parse().map_err(|_: toml_edit::TomlError| EditError::Syntax)?;
+    let path = |part: &str| format!("{}.{policy}{part}", POLICY.name);
+    let shape = || EditError::Shape { path: path(""), expected: "a table" };
+    let policies = document.get_mut(POLICY.name).and_then(Item::as_table_like_mut).ok_or_else(shape)?;
+    let table = policies.get_mut(policy).and_then(Item::as_table_like_mut).ok_or_else(shape)?;
+    let allow = table.entry("allow").or_insert_with(|| list([]));
+    let allow =
+        allow.as_array_mut().ok_or_else(|| EditError::Shape { path: path(".allow"), expected: "a list" })?;
+    push_keeping_comments(allow, entry);
     Ok(with_line_ends_of(text, document.to_string()))
 }
 

@@ -50,7 +50,7 @@ mod workloads;
 mod written;
 
 pub use api::api_socket;
-pub use edit::{EditError, Existing, NewClient, WriteError, add_client, write_atomically};
+pub use edit::{EditError, Existing, NewClient, WriteError, add_client, add_entry, write_atomically};
 pub use files::{GROUP_FILE_BYTES_MAX, GROUP_FILE_PROBLEMS_MAX, GROUP_LINE_BYTES_MAX};
 pub use flags::{AttachFlags, FLAGS_CLIENT, Flags, from_attach_flags, from_flags};
 pub use import::{Imported, import_hosts_yaml};

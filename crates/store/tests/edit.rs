@@ -211,3 +211,40 @@ fn only_a_file_is_replaced() {
     assert_eq!(error.source.to_string(), "not a regular file");
     assert!(fs::metadata(&path).unwrap().file_type().is_socket());
 }
+
+#[test]
+fn an_entry_is_added_behind_the_others_and_comments_stay() {
+    for (name, text, want) in [
+        (
+            "a line each",
+            "[policy.web]\nallow = [\n  \"example.com\", # the site\n  # last words\n]\n",
+            Ok(
+                "[policy.web]\nallow = [\n  \"example.com\", # the site\n  # last words\n  \"new.example.org:8443\",\n]\n",
+            ),
+        ),
+        (
+            "one line",
+            "[policy]\nweb = { allow = [\"example.com\"] } # why\n",
+            Ok("[policy]\nweb = { allow = [\"example.com\", \"new.example.org:8443\"] } # why\n"),
+        ),
+        (
+            "none yet",
+            "[policy.web]\r\nmode = \"enforce\"\r\n",
+            Ok("[policy.web]\r\nmode = \"enforce\"\r\nallow = [\"new.example.org:8443\"]\r\n"),
+        ),
+        ("another policy", "[policy.other]\nallow = []\n", Err("`policy.web` is not written as a table")),
+        (
+            "no list",
+            "[policy.web]\nallow = \"example.com\"\n",
+            Err("`policy.web.allow` is not written as a list"),
+        ),
+        ("not TOML", "[policy.web\n", Err("the configuration is not valid TOML")),
+    ] {
+        let added = exeat_store::add_entry(text, "web", "new.example.org:8443");
+        match (added, want) {
+            (Ok(added), Ok(want)) => assert_eq!(added, want, "{name}"),
+            (Err(error), Err(want)) => assert!(error.to_string().starts_with(want), "{name}: {error}"),
+            (added, want) => panic!("{name}: {added:?} and not {want:?}"),
+        }
+    }
+}

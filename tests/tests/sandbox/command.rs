@@ -64,10 +64,12 @@ fn what_it_reached_is_told_at_the_end(starter: Starter) -> Result<()> {
     };
     let told = run(&[])?;
     ensure!(told.code == 0 && told.out == "hello from example.com\n", "{starter:?}: {told:?}");
-    ensure!(told.err.contains("  reached  example.com:80  1×, "), "{starter:?}: {told:?}");
+    ensure!(told.err.contains("  reached  example.com:80  1× by curl, "), "{starter:?}: {told:?}");
     for entry in ["evil.test:8080", "other.test"] {
         let is_told = told.err.lines().any(|line| {
-            line.contains(&format!("refused  {entry}  ")) && line.contains(&format!("; --allow '{entry}'"))
+            line.contains(&format!("refused  {entry}  "))
+                && line.contains("× by curl, ")
+                && line.contains(&format!("; --allow '{entry}'"))
         });
         ensure!(is_told, "{starter:?}: {entry}: {told:?}");
     }
@@ -78,6 +80,9 @@ fn what_it_reached_is_told_at_the_end(starter: Starter) -> Result<()> {
     let summary: serde_json::Value = serde_json::from_str(line)?;
     let reached = summary.pointer("/allowed/0/target").and_then(serde_json::Value::as_str);
     let refused = summary.pointer("/refused/0/reason").and_then(serde_json::Value::as_str);
+    for list in ["/allowed/0/processes/0", "/refused/0/processes/0"] {
+        ensure!(summary.pointer(list).and_then(serde_json::Value::as_str) == Some("curl"), "{summary}");
+    }
     ensure!(reached == Some("example.com:80") && refused == Some("host_not_allowed"), "{summary}");
     let allowed = starter.run(
         home,

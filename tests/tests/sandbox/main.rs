@@ -15,6 +15,8 @@ macro_rules! by_each_starter {
 }
 
 mod action;
+mod ask;
+mod cargo;
 mod clients;
 mod command;
 mod escapes;
@@ -29,8 +31,10 @@ fn main() -> ExitCode {
     let mut scenarios = escapes::scenarios();
     scenarios.extend(files::scenarios());
     scenarios.extend(found::scenarios());
+    scenarios.extend(ask::scenarios());
     scenarios.extend(command::scenarios());
     scenarios.extend(clients::scenarios());
+    scenarios.extend(cargo::scenarios());
     scenarios.extend(refused::scenarios());
     scenarios.extend(selftest::scenarios());
     scenarios.extend(limits::scenarios());

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use exeat_sandbox::{LimitedBy, Limits};
 
 /// How much the command may use.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
     /// Memory of the command and all that it starts: bytes, or with K, M, G; more ends them

@@ -1,9 +1,9 @@
 //! `run`: what the command is, and what it may reach and see.
 
-use std::cell::OnceCell;
 use std::env;
 use std::fs::{self, OpenOptions};
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
@@ -15,26 +15,27 @@ use exeat_store::{Flags, Loaded, Options, Report};
 use crate::args::RunArgs;
 use crate::output::{Exit, to_stderr};
 
+mod asked;
 mod found;
 mod summary;
 mod token;
 
-pub use summary::Summary;
+pub use summary::{Summary, target_of_summary};
 
 /// Where the records of a run go that nobody asked for.
 const NOWHERE: &str = "/dev/null";
 
 /// A command to be run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Run {
     args: RunArgs,
     /// The configuration that was found above the working directory.
-    found: OnceCell<PathBuf>,
+    found: OnceLock<PathBuf>,
 }
 
 impl Run {
     pub(crate) fn from_args(args: RunArgs) -> Self {
-        Self { args, found: OnceCell::new() }
+        Self { args, found: OnceLock::new() }
     }
 
     /// Looks for an `exeat.toml` here and above if nothing else says what the command may reach, and reads it. To be called before

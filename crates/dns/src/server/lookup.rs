@@ -40,6 +40,11 @@ pub(super) const LIFETIME_MAX: Duration = Duration::from_secs(60 * 60);
 /// none that somebody makes.
 pub(super) const ROUNDS_MAX: usize = 4;
 
+/// Whether it is the lack of a rule that refuses a name.
+fn is_uncovered(denial: Denial) -> bool {
+    denial.reason == Reason::HostNotAllowed && denial.rule.is_none()
+}
+
 /// Why a question gets no answer yet.
 enum Stop {
     /// It gets this one, without any of what was asked for.
@@ -137,6 +142,11 @@ impl Inner {
             // A redirected connection can leave through the next hop, which resolves for itself.
             Err(denial) if self.names.is_some() && denial.reason == Reason::EgressGatewayUnavailable => {
                 trail.note_allow(policy, denial.rule, None);
+                (denial.rule, false)
+            }
+            // A connection to it is asked about, and decided on then.
+            Err(denial) if self.names.is_some() && self.around.asks() && is_uncovered(denial) => {
+                trail.note_allow(policy, denial.rule, Some(denial));
                 (denial.rule, false)
             }
             Err(denial) => return Err(self.deny(policy, &principal, question, denial, trail)),

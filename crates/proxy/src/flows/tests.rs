@@ -35,6 +35,7 @@ fn current(epoch: u64) -> Arc<Current> {
         quarantine: Arc::default(),
         revocations: Arc::default(),
         cited: crate::cited::Cited::default(),
+        is_for_one: false,
     })
 }
 
@@ -101,6 +102,7 @@ fn a_flow_that_comes_after_the_quarantine_is_ended() {
         quarantine: Arc::new(quarantine),
         revocations: Arc::default(),
         cited: crate::cited::Cited::default(),
+        is_for_one: false,
     });
     let early = flows.begin(beginning(&before), || Arc::clone(&before));
     assert_eq!((flows.end_quarantined(&now), flows.end_quarantined(&now)), (1, 0));

@@ -1,7 +1,8 @@
 //! What a run reached and what it was refused, in words and as JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::sync::Arc;
 
 use exeat_model::{Authority, Port, Transport};
 use exeat_policy::{EgressRequest, Reason, smallest_entry};
@@ -25,6 +26,8 @@ pub struct Summary {
 #[derive(Debug)]
 struct Allowed {
     target: String,
+    /// What the processes call themselves that asked for it, as far as that is known.
+    processes: Vec<String>,
     requests: u64,
     bytes_up: u64,
     bytes_down: u64,
@@ -33,6 +36,7 @@ struct Allowed {
 #[derive(Debug)]
 struct Refused {
     target: String,
+    processes: Vec<String>,
     reason: Reason,
     count: u64,
     /// What would allow it, where an entry can.
@@ -47,6 +51,7 @@ impl Summary {
         let mut allowed: Vec<Allowed> = pairs
             .map(|pair| Allowed {
                 target: pair.target.to_string(),
+                processes: Vec::new(),
                 requests: pair.requests,
                 bytes_up: pair.bytes_up,
                 bytes_down: pair.bytes_down,
@@ -55,18 +60,24 @@ impl Summary {
         allowed.sort_by(|one, other| one.target.cmp(&other.target));
         let mut counts: BTreeMap<(String, &'static str), (Reason, u64)> = BTreeMap::new();
         for row in proxy.refusals() {
-            // What is behind the host of a URL was not what was decided on.
-            let target = row.target.split('/').next().unwrap_or_default();
-            // A question for a name spells it to the end.
-            let target = target.strip_suffix('.').unwrap_or(target).to_owned();
+            let target = target_of_summary(&row.target).to_owned();
             counts.entry((target, row.reason.token())).or_insert((row.reason, 0)).1 += row.count;
         }
         let snapshot = proxy.snapshot();
         let refused = counts.into_iter().map(|((target, _), (reason, count))| {
             let entry = entry(&snapshot, &target, reason);
-            Refused { target, reason, count, entry }
+            Refused { target, processes: Vec::new(), reason, count, entry }
         });
         Self { allowed, refused: refused.collect(), limits: Vec::new() }
+    }
+
+    /// The same with the names of the processes that asked for each target.
+    #[must_use]
+    pub fn with_processes(mut self, seen: &BTreeMap<String, BTreeSet<Arc<str>>>) -> Self {
+        let of = |target: &str| seen.get(target).into_iter().flatten().map(ToString::to_string).collect();
+        self.allowed.iter_mut().for_each(|row| row.processes = of(target_of_summary(&row.target)));
+        self.refused.iter_mut().for_each(|row| row.processes = of(&row.target));
+        self
     }
 
     /// The same with the limits that the command ran into.
@@ -86,14 +97,20 @@ impl Summary {
     pub fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
-        for Allowed { target, requests, bytes_up, bytes_down } in self.allowed.iter().take(ROWS_MAX) {
-            let _ =
-                writeln!(text, "  reached  {target}  {requests}×, {bytes_up} bytes up, {bytes_down} down");
+        for Allowed { target, processes, requests, bytes_up, bytes_down } in
+            self.allowed.iter().take(ROWS_MAX)
+        {
+            let by = by(processes);
+            let _ = writeln!(
+                text,
+                "  reached  {target}  {requests}×{by}, {bytes_up} bytes up, {bytes_down} down"
+            );
         }
-        for Refused { target, reason, count, entry } in self.refused.iter().take(ROWS_MAX) {
+        for Refused { target, processes, reason, count, entry } in self.refused.iter().take(ROWS_MAX) {
+            let by = by(processes);
             let entry = entry.as_ref().map(|entry| format!("; --allow '{entry}'")).unwrap_or_default();
             let word = if reason.http_status() == STATUS_POLICY { "refused" } else { "failed " };
-            let _ = writeln!(text, "  {word}  {target}  {count}×, {reason}{entry}");
+            let _ = writeln!(text, "  {word}  {target}  {count}×{by}, {reason}{entry}");
         }
         let rows = |count: usize| count.saturating_sub(ROWS_MAX);
         let more = rows(self.allowed.len()) + rows(self.refused.len());
@@ -112,14 +129,28 @@ impl Summary {
     /// Returns it as one JSON object.
     #[must_use]
     pub fn json(&self) -> Value {
-        let allowed = |Allowed { target, requests, bytes_up, bytes_down }: &Allowed| json!({ "target": target, "requests": requests, "bytes_up": bytes_up, "bytes_down": bytes_down });
-        let refused = |Refused { target, reason, count, entry }: &Refused| json!({ "target": target, "reason": reason.token(), "count": count, "allow": entry });
+        let allowed = |Allowed { target, processes, requests, bytes_up, bytes_down }: &Allowed| json!({ "target": target, "processes": processes, "requests": requests, "bytes_up": bytes_up, "bytes_down": bytes_down });
+        let refused = |Refused { target, processes, reason, count, entry }: &Refused| json!({ "target": target, "processes": processes, "reason": reason.token(), "count": count, "allow": entry });
         json!({
             "allowed": self.allowed.iter().map(allowed).collect::<Vec<_>>(),
             "refused": self.refused.iter().map(refused).collect::<Vec<_>>(),
             "limits": self.limits.iter().map(|exceeded| exceeded.word()).collect::<Vec<_>>(),
         })
     }
+}
+
+/// A target of an audit record as it stands in the summary: what is behind the host of a URL was not what was decided on, and a
+/// question for a name spells it to the end.
+#[must_use]
+pub fn target_of_summary(target: &str) -> &str {
+    let target = target.split_once("://").map_or(target, |(_, rest)| rest);
+    let target = target.split('/').next().unwrap_or_default();
+    target.strip_suffix('.').unwrap_or(target)
+}
+
+/// Who it was, in words.
+fn by(processes: &[String]) -> String {
+    if processes.is_empty() { String::new() } else { format!(" by {}", processes.join(", ")) }
 }
 
 /// The status of what a policy refuses, as opposed to what could not be done.
