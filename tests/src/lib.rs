@@ -22,6 +22,7 @@ pub mod lan;
 pub mod namespace;
 pub mod noise;
 pub mod origin;
+pub mod process_api;
 pub mod raw;
 pub mod scrape;
 pub mod servers;

@@ -17,6 +17,7 @@ mod metrics;
 mod openapi;
 mod orders;
 mod policy;
+mod process;
 mod put;
 mod quarantine;
 mod recorded;
@@ -40,6 +41,7 @@ pub use differences::{
 pub use health::serve as serve_health;
 pub use metrics::{Family, families, render};
 pub use orders::{Do, Done, Order, Put, Refused, Terms};
+pub use process::{Callers, Ceiling, NewSecret, ProcessApi, Secret, SecretError, Setup};
 pub use socket::{Access, Socket, SocketError, SocketFile};
 pub use status::{Reloading, Status};
 pub use target::{TargetError, parse_target};

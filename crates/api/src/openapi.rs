@@ -20,6 +20,15 @@ pub(crate) async fn get() -> Json<Value> {
 
 /// Returns the document, in OpenAPI 3.1.
 pub(crate) fn document() -> Value {
+    let description = "Served on the unix socket that `[api] socket` names, to the user that the proxy runs as. \
+        Every failure is a JSON object with `error` and mostly `help`. A request that takes longer than 60 s is \
+        answered with 504.";
+    let server = json!({ "url": "http://exeat/", "description": "The name is not looked at." });
+    made_of(&ROUTES, "Exeat admin API", description, server)
+}
+
+/// Returns the document of an API with these routes.
+pub(crate) fn made_of<S>(routes: &[Route<S>], title: &str, description: &str, server: Value) -> Value {
     let settings = || {
         SchemaSettings::draft2020_12()
             .with(|settings| {
@@ -31,7 +40,7 @@ pub(crate) fn document() -> Value {
     let mut making =
         Making { sent: settings().for_deserialize().into(), answered: settings().for_serialize().into() };
     let mut paths = Map::new();
-    for route in &ROUTES {
+    for route in routes {
         let operation = making.operation(route);
         let path = paths.entry(route.path).or_insert_with(|| json!({}));
         if let Some(path) = path.as_object_mut() {
@@ -41,14 +50,12 @@ pub(crate) fn document() -> Value {
     json!({
         "openapi": "3.1.0",
         "info": {
-            "title": "Exeat admin API",
+            "title": title,
             "version": env!("CARGO_PKG_VERSION"),
             "license": { "name": "Apache-2.0 OR MIT", "identifier": "Apache-2.0 OR MIT" },
-            "description": "Served on the unix socket that `[api] socket` names, to the user that the proxy runs as. \
-                Every failure is a JSON object with `error` and mostly `help`. A request that takes longer than 60 s is \
-                answered with 504.",
+            "description": description,
         },
-        "servers": [{ "url": "http://exeat/", "description": "The name is not looked at." }],
+        "servers": [server],
         "paths": paths,
         "components": { "schemas": making.definitions() },
     })
@@ -63,7 +70,7 @@ struct Making {
 }
 
 impl Making {
-    fn operation(&mut self, route: &Route) -> Value {
+    fn operation<S>(&mut self, route: &Route<S>) -> Value {
         let mut operation = Map::new();
         operation.insert("operationId".to_owned(), operation_id(route).into());
         operation.insert("summary".to_owned(), route.summary.into());
@@ -145,8 +152,9 @@ impl Making {
 }
 
 /// A name for programs that make clients of the document: `get_policy_diff`.
-fn operation_id(route: &Route) -> String {
-    let parts = route.path.split('/').skip(2).map(|part| match part.strip_prefix('{') {
+fn operation_id<S>(route: &Route<S>) -> String {
+    let parts = route.path.split('/').filter(|part| !part.is_empty() && *part != "v1");
+    let parts = parts.map(|part| match part.strip_prefix('{') {
         Some(name) => format!("by_{}", name.trim_end_matches('}')),
         None => part.replace('.', "_"),
     });

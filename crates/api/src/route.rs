@@ -1,4 +1,4 @@
-//! One route of the admin API: who answers it, and what the document says of it. Both come from here, so that neither
+//! One route of an API: who answers it, and what the document says of it. Both come from here, so that neither
 //! can lack a route that the other has.
 
 use axum::routing::{MethodFilter, MethodRouter};
@@ -6,14 +6,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::{admin::Admin, error::Failure};
 
-/// One method of one path.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Route {
+/// One method of one path. `S` is what its handler works on.
+pub(crate) struct Route<S = Admin> {
     pub(crate) method: Method,
     /// With the names of its parameters in braces.
     pub(crate) path: &'static str,
     /// Makes what answers it.
-    pub(crate) handler: fn(MethodFilter) -> MethodRouter<Admin>,
+    pub(crate) handler: fn(MethodFilter) -> MethodRouter<S>,
     /// What it does, without a full stop.
     pub(crate) summary: &'static str,
     /// What else there is to say, or nothing.

@@ -17,17 +17,25 @@ use tokio::{
 };
 
 /// Connections at a time on one listener: operators, a scraper or two, a probe. What exceeds it waits.
-const CONNECTIONS_MAX: usize = 64;
+pub(crate) const CONNECTIONS_MAX: usize = 64;
 /// Time for a request head, and for the pause before it.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for a whole request and its handling. A reload of a million-line list takes a few seconds.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// Time for one connection with all its requests, so that one which does not read its response ends.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long the clients of an API may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// For a whole request and its handling.
+    pub(crate) request: Duration,
+    /// For one connection with all its requests, so that one which does not read its response ends.
+    pub(crate) connection: Duration,
+}
+
+/// That with operators: a reload of a million-line list takes a few seconds.
+const PATIENCE: Patience =
+    Patience { request: Duration::from_secs(60), connection: Duration::from_secs(600) };
 /// Bytes of a request head.
 const HEAD_BYTES: usize = 16 * 1024;
 /// How long accepting rests when descriptors or memory are short.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Who is on the other side of a connection.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,7 +55,7 @@ where
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match accept().await {
             Ok((stream, caller)) => {
-                tokio::spawn(serve_one(router.clone(), stream, caller, place));
+                tokio::spawn(serve_one(router.clone(), stream, caller, place, PATIENCE));
             }
             Err(error) => {
                 tracing::debug!(%error, "cannot accept an operator's connection");
@@ -57,20 +65,27 @@ where
     }
 }
 
-async fn serve_one<S>(router: Router, stream: S, caller: Caller, place: OwnedSemaphorePermit)
-where
+/// Serves one connection by `router`, which may take it over (RFC 9110 §7.8). It has its place for as long as it speaks HTTP.
+pub(crate) async fn serve_one<S>(
+    router: Router,
+    stream: S,
+    caller: Caller,
+    place: OwnedSemaphorePermit,
+    patience: Patience,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(caller);
-        answer(router.clone(), request)
+        answer(router.clone(), request, patience.request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
-    match timeout(CONNECTION_TIMEOUT, connection).await {
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    match timeout(patience.connection, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "an operator's connection broke"),
         Err(_) => tracing::debug!("an operator's connection took too long"),
@@ -78,9 +93,9 @@ where
     drop(place);
 }
 
-async fn answer(router: Router, request: Request<Incoming>) -> Result<Response, Infallible> {
+async fn answer(router: Router, request: Request<Incoming>, limit: Duration) -> Result<Response, Infallible> {
     let service = TowerToHyperService::new(router);
-    match timeout(REQUEST_TIMEOUT, hyper::service::Service::call(&service, request)).await {
+    match timeout(limit, hyper::service::Service::call(&service, request)).await {
         Ok(response) => response,
         Err(_) => {
             let mut late = Response::new(Body::from("{\"error\":\"this took too long\"}\n"));

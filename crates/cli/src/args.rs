@@ -11,8 +11,9 @@ use exeat_policy::Label;
 
 mod firewall;
 mod generate;
-mod limits;
+pub(crate) mod limits;
 mod policy;
+mod sandbox;
 mod selftest;
 mod suggest;
 mod token;
@@ -21,6 +22,7 @@ pub(crate) use firewall::FirewallAttachArgs;
 pub(crate) use firewall::{FirewallCommand, FirewallDoctorArgs, FirewallShowArgs, FirewallWhyArgs};
 pub(crate) use generate::{GenerateArgs, GenerateCommand, KubernetesArgs};
 pub(crate) use policy::{PolicyCommand, PolicyDiffArgs, PutArgs, PutHow, RevisionsArgs, RollbackArgs};
+pub(crate) use sandbox::{SandboxCommand, SandboxServeArgs};
 pub(crate) use selftest::SelftestArgs;
 pub(crate) use suggest::SuggestArgs;
 pub(crate) use token::{IssueArgs, KeygenArgs, RevocationsArgs, RevokeArgs, TokenCommand};
@@ -55,6 +57,9 @@ pub enum Command {
     Serve(ServeArgs),
     /// Run a command whose only way out is the proxy
     Run(RunArgs),
+    /// Run commands, each confined, for others
+    #[command(subcommand)]
+    Sandbox(SandboxCommand),
     /// Try every way out of a sandbox on this host, and say what came of it
     Selftest(SelftestArgs),
     /// Print the smallest policy for what runs have reached

@@ -1,6 +1,6 @@
 //! The command line: arguments as typed, then commands.
 //!
-//! Everything but `serve` and `run` runs here from start to end. Those need every crate put together,
+//! Everything but `serve`, `run` and `sandbox serve` runs here from start to end. Those need every crate put together,
 //! which is the binary's work, so they are handed back.
 #![forbid(unsafe_code)]
 
@@ -12,11 +12,12 @@ mod output;
 
 use std::process::ExitCode;
 
-use args::FirewallCommand;
+use args::{FirewallCommand, SandboxCommand};
 use clap::Parser;
 
 pub use args::{Cli, Command, ServeArgs};
 pub use commands::run::{Run, Summary, target_of_summary};
+pub use commands::sandbox::SandboxServe;
 pub use commands::serve::{Source, announce};
 pub use output::{Exit, error_text, print_error, print_report, report_text};
 
@@ -29,6 +30,8 @@ pub enum Next {
     Serve(Source),
     /// Run a command that has no other way out than the proxy.
     Run(Run),
+    /// Run commands for others.
+    SandboxServe(SandboxServe),
 }
 
 /// Parses the process's arguments and runs the command.
@@ -56,6 +59,7 @@ pub fn run() -> Next {
         },
         Command::Firewall(command) => exit(commands::firewall::run(&command)),
         Command::Run(args) => Next::Run(Run::from_args(args)),
+        Command::Sandbox(SandboxCommand::Serve(args)) => Next::SandboxServe(SandboxServe::from_args(args)),
         Command::Selftest(args) => exit(commands::selftest::run(&args)),
         Command::Suggest(args) => exit(commands::suggest::run(&args)),
         Command::Check(args) => exit(commands::check::run(&args)),

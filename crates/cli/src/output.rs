@@ -25,7 +25,9 @@ pub enum Exit {
 }
 
 impl Exit {
-    pub(crate) const fn status(self) -> u8 {
+    /// The number.
+    #[must_use]
+    pub const fn status(self) -> u8 {
         match self {
             Self::Success => 0,
             Self::Refused | Self::Different | Self::Failure => 1,

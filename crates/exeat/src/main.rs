@@ -11,11 +11,13 @@ mod listening;
 mod local;
 mod log;
 mod notify;
+mod process_api;
 mod processes;
 mod question;
 mod recorded;
 mod reloader;
 mod run;
+mod runner;
 mod signals;
 
 use std::io::IsTerminal;
@@ -25,6 +27,7 @@ use std::time::Duration;
 use anyhow::Context;
 use exeat_cli::{Exit, Next, Source};
 use exeat_policy::Revision;
+use exeat_sandbox::Supervisor;
 use exeat_store::Options;
 use tikv_jemallocator::Jemalloc;
 use tracing_subscriber::EnvFilter;
@@ -48,10 +51,14 @@ fn main() -> ExitCode {
     if let Some(code) = question::run_if_asked() {
         return code;
     }
+    if let Some(supervisor) = Supervisor::of_this_process() {
+        return runner::run(supervisor);
+    }
     match exeat_cli::run() {
         Next::Exit(code) => code,
         Next::Serve(source) => serve(source),
         Next::Run(command) => run::run(&command),
+        Next::SandboxServe(options) => process_api::serve(&options),
     }
 }
 

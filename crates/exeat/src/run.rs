@@ -1,6 +1,7 @@
 //! `exeat run`: a command inside, and the proxy for it outside.
 
 use std::io;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +13,9 @@ use exeat_dns::{Entrance, NoGate, Ranges, Resolver, Server, VirtualNames};
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
 use exeat_proxy::{Door, Limits, Parts, Processes, Proxy};
-use exeat_sandbox::{Failure, Held, NAMES, PROXY, REDIRECTED, Sockets, give_back_text};
+use exeat_sandbox::{
+    Failure, Held, NAMES, Outcome, PROXY, REDIRECTED, Sandbox, Signals, Sockets, give_back_text,
+};
 use exeat_store::{Loaded, Options};
 use tokio::runtime::{Builder, Runtime};
 
@@ -38,14 +41,16 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// Runs the command, and returns its exit status.
 pub(crate) fn run(command: &Run) -> ExitCode {
-    let mut listeners = vec![PROXY];
-    listeners.extend(REDIRECTED);
-    listeners.extend(NAMES);
-    let options = Options { listeners, ..Options::new(Revision(1)) };
+    let options = Options { listeners: listeners(), ..Options::new(Revision(1)) };
     confined(command, &options).unwrap_or_else(|error| {
         exeat_cli::print_error(&error);
         error.downcast_ref().map_or(Exit::NotRun.into(), |failure: &Failure| failure.status.into())
     })
+}
+
+/// What is listened on inside.
+pub(crate) fn listeners() -> Vec<SocketAddr> {
+    std::iter::once(PROXY).chain(REDIRECTED).chain(NAMES).collect()
 }
 
 fn confined(command: &Run, options: &Options) -> anyhow::Result<ExitCode> {
@@ -68,30 +73,47 @@ fn confined(command: &Run, options: &Options) -> anyhow::Result<ExitCode> {
         }
     };
     exeat_cli::print_report(&loaded.warnings);
-    let (sandbox, sockets) = beginning.finish(&command.plan(&loaded)?)?;
+    let made = beginning.finish(&command.plan(&loaded)?)?;
     if command.asks() {
         question::outlive_the_background().context("cannot hold signals")?;
     }
+    let ask = |proxy: &Proxy, inside: &Arc<Inside>| {
+        let asker = command.asks().then(|| Asker::start(command, options, proxy, inside)).transpose();
+        asker.context("cannot ask on the terminal")
+    };
+    let (summary, ended) = conduct(made, loaded, &mut signals, ask, || ())?;
+    Ok(command.conclude(summary, &ended?).into())
+}
+
+/// Runs the command of a sandbox that is complete but for it, and returns what left it and how it ended. `ask` says who asks for
+/// what no rule covers, if somebody does; `started` is called when the command runs.
+pub(crate) fn conduct(
+    (sandbox, sockets): (Sandbox, Sockets),
+    loaded: Loaded,
+    signals: &mut impl Signals,
+    ask: impl FnOnce(&Proxy, &Arc<Inside>) -> anyhow::Result<Option<Asker>>,
+    started: impl FnOnce(),
+) -> anyhow::Result<(Summary, Result<Outcome, Failure>)> {
     let log = crate::start_log(LOG_FILTER)?;
     log.take_panics();
     let outside = Outside::start(loaded, sockets)?;
     let inside = Arc::new(Inside::new(sandbox.first_process()));
     outside.proxy.tell_processes(Arc::clone(&inside) as Arc<dyn Processes>);
-    let asker =
-        command.asks().then(|| Asker::start(command, options, &outside.proxy, &inside)).transpose()?;
+    let asker = ask(&outside.proxy, &inside)?;
     // What has ended is counted only for as long as somebody looks.
     let look = || drop(outside.proxy.traffic());
     look();
     let ended = sandbox.start().and_then(|()| {
+        started();
         give_back_text();
-        sandbox.wait(&mut signals, LOOK_AGAIN, look)
+        sandbox.wait(signals, LOOK_AGAIN, look)
     });
     if let Some(asker) = asker {
         asker.stop();
     }
     let summary = outside.stop().with_processes(&inside.seen());
     log.finish(LOG_FLUSH_TIMEOUT);
-    Ok(command.conclude(summary, &ended?).into())
+    Ok((summary, ended))
 }
 
 /// The proxy of one command.

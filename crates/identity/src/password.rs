@@ -152,6 +152,13 @@ impl PasswordHash {
         }
     }
 
+    /// Compares a password that was generated with its hash, in a time that does not depend on where they differ. It is of no
+    /// other password.
+    #[must_use]
+    pub fn is_of_generated(&self, password: &[u8]) -> bool {
+        !self.is_slow() && self.verify(password) == Match::Yes
+    }
+
     /// Feeds the whole hash to `digest`, so that two that differ are told apart.
     pub(crate) fn digest_into(&self, digest: &mut Sha256) {
         match &self.0 {

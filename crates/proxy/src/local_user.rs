@@ -33,6 +33,16 @@ pub(crate) fn of(client: SocketAddr, here: SocketAddr) -> Part<u32> {
     }
 }
 
+/// Returns the inode of the socket at `client` that is connected to `here`, both of this host.
+///
+/// # Errors
+/// If there is none that somebody holds, or the kernel does not tell.
+pub(crate) fn inode(client: SocketAddr, here: SocketAddr) -> io::Result<u32> {
+    let (client, here) = (canonical(client), canonical(here));
+    let answer = ask(client, here, ANY_DEVICE)?.filter(|answer| owner(answer, client, here) != Part::Unknown);
+    answer.map(|answer| answer.inode).ok_or_else(|| io::ErrorKind::NotConnected.into())
+}
+
 /// Returns the device `interface`, unless the socket at `client` is one of this host, in our own network namespace,
 /// although its connection came to a listener for that device alone: the kernel lets a connection to the address of a
 /// device count as one that came in by it.

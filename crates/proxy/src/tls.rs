@@ -361,7 +361,7 @@ impl Tls {
     ///
     /// # Errors
     /// Those of the connection and of the handshake, after which the client has been sent an alert.
-    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, bool)> {
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, bool)> {
         let acceptor = TlsAcceptor::clone(&self.acceptor.load());
         let stream = acceptor.accept(stream).await?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);

@@ -9,10 +9,12 @@ use crate::network::PROXY;
 const NOT_BY_PROXY: &str = "localhost,127.0.0.1,::1";
 
 /// The variables of the command that differ from our own.
-pub(crate) fn of_command() -> Vec<(OsString, Option<OsString>)> {
-    let mut variables = for_proxy(|name| std::env::var(name).ok());
+/// It is given `variables` of its own, too.
+pub(crate) fn of_command(own: &[(OsString, OsString)]) -> Vec<(OsString, Option<OsString>)> {
+    let given = |name: &str| own.iter().rev().find(|(own, _)| own == name).map(|(_, value)| value.clone());
+    let mut variables = for_proxy(|name| given(name).or_else(|| std::env::var_os(name))?.into_string().ok());
     // What the stage and init are told is not for the command.
-    variables.push((ALLOCATOR.0.into(), std::env::var_os(ALLOCATOR.0)));
+    variables.push((ALLOCATOR.0.into(), given(ALLOCATOR.0).or_else(|| std::env::var_os(ALLOCATOR.0))));
     variables
 }
 

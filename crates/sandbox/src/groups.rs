@@ -33,6 +33,7 @@ pub(crate) struct Groups {
 enum Controller {
     Memory,
     Cpu,
+    CpuShares,
     Pids,
 }
 
@@ -40,7 +41,7 @@ impl Controller {
     const fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
-            Self::Cpu => "cpu",
+            Self::Cpu | Self::CpuShares => "cpu",
             Self::Pids => "pids",
         }
     }
@@ -68,6 +69,7 @@ impl Groups {
         let wanted = [
             (Controller::Memory, limits.memory),
             (Controller::Cpu, limits.cpu_thousandths),
+            (Controller::CpuShares, limits.cpu_shares),
             (Controller::Pids, limits.processes.map(|most| most.saturating_add(OURS))),
         ];
         let mut groups = Self { folders: Vec::new() };
@@ -218,8 +220,15 @@ fn set(folder: &Path, controller: Controller, is_v2: bool, value: u64) -> io::Re
             write("cpu.cfs_period_us", PERIOD.to_string())?;
             write("cpu.cfs_quota_us", quota.to_string())
         }
+        (Controller::CpuShares, true) => write("cpu.weight", weight(value).to_string()),
+        (Controller::CpuShares, false) => write("cpu.shares", value.to_string()),
         (Controller::Pids, _) => write("pids.max", value.to_string()),
     }
+}
+
+/// The weight of version 2, 1 to 10000, for shares of version 1, 2 to 262144, as container engines convert them.
+fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 
 /// Reads the hierarchies that are mounted, those of version 2 first, from `/proc/self/mountinfo` and `/proc/self/cgroup`.
@@ -310,6 +319,19 @@ mod tests {
         fs::write(outer.join("memory.events"), "oom 3\noom_kill 1\n").unwrap();
         fs::write(outer.join("command/pids.events"), "max 0\n").unwrap();
         assert_eq!(groups.exceeded(), [Exceeded::Memory]);
+    }
+
+    #[test]
+    fn shares_are_converted_to_weights() {
+        for (shares, want) in [(0, 1), (2, 1), (1024, 39), (262_144, 10_000), (u64::MAX, 10_000)] {
+            assert_eq!(weight(shares), want, "{shares}");
+        }
+        let (root, hierarchies) = version_2("cpu\n");
+        let limits = Limits { cpu_thousandths: Some(500), cpu_shares: Some(1024), ..Limits::default() };
+        let _groups = Groups::make_in(&hierarchies, &limits, 7).unwrap();
+        let outer = root.path().join("slice/exeat-7");
+        assert_eq!(fs::read_to_string(outer.join("cpu.weight")).unwrap(), "39");
+        assert_eq!(fs::read_to_string(outer.join("cpu.max")).unwrap(), "50000 100000");
     }
 
     #[test]

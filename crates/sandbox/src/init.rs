@@ -34,23 +34,23 @@ pub(crate) fn run(channel: &Channel, command: &[OsString]) -> ExitCode {
 fn confine_and_run(channel: &Channel, command: &[OsString]) -> Result<Ended, Failure> {
     set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).during(Step::Start)?;
     privileges::keep_needed().during(Step::Privileges)?;
-    let (order, stdin) = confine(channel)?;
+    let (order, streams) = confine(channel)?;
     channel.send(&ToLauncher::Confined).during(Step::Talk)?;
     let Some((ToInside::Go, _)) = channel.receive().during(Step::Talk)? else {
         return Err(Failure::new(Step::Talk, "it is not to be run"));
     };
-    let child = start(command, &order, stdin)?;
+    let child = start(command, &order, streams)?;
     channel.send(&ToLauncher::Started).during(Step::Talk)?;
     give_back_text();
     attend(channel, &child).during(Step::Talk)
 }
 
 /// Does everything that must be done before the command.
-fn confine(channel: &Channel) -> Result<(Order, OwnedFd), Failure> {
+fn confine(channel: &Channel) -> Result<(Order, [OwnedFd; 3]), Failure> {
     let Some((ToInside::Order(order), descriptors)) = channel.receive().during(Step::Talk)? else {
         return Err(Failure::new(Step::Talk, "there is no order"));
     };
-    let Ok([stdin, table]) = <[OwnedFd; 2]>::try_from(descriptors) else {
+    let Ok([stdin, stdout, stderr, table]) = <[OwnedFd; 4]>::try_from(descriptors) else {
         return Err(Failure::new(Step::Talk, "descriptors are missing"));
     };
     mounts::arrange(&order, File::from(table))?;
@@ -60,15 +60,16 @@ fn confine(channel: &Channel) -> Result<(Order, OwnedFd), Failure> {
     // The command has our user, and must not look into this process: the channel is here.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during(Step::Privileges)?;
     syscalls::restrict().during(Step::SystemCalls)?;
-    Ok((*order, stdin))
+    Ok((*order, [stdin, stdout, stderr]))
 }
 
-fn start(command: &[OsString], order: &Order, stdin: OwnedFd) -> Result<Child, Failure> {
+fn start(command: &[OsString], order: &Order, streams: [OwnedFd; 3]) -> Result<Child, Failure> {
     let Some((program, args)) = command.split_first() else {
         return Err(Failure::new(Step::Command, "there is none"));
     };
     let mut command = limited::command(&order.limits, program, args).during(Step::Limits)?;
-    command.stdin(Stdio::from(stdin));
+    let [stdin, stdout, stderr] = streams.map(Stdio::from);
+    command.stdin(stdin).stdout(stdout).stderr(stderr);
     for (name, value) in &order.environment {
         match value {
             Some(value) => command.env(name, value),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, fstat};
+use serde::{Deserialize, Serialize};
 
 use crate::environment;
 use crate::failure::{During, Failure, Step};
@@ -19,7 +20,7 @@ use crate::limits::{Exceeded, Limits};
 use crate::names;
 use crate::plan::Plan;
 use crate::run_as::RunAs;
-use crate::signals::Held;
+use crate::signals::Signals;
 use crate::wire::{Channel, Ended, Order, ToInside, ToLauncher};
 
 /// The argument that makes this program the stage.
@@ -67,7 +68,7 @@ pub struct Sandbox {
 }
 
 /// How a command ended.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Outcome {
     /// By what.
     pub ended: Ended,
@@ -160,7 +161,12 @@ impl Sandbox {
     ///
     /// # Errors
     /// If the sandbox ends without a word.
-    pub fn wait(self, signals: &mut Held, often: Duration, look: impl Fn()) -> Result<Outcome, Failure> {
+    pub fn wait(
+        self,
+        signals: &mut impl Signals,
+        often: Duration,
+        look: impl Fn(),
+    ) -> Result<Outcome, Failure> {
         let mut deadline = Deadline::new(self.time);
         let ended = self.wait_until(&mut deadline, signals, often, look);
         let mut exceeded = self.groups.as_ref().map(Groups::exceeded).unwrap_or_default();
@@ -177,7 +183,7 @@ impl Sandbox {
     fn wait_until(
         &self,
         deadline: &mut Deadline,
-        signals: &mut Held,
+        signals: &mut impl Signals,
         often: Duration,
         look: impl Fn(),
     ) -> Result<Ended, Failure> {
@@ -228,7 +234,8 @@ impl Sandbox {
 
     fn order(&self, plan: &Plan) -> Result<(), Failure> {
         let mut environment = plan.user.environment();
-        environment.extend(environment::of_command());
+        environment.extend(plan.variables.iter().map(|(name, value)| (name.clone(), Some(value.clone()))));
+        environment.extend(environment::of_command(&plan.variables));
         let runtime_directory = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let runtime_directory = runtime_directory.filter(|directory| directory.is_absolute());
         let order = ToInside::Order(Box::new(Order {
@@ -246,9 +253,14 @@ impl Sandbox {
             runtime_directory,
         }));
         let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-        refuse_directories([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+        let streams = match plan.streams.as_deref() {
+            Some([stdin, stdout, stderr]) => [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+            None => [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+        };
+        refuse_directories(streams)?;
         let sockets = File::open("/proc/net/unix").during(Step::Hide)?;
-        self.channel.send_with(&order, &[stdin.as_fd(), sockets.as_fd()]).during(Step::Talk)
+        let [stdin, stdout, stderr] = streams;
+        self.channel.send_with(&order, &[stdin, stdout, stderr, sockets.as_fd()]).during(Step::Talk)
     }
 
     fn say(&self, message: &ToInside) -> Result<(), Failure> {

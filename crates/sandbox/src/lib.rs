@@ -23,6 +23,7 @@ mod plan;
 mod privileges;
 mod redirect;
 mod run_as;
+mod runner;
 pub mod selftest;
 mod signals;
 mod stage;
@@ -37,7 +38,8 @@ pub use names::state_folder;
 pub use network::{NAMES, PROXY, REDIRECTED};
 pub use plan::Plan;
 pub use run_as::RunAs;
-pub use signals::Held;
+pub use runner::{Job, NotRun, Runner, Said, Signaller, Supervisor};
+pub use signals::{Held, Signals};
 pub use wire::Ended;
 
 use std::process::ExitCode;

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::failure::Failure;
+use crate::groups::Groups;
+
 /// How much a command may use, all that it starts included. What is not said is not limited.
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
@@ -12,6 +15,8 @@ pub struct Limits {
     pub memory: Option<u64>,
     /// Thousandths of a processor.
     pub cpu_thousandths: Option<u64>,
+    /// Its weight beside others where processors are short, 2 to 262144; 1024 is that of who is given none.
+    pub cpu_shares: Option<u64>,
     /// Processes and threads.
     pub processes: Option<u64>,
     /// How long it may run.
@@ -31,7 +36,7 @@ pub enum LimitedBy {
 }
 
 /// A limit that the command has run into.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Exceeded {
     /// Processes were ended for want of memory.
     Memory,
@@ -73,6 +78,14 @@ pub(crate) struct ProcessLimits {
 }
 
 impl Limits {
+    /// Says whether a command can be held to these limits here, before there is one.
+    ///
+    /// # Errors
+    /// If it cannot.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.needs_groups() { Groups::make(self).map(drop) } else { Ok(()) }
+    }
+
     /// What each process is to be held to.
     pub(crate) fn of_processes(&self) -> ProcessLimits {
         match self.by {
@@ -87,7 +100,10 @@ impl Limits {
     /// Whether control groups are needed.
     pub(crate) const fn needs_groups(&self) -> bool {
         matches!(self.by, LimitedBy::ControlGroups)
-            && (self.memory.is_some() || self.cpu_thousandths.is_some() || self.processes.is_some())
+            && (self.memory.is_some()
+                || self.cpu_thousandths.is_some()
+                || self.cpu_shares.is_some()
+                || self.processes.is_some())
     }
 }
 

@@ -1,7 +1,9 @@
 //! What is to be run, and what it may see.
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::limits::Limits;
 use crate::run_as::RunAs;
@@ -25,6 +27,10 @@ pub struct Plan {
     pub locked: Vec<PathBuf>,
     /// Unix sockets of the host that the command may connect to.
     pub sockets: Vec<PathBuf>,
+    /// Variables of the command alone, beside those of this process.
+    pub variables: Vec<(OsString, OsString)>,
+    /// Its standard input, output and error; `None` are those of this process.
+    pub streams: Option<Arc<[OwnedFd; 3]>>,
     /// How much it may use.
     pub limits: Limits,
 }

@@ -14,6 +14,15 @@ const PASSED_ON: [Signal; 6] =
 #[derive(Debug)]
 pub struct Held(SignalFd);
 
+/// Where signals for a command come from.
+pub trait Signals: AsFd {
+    /// Returns the next one for it, if there is one by now; the descriptor is readable when there is.
+    ///
+    /// # Errors
+    /// If there will be none any more, for which the command must end.
+    fn next_sent(&mut self) -> io::Result<Option<i32>>;
+}
+
 impl Held {
     /// Holds them from now on. Call it after [`crate::Sandbox::prepare`], whose processes must not inherit it, and before there
     /// is another thread, which must.
@@ -34,20 +43,22 @@ impl Held {
         Ok(Self(SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
     }
 
-    /// Returns the next one that some process has sent. The terminal's own reach the command without us.
-    pub(crate) fn next_sent(&mut self) -> io::Result<Option<i32>> {
+    /// Forgets all that are there.
+    pub(crate) fn clear(&mut self) -> io::Result<()> {
+        while self.0.read_signal()?.is_some() {}
+        Ok(())
+    }
+}
+
+impl Signals for Held {
+    /// Some process has sent them. The terminal's own reach the command without us.
+    fn next_sent(&mut self) -> io::Result<Option<i32>> {
         while let Some(info) = self.0.read_signal()? {
             if info.ssi_code != libc::SI_KERNEL {
                 return Ok(i32::try_from(info.ssi_signo).ok());
             }
         }
         Ok(None)
-    }
-
-    /// Forgets all that are there.
-    pub(crate) fn clear(&mut self) -> io::Result<()> {
-        while self.0.read_signal()?.is_some() {}
-        Ok(())
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) enum ToInside {
     Setup(Setup),
     /// To the stage: its user is mapped.
     Mapped,
-    /// To init: what the command may see. The command's standard input goes along, and the host's table of unix sockets.
+    /// To init: what the command may see. Its standard streams go along, and the host's table of unix sockets.
     Order(Box<Order>),
     /// To init: run the command.
     Go,

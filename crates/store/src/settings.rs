@@ -249,6 +249,13 @@ impl Loaded {
         self.certificates = Certificates::default();
         self.issuers = Issuers::default();
     }
+
+    /// Gives the one that [`Self::keep_one`] has left another name, for records.
+    pub fn name_one(&mut self, name: &str) {
+        if let Some(one) = &mut self.anonymous {
+            Arc::make_mut(one).name = name.into();
+        }
+    }
 }
 
 /// Why a token is not what a command runs under.

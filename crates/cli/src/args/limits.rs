@@ -15,13 +15,16 @@ pub struct LimitArgs {
     /// Processors that it may use at a time, such as 0.5 or 2
     #[arg(long, value_name = "NUMBER", value_parser = parse_cpus)]
     pub cpus: Option<u64>,
+    /// Its weight beside others where processors are short, 2 to 262144 [kernel's default: 1024]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(2..=262_144))]
+    pub cpu_shares: Option<u64>,
     /// Processes and threads at a time
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     pub pids: Option<u64>,
     /// How long it may run, such as 90s, 10m; then it is told to end, and five seconds later made to; status 124
     #[arg(long, value_name = "DURATION", value_parser = parse_time)]
     pub timeout: Option<Duration>,
-    /// Who holds it to --memory, --cpus and --pids
+    /// Who holds it to --memory, --cpus, --cpu-shares and --pids
     #[arg(long, value_enum, default_value_t = By::Cgroup, value_name = "BY")]
     pub limits: By,
 }
@@ -47,17 +50,20 @@ impl LimitArgs {
             By::Rlimit if self.cpus.is_some() => {
                 anyhow::bail!("--limits=rlimit cannot limit processors: leave --cpus out")
             }
+            By::Rlimit if self.cpu_shares.is_some() => {
+                anyhow::bail!("--limits=rlimit cannot share out processors: leave --cpu-shares out")
+            }
             By::Rlimit => LimitedBy::ProcessLimits,
         };
         let (memory, cpu_thousandths, processes) = (self.memory, self.cpus, self.pids);
-        Ok(Limits { memory, cpu_thousandths, processes, time: self.timeout, by })
+        Ok(Limits { memory, cpu_thousandths, cpu_shares: self.cpu_shares, processes, time: self.timeout, by })
     }
 }
 
 /// The least memory that a program gets anywhere with, ours that starts it included.
 const MEMORY_MIN: u64 = 16 << 20;
 
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let unit = unit.to_ascii_lowercase();
@@ -77,7 +83,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// Returns thousandths.
-fn parse_cpus(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_cpus(text: &str) -> Result<u64, String> {
     let wrong = || "write a number such as 0.5 or 2, up to 4096".to_owned();
     let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
     if part.is_empty() || part.len() > 3 || !text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
@@ -92,7 +98,7 @@ fn parse_cpus(text: &str) -> Result<u64, String> {
     }
 }
 
-fn parse_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     let time = exeat_model::parse_duration(text).filter(|time| !time.is_zero());
     time.ok_or_else(|| "write a number and a unit, such as 90s, 10m, 2h".to_owned())
 }

@@ -14,6 +14,7 @@ pub(crate) mod policy;
 pub(crate) mod quarantine;
 pub(crate) mod reload;
 pub(crate) mod run;
+pub(crate) mod sandbox;
 pub(crate) mod selftest;
 pub(crate) mod serve;
 pub(crate) mod suggest;

@@ -1,18 +1,20 @@
 //! `run`: what the command is, and what it may reach and see.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
+use clap::Parser;
 use exeat_audit::Sink;
 use exeat_policy::Mode;
 use exeat_sandbox::{Beginning, Outcome, Plan, RunAs, Sandbox};
 use exeat_store::{Flags, Loaded, Options, Report};
 
-use crate::args::RunArgs;
+use crate::args::{Cli, Command, RunArgs};
 use crate::output::{Exit, to_stderr};
 
 mod asked;
@@ -83,6 +85,18 @@ impl Run {
         let user = RunAs::choose(self.args.user.as_deref())?;
         let variable = self.args.token.as_deref().and_then(token::variable);
         Ok(variable.map_or(user.clone(), |variable| user.without(variable)))
+    }
+
+    /// Reads the flags and the command behind `exeat run`.
+    ///
+    /// # Errors
+    /// If they are wrong.
+    pub fn from_words(words: impl IntoIterator<Item = OsString>) -> anyhow::Result<Self> {
+        let words = ["exeat".into(), "run".into()].into_iter().chain(words);
+        let Command::Run(args) = Cli::try_parse_from(words)?.command else {
+            bail!("the flags make another command of it");
+        };
+        Ok(Self::from_args(args))
     }
 
     /// Reads and compiles what the command may reach. It is the only principal there is.
@@ -180,6 +194,8 @@ impl Run {
             locked,
             sockets: args.socket.iter().map(|path| directory.join(path)).collect(),
             directory,
+            variables: Vec::new(),
+            streams: None,
             limits: args.limits.limits()?,
         })
     }

@@ -1,0 +1,187 @@
+//! `sandbox serve`: what the process API is set up with.
+
+use std::env;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use exeat_api::{Callers, Ceiling, NewSecret, Secret, Setup};
+use exeat_proxy::TlsFiles;
+use exeat_sandbox::{LimitedBy, Limits, RunAs};
+
+use crate::args::SandboxServeArgs;
+use crate::args::limits::By;
+
+/// The secret of callers, if it does not come from a file. No command has it: theirs is another environment.
+const SECRET_VARIABLE: &str = "EXEAT_PROCESS_API_SECRET";
+/// The file of the secret, in the folder of the program's state.
+const SECRET_FILE: &str = "process-api.secret";
+/// The longest that a command may be given. Requests wait as long.
+const TIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What `sandbox serve` was asked for.
+#[derive(Debug)]
+pub struct SandboxServe {
+    args: SandboxServeArgs,
+}
+
+impl SandboxServe {
+    pub(crate) fn from_args(args: SandboxServeArgs) -> Self {
+        Self { args }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.args.addr
+    }
+
+    /// Whose connections are taken.
+    ///
+    /// # Errors
+    /// If that is nobody's.
+    pub fn callers(&self) -> anyhow::Result<Callers> {
+        let restrict_localhost = self.args.restrict_localhost;
+        if restrict_localhost && self.args.addr.ip().to_canonical().is_loopback() {
+            bail!(
+                "nobody could call it: --addr is loopback and --restrict-localhost refuses whoever is on this host"
+            );
+        }
+        Ok(Callers { restrict_localhost })
+    }
+
+    /// The certificate and key, if callers speak TLS.
+    ///
+    /// # Errors
+    /// If a file has no absolute path.
+    pub fn tls(&self) -> anyhow::Result<Option<TlsFiles>> {
+        let files = self.args.tls_cert.as_deref().zip(self.args.tls_key.as_deref());
+        let files = files.map(|(cert, key)| {
+            Ok(TlsFiles { cert: std::path::absolute(cert)?, key: std::path::absolute(key)?, clients: None })
+        });
+        files.transpose()
+    }
+
+    /// What the API is made of, for one that listens at `listeners`.
+    ///
+    /// # Errors
+    /// If there is no secret, commands could not be run at all, or cannot be held to their limits here.
+    pub fn setup(&self, listeners: Vec<SocketAddr>) -> anyhow::Result<Setup> {
+        let args = &self.args;
+        let (secret, secret_file) = self.secret()?;
+        // Root's own files are out of the reach of other users anyway, and behind folders that these cannot enter.
+        let is_root = nix::unistd::geteuid().is_root();
+        let hidden = secret_file.into_iter().chain(args.tls_key.clone()).filter(|_| !is_root);
+        let hidden = hidden.map(|path| absolute(&path)).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut flags = vec![format!("--limits={}", by_word(args.limits.limits))];
+        RunAs::choose(args.user.as_deref())?;
+        flags.extend(args.user.as_ref().map(|user| format!("--user={user}")));
+        for (flag, paths) in
+            [("--hide", &args.hide), ("--hide", &hidden), ("--ro", &args.read_only), ("--rw", &args.writable)]
+        {
+            for path in paths {
+                let path = absolute(path)?;
+                fs::symlink_metadata(&path)
+                    .with_context(|| format!("`{}` cannot be protected", path.display()))?;
+                flags.push(flag_of(flag, &path)?);
+            }
+        }
+        if let Some(audit) = &args.audit {
+            flags.push(flag_of("--audit", &absolute(audit)?)?);
+        }
+        let directory = match &args.directory {
+            Some(path) => absolute(path)?,
+            None => env::current_dir().context("cannot find the working directory")?,
+        };
+        Ok(Setup {
+            secret,
+            hosts: args.host.clone(),
+            origins: args.allow_origin.clone(),
+            runs: args.limits.runs.into(),
+            flags,
+            ceiling: self.ceiling()?,
+            directory,
+            listeners,
+            pinned: hidden,
+        })
+    }
+
+    fn ceiling(&self) -> anyhow::Result<Ceiling> {
+        let args = &self.args.limits;
+        let (by, share) = match args.limits {
+            By::Cgroup => (LimitedBy::ControlGroups, args.cpu_shares),
+            By::Rlimit if args.cpus.is_some() || args.cpu_shares.is_some() => {
+                bail!("--limits=rlimit cannot limit processors: leave --cpus and --cpu-shares out")
+            }
+            By::Rlimit => (LimitedBy::ProcessLimits, None),
+        };
+        if args.timeout > TIME_MAX {
+            bail!("--timeout can be a week at the most");
+        }
+        let limits = Limits {
+            memory: args.memory_limit_bytes,
+            cpu_thousandths: args.cpus,
+            cpu_shares: share,
+            processes: args.pids,
+            time: None,
+            by,
+        };
+        // Better now than with the first command.
+        limits.check()?;
+        Ok(Ceiling {
+            memory: limits.memory,
+            cpu_thousandths: limits.cpu_thousandths,
+            cpu_shares: limits.cpu_shares,
+            processes: limits.processes,
+            time: args.timeout,
+        })
+    }
+
+    /// The secret, and the file that it is in.
+    fn secret(&self) -> anyhow::Result<(Secret, Option<PathBuf>)> {
+        let given = env::var_os(SECRET_VARIABLE);
+        let file = match (&self.args.secret_file, given) {
+            (Some(_), Some(_)) => bail!("there are two secrets: {SECRET_VARIABLE} and that of --secret-file"),
+            (None, Some(text)) => {
+                let text = text.to_str().with_context(|| format!("{SECRET_VARIABLE} is not text"))?;
+                return Ok((Secret::new(text).context(SECRET_VARIABLE)?, None));
+            }
+            (Some(file), None) => absolute(file)?,
+            (None, None) => state_folder()?.join(SECRET_FILE),
+        };
+        let (secret, new) = Secret::of_file(&file)?;
+        match new {
+            NewSecret::Made => tracing::info!(file = %file.display(), "a secret for callers was made"),
+            NewSecret::Found => tracing::info!(file = %file.display(), "callers need the secret"),
+        }
+        Ok((secret, Some(file)))
+    }
+}
+
+/// Where state is kept that nobody has named a folder for.
+fn state_folder() -> anyhow::Result<PathBuf> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok("/var/lib/exeat".into());
+    }
+    let folder = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = folder("XDG_STATE_HOME").or_else(|| Some(folder("HOME")?.join(".local/state")));
+    Ok(state.context("there is no home directory for the secret: name a --secret-file")?.join("exeat"))
+}
+
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("`{}` is no path", path.display()))
+}
+
+fn flag_of(flag: &str, path: &Path) -> anyhow::Result<String> {
+    let path = path.to_str().with_context(|| format!("`{}` is not UTF-8", path.display()))?;
+    Ok(format!("{flag}={path}"))
+}
+
+const fn by_word(by: By) -> &'static str {
+    match by {
+        By::Cgroup => "cgroup",
+        By::Rlimit => "rlimit",
+    }
+}
