@@ -168,6 +168,7 @@ fn content(content: Content, generator: &mut SchemaGenerator) -> Value {
         Content::Toml => {
             json!({ "application/toml": { "schema": { "type": "string", "maxLength": DOCUMENT_BYTES_MAX } } })
         }
+        Content::None => json!({}),
     }
 }
 

@@ -12,6 +12,7 @@ mod routes;
 mod run;
 mod runs;
 mod secret;
+mod socket;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -35,7 +36,7 @@ use crate::{error::Failure, server::Patience};
 use order::{Order, Sent};
 use routes::ROUTES;
 use run::{Run, RunView};
-use runs::Runs;
+use runs::{Keep, Runs};
 
 /// Bytes of a request body: a command with its input.
 pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -59,6 +60,8 @@ pub struct Setup {
     pub origins: Vec<String>,
     /// Commands at a time.
     pub runs: usize,
+    /// Bytes of output that are sent at a time over a WebSocket, and that the kernel keeps for a caller who does not read.
+    pub websocket_buffer: usize,
     /// The flags of `exeat run` that every command has.
     pub flags: Vec<String>,
     /// The most that a command may be given.
@@ -99,7 +102,8 @@ impl ProcessApi {
             request: time.saturating_add(REQUEST_SLACK),
             connection: time.saturating_add(CONNECTION_SLACK),
         };
-        listen::serve(self.router(), listener, callers, tls, patience).await;
+        let door = listen::Door { callers, tls, buffer: self.0.setup.websocket_buffer, patience };
+        listen::serve(self.router(), listener, door).await;
     }
 
     /// Tells all commands to end, and returns when they have, or after five seconds. Those that are left end with this process.
@@ -154,7 +158,8 @@ async fn health(State(api): State<ProcessApi>) -> Json<Health> {
 
 async fn execute(State(api): State<ProcessApi>, Sent(order): Sent<Order>) -> Result<Response, Failure> {
     let checked = order.check(&api.0)?;
-    let started = api.0.runs.start(checked.job).await?;
+    let place = api.0.runs.place()?;
+    let started = api.0.runs.start(checked.job, place, Keep::Output).await?;
     let run = Arc::clone(started.run());
     // It runs on if the caller goes, but for one who waits for it.
     let waiting = (!checked.is_detached).then(|| started.end_with_caller());

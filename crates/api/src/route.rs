@@ -83,6 +83,8 @@ pub(crate) enum Content {
     Json(Described),
     /// A whole configuration.
     Toml,
+    /// None, or what HTTP does not describe.
+    None,
 }
 
 impl Content {

@@ -28,7 +28,7 @@ fn stubborn() -> Value {
 }
 
 /// All processes that descend from this one, as far as they have not ended.
-fn descendants(of: u32) -> Result<BTreeSet<u32>> {
+pub(crate) fn descendants(of: u32) -> Result<BTreeSet<u32>> {
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Ok(process) = entry?.file_name().to_string_lossy().parse::<u32>() else { continue };

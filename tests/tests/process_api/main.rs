@@ -1,4 +1,4 @@
-//! The process API: `exeat sandbox serve`, called by curl.
+//! The process API: `exeat sandbox serve`, called by curl and Node.
 #![expect(clippy::indexing_slicing, reason = "indexing a JSON value gives null for what is not there")]
 
 use std::process::ExitCode;
@@ -19,11 +19,13 @@ mod bounds;
 mod callers;
 mod execute;
 mod lifetime;
+mod sockets;
 
 fn main() -> ExitCode {
     let mut scenarios = execute::scenarios();
     scenarios.extend(callers::scenarios());
     scenarios.extend(bounds::scenarios());
     scenarios.extend(lifetime::scenarios());
+    scenarios.extend(sockets::scenarios());
     harness::main(scenarios)
 }

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::Router;
 use exeat_proxy::Tls;
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -17,20 +18,24 @@ use crate::server::{ACCEPT_PAUSE, CONNECTIONS_MAX, Caller, Patience, serve_one};
 /// Time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How connections are taken in.
+#[derive(Clone, Debug)]
+pub(crate) struct Door {
+    pub(crate) callers: Callers,
+    pub(crate) tls: Option<Tls>,
+    /// Bytes that the kernel keeps for a caller who does not read; it makes it twice as many.
+    pub(crate) buffer: usize,
+    pub(crate) patience: Patience,
+}
+
 /// Serves all that connect, for ever.
-pub(crate) async fn serve(
-    router: Router,
-    listener: TcpListener,
-    callers: Callers,
-    tls: Option<Tls>,
-    patience: Patience,
-) {
+pub(crate) async fn serve(router: Router, listener: TcpListener, door: Door) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     // The semaphore is never closed.
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(take(router.clone(), stream, callers, tls.clone(), patience, place));
+                tokio::spawn(take(router.clone(), stream, door.clone(), place));
             }
             Err(error) => {
                 tracing::debug!(%error, "cannot accept a caller's connection");
@@ -41,14 +46,8 @@ pub(crate) async fn serve(
 }
 
 /// A connection that is refused is closed without a word.
-async fn take(
-    router: Router,
-    stream: TcpStream,
-    callers: Callers,
-    tls: Option<Tls>,
-    patience: Patience,
-    place: OwnedSemaphorePermit,
-) {
+async fn take(router: Router, stream: TcpStream, door: Door, place: OwnedSemaphorePermit) {
+    let Door { callers, tls, buffer, patience } = door;
     let (Ok(peer), Ok(here)) = (stream.peer_addr(), stream.local_addr()) else { return };
     match spawn_blocking(move || callers.check(peer, here)).await {
         Ok(Ok(())) => {}
@@ -59,6 +58,8 @@ async fn take(
         Err(_) => return,
     }
     let _ = stream.set_nodelay(true);
+    // What it would grow to by itself is megabytes.
+    let _ = SockRef::from(&stream).set_send_buffer_size(buffer);
     let Some(tls) = tls else {
         return serve_one(router, stream, Caller::default(), place, patience).await;
     };

@@ -19,7 +19,7 @@ const ID: Parameter = Parameter::Path {
 const MISUNDERSTOOD: Answer = Answer::failure(400, "The request is not understood.");
 const UNKNOWN: Answer = Answer::failure(404, "No run has this id, or it is forgotten.");
 
-pub(crate) const ROUTES: [Route<ProcessApi>; 7] = [
+pub(crate) const ROUTES: [Route<ProcessApi>; 8] = [
     Route {
         method: Method::Get,
         path: "/openapi.json",
@@ -59,6 +59,27 @@ pub(crate) const ROUTES: [Route<ProcessApi>; 7] = [
             ),
             Answer::failure(429, "As many commands run as may."),
             Answer::failure(500, "It could not be confined, and so was not run."),
+            Answer::failure(503, "The server is ending."),
+        ],
+    },
+    Route {
+        method: Method::Get,
+        path: "/execute",
+        handler: |method| on(method, super::socket::attach),
+        summary: "Run a command, confined, over a WebSocket",
+        description: "The first message is what `POST /execute` takes, in text, without `detach`. Then binary messages carry streams: their first byte is 0 for standard input, 1 for standard output, 2 for standard error. A caller may send `{\"signal\":\"TERM\"}` and `{\"end_of_input\":true}` in text, and is sent `{\"started\":Run}` and `{\"ended\":Run}`, or `{\"refused\":Failure}`. The command ends when the connection does.",
+        parameters: &[],
+        body: None,
+        answers: &[
+            Answer {
+                status: 101,
+                description: "It is one from here on.",
+                content: Content::None,
+                is_tagged: false,
+            },
+            Answer::failure(400, "It is not asked for a WebSocket (RFC 6455)."),
+            Answer::failure(426, "Likewise, or the version is another one than 13."),
+            Answer::failure(429, "As many commands run as may."),
             Answer::failure(503, "The server is ending."),
         ],
     },

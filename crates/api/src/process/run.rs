@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::{sync::watch, task::spawn_blocking};
 
-use super::output::{Output, OutputView};
+use super::{
+    output::{Output, OutputView},
+    runs::Keep,
+};
 
 /// Characters of a command line that are shown.
 const SHOWN_CHARS: usize = 1000;
@@ -25,6 +28,7 @@ pub(crate) struct Run {
     command: String,
     began: SystemTime,
     signaller: Signaller,
+    keep: Keep,
     /// What it has written to standard output and standard error.
     pub(crate) output: [Mutex<Output>; 2],
     end: watch::Sender<Option<Arc<End>>>,
@@ -59,11 +63,11 @@ impl End {
 }
 
 impl Run {
-    pub(crate) fn new(id: &str, command: &[String], signaller: Signaller) -> Self {
+    pub(crate) fn new(id: &str, command: &[String], signaller: Signaller, keep: Keep) -> Self {
         let command = command.join(" ").chars().take(SHOWN_CHARS).collect();
         let (id, began, output, end) =
             (id.into(), SystemTime::now(), Default::default(), watch::Sender::new(None));
-        Self { id, command, began, signaller, output, end }
+        Self { id, command, began, signaller, keep, output, end }
     }
 
     pub(crate) fn output_of(&self, which: usize) -> Option<MutexGuard<'_, Output>> {
@@ -100,7 +104,8 @@ impl Run {
 
     pub(crate) fn view(&self, with_output: bool) -> RunView {
         let end = self.end.borrow().clone();
-        let output = |which| self.output_of(which).filter(|_| with_output).map(|output| output.view());
+        let is_told = with_output && self.keep == Keep::Output;
+        let output = |which| self.output_of(which).filter(|_| is_told).map(|output| output.view());
         RunView {
             id: Arc::clone(&self.id),
             command: self.command.clone(),

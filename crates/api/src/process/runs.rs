@@ -28,7 +28,7 @@ const ENDED_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Bytes that are read from a command at a time.
 const READ_BYTES: usize = 16 * 1024;
 /// How long output is waited for that comes after the end: a process outside may have been handed the stream.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The exit statuses of `exeat run` for a command that is not there or cannot be run.
 const STATUS_MISSING: u8 = 127;
@@ -49,10 +49,27 @@ struct Inner {
 pub(crate) struct Started {
     runs: Runs,
     run: Arc<Run>,
+    stdin: Sender,
+    stdout: Receiver,
+    stderr: Receiver,
+    ended: oneshot::Receiver<End>,
+}
+
+/// A command whose end is noted, and whose streams are somebody else's business.
+pub(crate) struct Watched {
+    pub(crate) run: Arc<Run>,
     pub(crate) stdin: Sender,
     pub(crate) stdout: Receiver,
     pub(crate) stderr: Receiver,
-    pub(crate) ended: oneshot::Receiver<End>,
+}
+
+/// What is kept of a run.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Keep {
+    /// What it writes, too.
+    Output,
+    /// How it ended.
+    End,
 }
 
 impl Runs {
@@ -75,12 +92,24 @@ impl Runs {
         self.table().iter().find(|run| &*run.id == id).cloned()
     }
 
+    /// Takes a place for a command.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(crate) fn place(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| self.full())
+    }
+
     /// Starts a command; it runs when this returns.
     ///
     /// # Errors
-    /// If there are too many, or it cannot be run.
-    pub(crate) async fn start(&self, job: Job) -> Result<Started, Failure> {
-        let place = Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| self.full())?;
+    /// If it cannot be run.
+    pub(crate) async fn start(
+        &self,
+        job: Job,
+        place: OwnedSemaphorePermit,
+        keep: Keep,
+    ) -> Result<Started, Failure> {
         let (id, command) = (job.name.clone(), job.command.clone());
         let streams = Streams::new().map_err(|error| broken(&error))?;
         let Streams { inside, stdin, stdout, stderr } = streams;
@@ -91,7 +120,7 @@ impl Runs {
         thread::Builder::new().name("run".to_owned()).spawn(attend).map_err(|error| broken(&error))?;
         let started = started.await.unwrap_or_else(|_| Err(silent()));
         let signaller = started.map_err(|why| not_run(&why))?;
-        let run = Arc::new(Run::new(&id, &command, signaller));
+        let run = Arc::new(Run::new(&id, &command, signaller, keep));
         self.table().push_back(Arc::clone(&run));
         tracing::info!(run = id, "a command runs");
         Ok(Started { runs: self.clone(), run, stdin, stdout, stderr, ended })
@@ -156,6 +185,14 @@ impl Started {
     /// Returns what ends the command when it is dropped.
     pub(crate) fn end_with_caller(&self) -> EndsWithCaller {
         EndsWithCaller(Arc::clone(&self.run))
+    }
+
+    /// Notes how it ends.
+    pub(crate) fn watch(self) -> Watched {
+        let Self { runs, run, stdin, stdout, stderr, ended } = self;
+        let watched = Arc::clone(&run);
+        tokio::spawn(async move { runs.finish(&run, ended.await.unwrap_or_else(|_| End::unknown())) });
+        Watched { run: watched, stdin, stdout, stderr }
     }
 
     /// Gives it its input, and keeps what it writes, until it has ended.

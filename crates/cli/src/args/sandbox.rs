@@ -75,6 +75,9 @@ pub struct SandboxServeArgs {
     pub limits: SandboxLimitArgs,
 }
 
+/// Bytes of [`SandboxLimitArgs::websocket_buffer`].
+const BUFFER: std::ops::RangeInclusive<u64> = 1024..=1024 * 1024;
+
 /// How much commands may use. Each is what a command gets that does not ask for less.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Limits")]
@@ -82,6 +85,10 @@ pub struct SandboxLimitArgs {
     /// Commands at a time
     #[arg(long, value_name = "NUMBER", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub runs: u16,
+    /// Bytes of output that are sent at a time over a WebSocket, 1024 to 1048576; a caller who does not read stops the command
+    /// when these are waiting for them
+    #[arg(long, value_name = "BYTES", default_value_t = 16_384, value_parser = clap::value_parser!(u64).range(BUFFER))]
+    pub websocket_buffer: u64,
     /// Memory of each, all that it starts included: bytes, or with K, M, G
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub memory_limit_bytes: Option<u64>,

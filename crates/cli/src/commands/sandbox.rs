@@ -100,6 +100,7 @@ impl SandboxServe {
             hosts: args.host.clone(),
             origins: args.allow_origin.clone(),
             runs: args.limits.runs.into(),
+            websocket_buffer: usize::try_from(args.limits.websocket_buffer)?,
             flags,
             ceiling: self.ceiling()?,
             directory,
