@@ -187,7 +187,12 @@ impl Scan {
                 b'\n' if after_cr => {
                     let line = buffer.get(self.line_start..position - 1).unwrap_or_default();
                     if self.end_line(line, limits)? {
-                        return Ok(Some(self.at));
+                        // The last byte counts too: hyper has the same limit, and its refusal would not be ours.
+                        return if self.at > limits.head_bytes {
+                            Err(HeadError::TooLong)
+                        } else {
+                            Ok(Some(self.at))
+                        };
                     }
                 }
                 b'\n' => return Err(HeadError::LineEnd),

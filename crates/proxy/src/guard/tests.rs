@@ -150,12 +150,19 @@ fn limits() {
     let limits = Limits { uri_bytes: 64, head_bytes: 256, header_count: 3, ..Limits::default() };
     let line = |fill: usize| format!("GET http://example.com/{} HTTP/1.1\r\n", "a".repeat(fill));
     let room = 64 + "\r\n".len() - line(0).len();
+    let padded = |length: usize| {
+        let empty = format!("{}Host: a\r\nB: \r\n\r\n", line(0)).len();
+        format!("{}Host: a\r\nB: {}\r\n\r\n", line(0), "b".repeat(length - empty))
+    };
     for (head, want) in [
         (format!("{}Host: a\r\n\r\n", line(room)), None),
         (format!("{}Host: a\r\n\r\n", line(room + 1)), Some(414)),
         (format!("{}Host: a\r\nB: b\r\nC: c\r\n\r\n", line(0)), None),
         (format!("{}Host: a\r\nB: b\r\nC: c\r\nD: d\r\n\r\n", line(0)), Some(431)),
         (format!("{}Host: a\r\nB: {}\r\n\r\n", line(0), "b".repeat(256)), Some(431)),
+        (padded(256), None),
+        (padded(257), Some(431)),
+        (padded(258), Some(431)),
     ] {
         assert_eq!(check(head.as_bytes(), &limits).err().map(|error| error.status()), want, "{head:?}");
     }
