@@ -6,17 +6,19 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use exeat_tests::exeat::Exeat;
-use exeat_tests::fixture::{auth, configuration, request, request_with};
+use exeat_tests::fixture::{CLIENT, PASSWORD, ask, auth, configuration, request, request_with};
 use exeat_tests::http::Reply;
 use exeat_tests::namespace::PROXY;
 use exeat_tests::raw::Raw;
-use exeat_tests::world::World;
-use exeat_tests::{harness, scenarios};
+use exeat_tests::scrape::{API, scrape};
+use exeat_tests::world::{GREETING, World};
+use exeat_tests::{harness, scenarios, socks};
 use serde_json::Value;
 
 fn main() -> ExitCode {
     harness::main(scenarios![
         a_head_that_is_one_byte_too_long_is_refused_on_every_path,
+        what_is_refused_after_its_allow_is_recorded_as_denied,
     ])
 }
 
@@ -83,5 +85,61 @@ fn a_head_that_is_one_byte_too_long_is_refused_on_every_path() -> Result<()> {
             }
         }
     }
+    exeat.stop()
+}
+
+fn what_is_refused_after_its_allow_is_recorded_as_denied() -> Result<()> {
+    let world = World::new()?;
+    let policy = r#"allow = ["example.com", "mail.example.org:25", { host = "small.example.org", max_bytes_up = 1024 }]"#;
+    let extra = format!("[limits]\ntunnels_per_client = 1\n[api]\nlisten = \"{API}\"\n");
+    let mut exeat = Exeat::serve(world.directory(), &configuration(policy, &extra), PROXY)?;
+    let (mut held, reply) = ask("CONNECT mail.example.org:25")?;
+    ensure!(reply.status == 200 && held.exactly(GREETING.len())? == GREETING.as_bytes(), "{reply:?}");
+    let before = scrape()?;
+    let accepts = world.accepts();
+
+    let (_, reply) = ask("CONNECT mail.example.org:25")?;
+    ensure!(told(&reply) == (429, "connection_limit"), "{reply:?}");
+    denied(&mut exeat, "connection_limit", 0)?;
+    let (_, code) = socks::ask(CLIENT, PASSWORD, &socks::to_name(b"mail.example.org", 25))?;
+    ensure!(code != 0, "SOCKS: a tunnel beyond the limit");
+    denied(&mut exeat, "connection_limit", 1)?;
+    let upgrade = format!(
+        "{}Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+        auth()
+    );
+    let reply = Raw::proxy()?.ask(request_with("GET http://example.com/", &upgrade))?;
+    ensure!(told(&reply) == (429, "connection_limit"), "{reply:?}");
+    denied(&mut exeat, "connection_limit", 2)?;
+    ensure!(world.accepts() == accepts, "something beyond the limit was dialled");
+
+    let post = "POST http://small.example.org/";
+    let announced = format!("{}Content-Length: 1025\r\n", auth());
+    let reply = Raw::proxy()?.ask(request_with(post, &announced) + &"a".repeat(1025))?;
+    ensure!(told(&reply) == (403, "max_bytes"), "{reply:?}");
+    denied(&mut exeat, "max_bytes", 0)?;
+    ensure!(world.accepts() == accepts, "what says itself that it is too much is not begun");
+    let chunked = format!("{}Transfer-Encoding: chunked\r\n", auth());
+    let body = format!("401\r\n{}\r\n0\r\n\r\n", "a".repeat(1025));
+    let reply = Raw::proxy()?.ask(request_with(post, &chunked) + &body)?;
+    ensure!(told(&reply) == (403, "max_bytes"), "{reply:?}");
+    denied(&mut exeat, "max_bytes", 1)?;
+    ensure!(world.http.requests().is_empty(), "{:?}", world.http.requests());
+
+    let now = scrape()?;
+    for (verdict, reason, want) in [
+        ("deny", "connection_limit", 3.0),
+        ("allow", "connection_limit", 0.0),
+        ("deny", "max_bytes", 2.0),
+        ("allow", "max_bytes", 0.0),
+    ] {
+        let name = format!("exeat_decisions_total{{verdict=\"{verdict}\",reason=\"{reason}\"}}");
+        let count = |scrape: &exeat_tests::scrape::Scrape| scrape.get(&name).copied().unwrap_or(0.0);
+        let got = count(&now) - count(&before);
+        ensure!((got - want).abs() < 0.5, "{name}: {got}");
+    }
+    held.finish()?;
+    held.closed()?;
     exeat.stop()
 }

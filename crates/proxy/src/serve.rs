@@ -397,9 +397,15 @@ impl Admitted {
     }
 }
 
-/// Returns the refusal of a request that no rule was asked about, or that was allowed and came to nothing.
+/// Returns the refusal of a request that no rule was asked about, or of one that was allowed: what was wrong with the request
+/// itself, or too much of it, takes the allow back; what others could not do is an allow that came to nothing.
 pub(crate) fn refuse(trail: &mut Trail, reason: Reason, target: Option<&Authority>) -> Refusal {
-    trail.note_reason(reason);
+    let is_denial = reason.http_status() < 500;
+    if is_denial {
+        trail.note_taken_back(reason)
+    } else {
+        trail.note_reason(reason)
+    }
     Refusal { target: target.map(ToString::to_string), ..Refusal::new(reason) }
 }
 

@@ -147,7 +147,7 @@ impl Trail {
         self.reason = Some(reason);
     }
 
-    /// Notes that an allow was taken back: the name was allowed, what came after it was not.
+    /// Notes that an allow, if there was one, was taken back: the name was allowed, what came with or after it was not.
     pub(crate) fn note_taken_back(&mut self, reason: Reason) {
         self.verdict = Some(Outcome::Deny);
         self.reason = Some(reason);
