@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     harness::main(scenarios![
         a_head_that_is_one_byte_too_long_is_refused_on_every_path,
         what_is_refused_after_its_allow_is_recorded_as_denied,
+        a_body_that_is_none_is_the_fault_of_who_sends_it,
     ])
 }
 
@@ -141,5 +142,47 @@ fn what_is_refused_after_its_allow_is_recorded_as_denied() -> Result<()> {
     }
     held.finish()?;
     held.closed()?;
+    exeat.stop()
+}
+
+/// A chunked body whose framing is broken (RFC 9112 §7.1), or that ends before its end: nobody upstream is to blame, and what
+/// was sent of it there is never a whole request.
+fn a_body_that_is_none_is_the_fault_of_who_sends_it() -> Result<()> {
+    let world = World::new()?;
+    let mut exeat = Exeat::serve(world.directory(), &configuration("allow = [\"example.com\"]", ""), PROXY)?;
+    let extension = format!("5;{}\r\nhello\r\n0\r\n\r\n", "a".repeat(70_000));
+    let trailers = format!("5\r\nhello\r\n0\r\n{}\r\n", "a: b\r\n".repeat(5_000));
+    let cases = [
+        ("no number", "ZZ\r\nhello\r\n0\r\n\r\n"),
+        ("a prefix", "0x5\r\nhello\r\n0\r\n\r\n"),
+        ("a sign", "-5\r\nhello\r\n0\r\n\r\n"),
+        ("an overflow", "10000000000000005\r\nhello\r\n0\r\n\r\n"),
+        ("no size", "\r\nhello\r\n0\r\n\r\n"),
+        ("bare line feeds", "5\nhello\n0\n\n"),
+        ("a line feed in an extension", "5;a\nb\r\nhello\r\n0\r\n\r\n"),
+        ("no line end after the data", "5\r\nhelloXX0\r\n\r\n"),
+        ("a long extension", &extension),
+        ("many trailers", &trailers),
+        ("a break in the middle", "5\r\nhel"),
+    ];
+    let fields = format!("{}Transfer-Encoding: chunked\r\n", auth());
+    for (count, (case, body)) in cases.into_iter().enumerate() {
+        let mut client = Raw::proxy()?;
+        drop(client.send(request_with("POST http://example.com/", &fields) + body));
+        if case == "a break in the middle" {
+            client.finish()?;
+        }
+        let reply = client.reply("POST").with_context(|| case.to_owned())?;
+        ensure!(told(&reply) == (400, "request_malformed"), "{case}: {reply:?}");
+        let record = denied(&mut exeat, "request_malformed", count).with_context(|| case.to_owned())?;
+        ensure!(record["status"] == 400 && record["target"] == "http://example.com:80", "{case}: {record:#}");
+    }
+    ensure!(world.http.requests().is_empty(), "{:?}", world.http.requests());
+    // And the nearest that is one: it has an extension and a trailer.
+    let whole = request_with("POST http://example.com/", &fields) + "5;a=b\r\nhello\r\n0\r\nA: b\r\n\r\n";
+    let reply = Raw::proxy()?.ask(whole)?;
+    ensure!(reply.status == 200, "{reply:?}");
+    let bodies: Vec<_> = world.http.requests().into_iter().map(|request| request.body).collect();
+    ensure!(bodies == [b"hello"], "{bodies:?}");
     exeat.stop()
 }

@@ -1,8 +1,9 @@
 //! The bodies of a forwarded request and its response: streamed, counted, never held, and with an end that is known.
 
 use std::{
+    error::Error,
     future::Future,
-    mem,
+    io, mem,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
@@ -32,8 +33,18 @@ pub(crate) enum ClientBody {
     Http2(Http2Body),
 }
 
+impl ClientBody {
+    /// Whether `error` says that what the client sent is no body: its framing is broken, or it ends before its end. It is
+    /// hyper that finds that out, and tells it by the kind of an error of the connection.
+    fn is_malformed(error: &ClientBodyError) -> bool {
+        use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+        let found = error.downcast_ref::<hyper::Error>().and_then(|error| error.source()?.downcast_ref());
+        found.is_some_and(|e: &io::Error| matches!(e.kind(), InvalidData | InvalidInput | UnexpectedEof))
+    }
+}
+
 /// Why a request body broke off.
-type ClientBodyError = Box<dyn std::error::Error + Send + Sync>;
+type ClientBodyError = Box<dyn Error + Send + Sync>;
 
 impl Body for ClientBody {
     type Data = Bytes;
@@ -69,14 +80,14 @@ pub(crate) struct UpBody {
     inner: Option<ClientBody>,
     meter: Arc<Meter>,
     pace: Pace,
-    /// There was more than the flow may move.
-    is_beyond: bool,
+    /// Why nothing of it may follow, not even its end: whoever gets it would take what there was for the whole.
+    broken: Option<Reason>,
 }
 
 impl UpBody {
     /// Wraps the client's body.
     pub(crate) fn new(inner: ClientBody, meter: Arc<Meter>, limits: &Limits) -> Self {
-        Self { inner: Some(inner), meter, pace: Pace::new(limits), is_beyond: false }
+        Self { inner: Some(inner), meter, pace: Pace::new(limits), broken: None }
     }
 
     /// What has moved of it, to look at while it moves.
@@ -86,7 +97,7 @@ impl UpBody {
 
     /// The body of a request that has none.
     pub(crate) fn empty(meter: Arc<Meter>) -> Self {
-        Self { inner: None, meter, pace: Pace::none(), is_beyond: false }
+        Self { inner: None, meter, pace: Pace::none(), broken: None }
     }
 }
 
@@ -100,8 +111,8 @@ impl Body for UpBody {
     ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        if this.is_beyond {
-            this.meter.stop(Reason::MaxBytes);
+        if let Some(reason) = this.broken {
+            this.meter.stop(reason);
             // Whoever waits for the exchange hears of it and drops this.
             return Poll::Pending;
         }
@@ -111,18 +122,28 @@ impl Body for UpBody {
             }
             return Poll::Pending;
         };
-        if let Some(Ok(data)) = &mut polled {
-            this.pace.moved(data.len());
-            this.is_beyond = take(&this.meter, Side::Upstream, data);
-            if data.is_empty() && this.is_beyond {
+        match &mut polled {
+            Some(Ok(data)) => {
+                this.pace.moved(data.len());
+                let is_beyond = take(&this.meter, Side::Upstream, data);
+                this.broken = is_beyond.then_some(Reason::MaxBytes);
+                if data.is_empty() && is_beyond {
+                    return Poll::Pending;
+                }
+            }
+            // The upstream's connection would break for it, and be blamed.
+            Some(Err(error)) if ClientBody::is_malformed(error) => {
+                this.broken = Some(Reason::RequestMalformed);
+                this.meter.stop(Reason::RequestMalformed);
                 return Poll::Pending;
             }
+            Some(Err(_)) | None => {}
         }
         Poll::Ready(polled.map(|data| data.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        !self.is_beyond && self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.broken.is_none() && self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
