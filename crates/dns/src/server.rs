@@ -28,6 +28,7 @@ mod telling;
 mod told;
 mod trail;
 mod udp;
+mod unasked;
 
 pub use config::{DeniedAnswer, Extra, ServerConfig};
 pub use udp::UdpListener;
@@ -168,14 +169,14 @@ impl Server {
         let (answer, decided) = match Question::read(message) {
             Ok(question) => {
                 telling.iter().for_each(Telling::question);
-                let mut trail = Trail::new(&question, client, inner.around.next_request_id());
+                let mut trail = Trail::new(Some(&question), client, inner.around.next_request_id());
                 let reply = inner.answer(&question, client, &mut trail).await;
                 let decided = telling.is_some().then(|| trail.decided(reply.code, !reply.answers.is_empty()));
                 (self.write(reply, &question, carrier, trail.started)?, decided)
             }
             Err(unasked) => {
                 inner.around.count(Happening::Malformed);
-                let answer = reply::write_unasked(unasked)?;
+                let answer = inner.answer_unasked(unasked, client)?;
                 telling.iter().for_each(Telling::question);
                 (answer, None)
             }

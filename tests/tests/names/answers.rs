@@ -243,7 +243,8 @@ pub(crate) fn names_of_addresses_are_those_that_were_told() -> Result<()> {
     }
     for name in ["example.com", "216.184.93.in-addr.arpa"] {
         let told = client.ask(name, RecordType::PTR)?;
-        ensure!(told.code() == "NXDOMAIN host_not_allowed", "{name}: {told:?}");
+        // There are names below the one and other records of the other.
+        ensure!(told.code() == "NOERROR host_not_allowed" && told.data().is_empty(), "{name}: {told:?}");
     }
     setup.asked_for(&["example.com"])?;
     setup.exeat.stop()

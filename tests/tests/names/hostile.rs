@@ -1,5 +1,6 @@
 //! Clients and servers that do not keep to the rules.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::UdpSocket;
 use std::thread;
@@ -9,6 +10,8 @@ use exeat_tests::asker::{Asker, Told, question, read_framed, receive, write_fram
 use hickory_proto::op::{Message, MessageType, OpCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+
+use serde_json::Value;
 
 use crate::setup::{APP, Setup};
 
@@ -47,7 +50,7 @@ fn messages() -> Result<Vec<Case>> {
         (
             "class CHAOS",
             changed(|m| m.queries.iter_mut().for_each(|q| q.query_class = DNSClass::CH))?,
-            Some("REFUSED"),
+            Some("REFUSED method_not_allowed"),
         ),
         (
             "EDNS of the next version",
@@ -56,7 +59,7 @@ fn messages() -> Result<Vec<Case>> {
                     edns.set_version(1);
                 }
             })?,
-            Some("16"),
+            Some("16 request_malformed"),
         ),
         (
             "a name that hosts do not have",
@@ -88,8 +91,20 @@ fn number() -> Name {
     Name::from_labels([&b"127"[..], b"1"]).unwrap_or_default()
 }
 
-pub(crate) fn every_message_has_its_answer() -> Result<()> {
-    let setup = Setup::new("allow = [\"example.com\"]", "", "")?;
+/// The response code and the reason of the record of a message that asks nothing.
+fn recorded(code: &str) -> Option<(&str, &str)> {
+    match code.split_whitespace().next()? {
+        "16" => Some(("BADVERS", "request_malformed")),
+        "REFUSED" => Some(("REFUSED", "method_not_allowed")),
+        "NOTIMP" => Some(("NOTIMP", "method_not_allowed")),
+        "FORMERR" if code == "FORMERR" => Some(("FORMERR", "request_malformed")),
+        _ => None,
+    }
+}
+
+pub(crate) fn every_message_has_its_answer_and_its_record() -> Result<()> {
+    let mut setup = Setup::new("allow = [\"example.com\"]", "queries_per_second = 0", "")?;
+    let mut refused = BTreeMap::new();
     let client = Asker::at(APP)?;
     for (case, message, want) in messages()? {
         let socket = client.udp()?;
@@ -105,6 +120,9 @@ pub(crate) fn every_message_has_its_answer() -> Result<()> {
             None => ensure!(told.message.metadata.id == marker.metadata.id, "{case}: {told:?}"),
         }
         let (mut stream, length) = (client.tcp()?, message.len());
+        if let Some(wanted) = want.and_then(recorded) {
+            *refused.entry(wanted).or_insert(0) += if length <= 4096 { 2 } else { 1 };
+        }
         write_framed(&mut stream, &message)?;
         match want.filter(|_| length <= 4096) {
             Some(want) => ensure!(read_framed(&mut stream)?.code() == want, "{case} by TCP"),
@@ -113,6 +131,17 @@ pub(crate) fn every_message_has_its_answer() -> Result<()> {
         }
     }
     setup.asked_for(&["example.com"])?;
+    ensure!(refused.len() == 4, "{refused:?}");
+    for ((code, reason), count) in refused {
+        let is_it = |record: &&Value| {
+            record["event"] == "dns" && record["rcode"] == code && record["reason"] == reason
+        };
+        let of = |records: &[Value]| records.iter().filter(is_it).cloned().collect::<Vec<_>>();
+        let records = setup.exeat.audit_until(code, |records| of(records).len() >= count)?;
+        let found = of(&records);
+        ensure!(found.len() == count, "{code} {reason}: {count} refusals, and {found:#?}");
+        ensure!(found.iter().all(|record| record["verdict"] == "deny" && record["source"].is_string()));
+    }
     setup.exeat.stop()
 }
 

@@ -73,6 +73,35 @@ pub(crate) fn a_source_may_ask_so_often() -> Result<()> {
     setup.exeat.stop()
 }
 
+/// What nobody can answer takes from the rate of its source as a question does, and its records with it.
+pub(crate) fn what_asks_nothing_counts_too() -> Result<()> {
+    let mut setup = Setup::new("allow = [\"example.com\"]", "queries_per_second = 5", &other())?;
+    let client = Asker::at(APP)?;
+    let mut message = question("example.com", RecordType::A)?;
+    message.queries.extend(message.queries.clone());
+    let (mut answered, mut refused) = (0, 0);
+    while refused < 100 {
+        let told = client.send(&message)?;
+        match told.code().as_str() {
+            "FORMERR" => answered += 1,
+            "REFUSED" => refused += 1,
+            _ => ensure!(false, "{told:?}"),
+        }
+    }
+    ensure!(answered >= 10, "{answered} answers at once");
+    ensure!(Asker::at(OTHER)?.send(&message)?.code() == "FORMERR");
+    ensure!(limit_hits("queries_per_second")? >= 100.0);
+    let of = |records: &[serde_json::Value], reason: &str| {
+        records.iter().filter(|record| record["reason"] == reason).count()
+    };
+    let records = setup.exeat.audit_until("its records", |records| {
+        of(records, "request_malformed") > answered && of(records, "rate_limited") > 0
+    })?;
+    let (malformed, limited) = (of(&records, "request_malformed"), of(&records, "rate_limited"));
+    ensure!(malformed == answered + 1 && limited < 100, "{answered} answered, {malformed} and {limited}");
+    setup.exeat.stop()
+}
+
 pub(crate) fn questions_that_wait_are_bounded() -> Result<()> {
     let dns = "names_per_minute = 0\nqueries_per_second = 0";
     let setup = Setup::new("allow = [\"*.example.org\"]", dns, &other())?;

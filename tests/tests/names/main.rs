@@ -26,12 +26,12 @@ use collector::{
     a_collector_is_told_what_is_asked_and_decided, a_collector_that_comes_and_goes_delays_no_answer,
 };
 use hostile::{
-    connections_that_are_slow_or_hasty, every_message_has_its_answer, forged_answers_of_servers_are_ignored,
-    letters_come_back_in_their_case,
+    connections_that_are_slow_or_hasty, every_message_has_its_answer_and_its_record,
+    forged_answers_of_servers_are_ignored, letters_come_back_in_their_case,
 };
 use limits::{
     a_source_may_ask_so_often, connections_are_bounded, names_under_a_wildcard_are_bounded,
-    questions_that_wait_are_bounded,
+    questions_that_wait_are_bounded, what_asks_nothing_counts_too,
 };
 
 fn main() -> ExitCode {
@@ -50,12 +50,13 @@ fn main() -> ExitCode {
         other_types_are_passed_on_where_told,
         names_of_addresses_are_those_that_were_told,
         times_to_live_are_short,
-        every_message_has_its_answer,
+        every_message_has_its_answer_and_its_record,
         letters_come_back_in_their_case,
         connections_that_are_slow_or_hasty,
         forged_answers_of_servers_are_ignored,
         names_under_a_wildcard_are_bounded,
         a_source_may_ask_so_often,
+        what_asks_nothing_counts_too,
         questions_that_wait_are_bounded,
         connections_are_bounded,
         a_collector_is_told_what_is_asked_and_decided,

@@ -40,7 +40,7 @@ impl Server {
             inner.around.count(Happening::TappedAfter(late));
         }
         let client = Client::of_another(heard.client);
-        let mut trail = Trail::new(&heard.question, &client, inner.around.next_request_id());
+        let mut trail = Trail::new(Some(&heard.question), &client, inner.around.next_request_id());
         if !inner.budget.may_ask(client.source(), trail.started) {
             inner.around.count(Happening::TooManyQueries);
             trail.note_refusal(Reason::RateLimited);

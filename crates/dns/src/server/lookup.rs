@@ -187,7 +187,9 @@ impl Inner {
         told.ok_or_else(|| {
             let reason = Reason::HostNotAllowed;
             trail.note_refusal(reason);
-            self.said_no(Reply { why: Some(why(reason)), ..Reply::code(ResponseCode::NXDomain) }, trail)
+            // A cache that learns that a name does not exist answers so for all below it (RFC 8020), and for other types.
+            let code = if asked.is_some() { ResponseCode::NXDomain } else { ResponseCode::NoError };
+            self.said_no(Reply { why: Some(why(reason)), ..Reply::code(code) }, trail)
         })
     }
 
@@ -389,7 +391,7 @@ impl Inner {
     }
 
     /// Answers one of too many questions of a source. Not each of them is on record.
-    fn flooded(&self, client: &Client, trail: &mut Trail<'_>) -> Reply {
+    pub(super) fn flooded(&self, client: &Client, trail: &mut Trail<'_>) -> Reply {
         let reason = Reason::RateLimited;
         self.around.count(Happening::TooManyQueries);
         trail.note_refusal(reason);
@@ -418,7 +420,7 @@ fn servfail(reason: Reason) -> Reply {
     Reply { why: Some(why(reason)), ..Reply::code(ResponseCode::ServFail) }
 }
 
-fn why(reason: Reason) -> Why {
+pub(super) fn why(reason: Reason) -> Why {
     Why { code: reason.dns().ede, text: reason.token() }
 }
 

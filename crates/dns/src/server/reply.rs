@@ -6,7 +6,7 @@ use hickory_proto::{
     rr::{Record, rdata::opt::EdnsOption},
 };
 
-use super::question::{Head, Question, UDP_BYTES_MAX, Unasked};
+use super::question::{Head, Question, UDP_BYTES_MAX};
 
 /// What a question is answered with.
 #[derive(Clone, Debug)]
@@ -65,16 +65,9 @@ impl Reply {
     }
 }
 
-/// Writes what a message gets that asks nothing; `None` if that is nothing.
-pub(crate) fn write_unasked(unasked: Unasked) -> Option<Vec<u8>> {
-    let written = match unasked {
-        Unasked::Ignored => return None,
-        Unasked::Code(head, code) => begin(head, code).to_vec(),
-        Unasked::Refused(question, code) => {
-            Reply::code(code).write(&question, usize::from(UDP_BYTES_MAX)).map(|written| written.bytes)
-        }
-    };
-    written.ok()
+/// Writes an answer of nothing but `code`, to a message whose question cannot be read; `None` if it cannot be written.
+pub(crate) fn write_bare(head: Head, code: ResponseCode) -> Option<Vec<u8>> {
+    begin(head, code).to_vec().ok()
 }
 
 fn begin(head: Head, code: ResponseCode) -> Message {

@@ -17,7 +17,8 @@ use crate::dnstap::{Action, Decided, Matched};
 
 /// The facts of one question.
 pub(crate) struct Trail<'a> {
-    question: &'a Question,
+    /// What is asked, if that can be read.
+    question: Option<&'a Question>,
     client: &'a Client,
     request_id: Arc<str>,
     pub(crate) started: Instant,
@@ -38,7 +39,7 @@ pub(crate) struct Trail<'a> {
 
 impl<'a> Trail<'a> {
     /// Begins with nothing known but the question. All records of it have this id.
-    pub(crate) fn new(question: &'a Question, client: &'a Client, request_id: Arc<str>) -> Self {
+    pub(crate) fn new(question: Option<&'a Question>, client: &'a Client, request_id: Arc<str>) -> Self {
         Self {
             question,
             client,
@@ -107,8 +108,8 @@ impl<'a> Trail<'a> {
         record.request_id = Some(Arc::clone(&self.request_id));
         record.source = Some(self.client.shown());
         record.workload = self.workload.clone();
-        record.method = Some(Text::from(self.question.kind.to_string().as_str()));
-        record.target = Some(Text::from(self.question.name.to_ascii().as_str()));
+        record.method = self.question.map(|question| Text::from(question.kind.to_string().as_str()));
+        record.target = self.question.map(|question| Text::from(question.name.to_ascii().as_str()));
         record.name = self.name.clone();
         // None of the proofs that count here is a token.
         record.principal = self.principal.as_ref().map(|principal| PrincipalRecord {
@@ -149,7 +150,7 @@ impl<'a> Trail<'a> {
                 (Some(_), Some(Reason::AddressNotAllowed)) => Matched::Address,
                 (Some(_), _) => Matched::Name(match &self.name {
                     Some(name) => name.to_string(),
-                    None => self.question.name.to_ascii(),
+                    None => self.question.map(|question| question.name.to_ascii()).unwrap_or_default(),
                 }),
                 // Nothing was asked but who it is, or how often.
                 (None, _) => Matched::Client(self.client.shown().ip()),
@@ -170,6 +171,10 @@ fn name_of(code: ResponseCode) -> &'static str {
         "REFUSED"
     } else if code == ResponseCode::FormErr {
         "FORMERR"
+    } else if code == ResponseCode::NotImp {
+        "NOTIMP"
+    } else if code == ResponseCode::BADVERS {
+        "BADVERS"
     } else {
         "SERVFAIL"
     }

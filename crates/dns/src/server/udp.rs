@@ -165,7 +165,7 @@ impl Server {
         let reply = Reply { why, ..Reply::code(ResponseCode::from(0, refusal.rcode)) };
         let client = listener.client(way);
         let decided = self.0.tap_out.is_some().then(|| {
-            let mut trail = Trail::new(&question, &client, self.0.around.next_request_id());
+            let mut trail = Trail::new(Some(&question), &client, self.0.around.next_request_id());
             trail.note_refusal(reason);
             trail.decided(reply.code, false)
         });
