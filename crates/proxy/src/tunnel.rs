@@ -162,6 +162,8 @@ async fn prepare(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> Result<Rea
         .open(&admitted.principal, trail.client().source(), &shared.limits)
         .map_err(|reason| serve::refuse(trail, reason, Some(target)))?;
     let route = admitted.permit(shared, trail).await?;
+    // Nobody is reached for what cannot be recorded, as far as that is known before.
+    shared.audit.check().map_err(|_| serve::unaudited(trail, target))?;
     let meter = Arc::new(Meter::new(&shared.limits).counting(&shared.metrics));
     let flow = admitted.begin(shared, trail, &route, FlowKind::Tunnel, &meter);
     let dialled = route::connect(shared, trail, target, &route, Purpose::Tunnel, &flow).await?;

@@ -9,11 +9,12 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use exeat_tests::exeat::Exeat;
-use exeat_tests::fixture::{ask, get, request};
+use exeat_tests::fixture::{CLIENT, PASSWORD, ask, get, request};
 use exeat_tests::namespace::PROXY;
 use exeat_tests::origin::PATIENCE;
 use exeat_tests::raw::Raw;
 use exeat_tests::scrape::{API, scrape};
+use exeat_tests::socks;
 use exeat_tests::world::World;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
@@ -110,9 +111,10 @@ pub(crate) fn a_full_disk_stops_every_decision_that_must_be_recorded() -> Result
     let mut exeat = Exeat::serve(world.directory(), &recording_to(&file, true), PROXY)?;
     let mut open = tunnel()?;
     exeat.until("the disk to be full", |_| Ok(unavailable(&get("example.com/")?).then_some(())))?;
-    let reached = world.http.requests().len();
+    let (reached, accepts) = (world.http.requests().len(), world.accepts());
     let (get_told, connect_told) = (get("example.com/")?, connect()?);
     ensure!(unavailable(&get_told) && unavailable(&connect_told), "{get_told:?} {connect_told:?}");
+    ensure!(world.accepts() == accepts, "somebody was connected to for what cannot be recorded");
     ensure!(status("example.org")? == 403, "a denial stands");
     echo(&mut open, b"decided before")?;
     ensure!(world.http.requests().len() == reached, "a request went out without a record");
@@ -186,12 +188,10 @@ pub(crate) fn a_stuck_sink_stops_every_decision_that_must_be_recorded() -> Resul
     let (mut exeat, fifo) = stuck(&world, true)?;
     let (get_told, connect_told) = (get("example.com/")?, connect()?);
     ensure!(unavailable(&get_told) && unavailable(&connect_told), "{get_told:?} {connect_told:?}");
-    ensure!(
-        world.http.requests().is_empty(),
-        "a request went out without a record: {:?}",
-        world.http.requests()
-    );
-    ensure!(read_until_all(&fifo, 10_002)? > 0);
+    let (_, code) = socks::ask(CLIENT, PASSWORD, &socks::to_name(b"mail.example.org", 25))?;
+    ensure!(code != 0, "SOCKS: a tunnel without a record");
+    ensure!(world.accepts() == 0, "somebody was reached without a record: {:?}", world.reached());
+    ensure!(read_until_all(&fifo, 10_003)? > 0);
     exeat.until("room", |_| Ok((status("example.com")? == 200).then_some(())))?;
     ensure!(connect()?.0 == 200);
     exeat.stop()
