@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use exeat_tests::exeat::Exeat;
 use exeat_tests::fixture::{CLIENT, configuration, request};
 use exeat_tests::haproxy::Haproxy;
@@ -13,12 +13,14 @@ use exeat_tests::namespace::PROXY;
 use exeat_tests::raw::Raw;
 use exeat_tests::world::{GREETING, World};
 use exeat_tests::{harness, scenarios};
+use serde_json::Value;
 
 fn main() -> ExitCode {
     harness::main(scenarios![
         the_client_behind_a_balancer_is_the_real_one,
         limits_behind_a_balancer_are_for_the_real_client,
         a_header_from_anybody_else_is_refused,
+        a_header_that_does_not_come_is_late_and_one_that_is_none_malformed,
         a_balancer_behind_learns_the_client,
         nobody_else_learns_the_client,
     ])
@@ -106,6 +108,28 @@ fn a_header_from_anybody_else_is_refused() -> Result<()> {
     let records = exeat.audit_until("its record", |records| !records.is_empty())?;
     let shown = format!("{records:?}");
     ensure!(shown.contains("93.184.216.10:") && !shown.contains(&source.ip().to_string()), "{shown}");
+    exeat.stop()
+}
+
+fn a_header_that_does_not_come_is_late_and_one_that_is_none_malformed() -> Result<()> {
+    let world = World::new()?;
+    let mut exeat = behind(&world, "[limits]\nhead_timeout = \"200ms\"\n")?;
+    for (begun, status, reason) in [
+        ("", 408, "head_timeout"),
+        ("\r\n\r\n\0\r\n", 408, "head_timeout"),
+        ("GET http://example.com/ HTTP/1.1\r\n", 400, "request_malformed"),
+    ] {
+        let mut balancer = Raw::from(format!("{BALANCER_SOURCE}:0").parse()?, PROXY.parse()?)?;
+        balancer.send(begun)?;
+        let reply = balancer.reply("GET").with_context(|| format!("{begun:?}"))?;
+        let told = reply.head.field("x-deny-reason");
+        ensure!(reply.status == status && told == Some(reason), "{begun:?}: {reply:?}");
+    }
+    let of = |records: &[Value], reason: &str| records.iter().filter(|r| r["reason"] == reason).count();
+    let records = exeat.audit_until("their records", |records| records.len() >= 3)?;
+    let counts = (of(&records, "head_timeout"), of(&records, "request_malformed"));
+    ensure!(counts == (2, 1) && records.iter().all(|r| r["verdict"] == "deny"), "{records:#?}");
+    ensure!(world.accepts() == 0, "{:?}", world.reached());
     exeat.stop()
 }
 

@@ -28,6 +28,8 @@ fn main() -> ExitCode {
         bodies_arrive_whole_in_both_directions,
         expectations_and_bodiless_replies_keep_the_connection,
         deny_headers_of_an_upstream_are_not_ours,
+        what_an_upstream_says_is_not_taken_for_ours,
+        max_forwards_is_kept_to,
         fields_of_one_hop_stay_there,
         an_upstream_that_breaks_off_is_not_a_whole_reply,
         a_response_that_could_be_read_in_two_ways_is_refused,
@@ -215,6 +217,110 @@ fn deny_headers_of_an_upstream_are_not_ours() -> Result<()> {
         ensure!(reply.head.field(name).is_none(), "{reply:?}");
     }
     ensure!(!reply.phrase().contains("egress"), "{reply:?}");
+    exeat.stop()
+}
+
+/// Responses that a client could take for this proxy's, or that it could read otherwise than this proxy.
+fn what_an_upstream_says_is_not_taken_for_ours() -> Result<()> {
+    let world = World::new()?;
+    let mut exeat = serve(&world, "")?;
+    let _odd = odd_origin(|peer, head| {
+        let reply: &[u8] = match head.split(['/', ' ']).nth(2) {
+            Some("lengths") => b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\n",
+            Some("fields") => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n",
+            Some("list") => b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            Some("codings") => {
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+            }
+            Some("chunked") => b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            Some("challenge") => {
+                b"HTTP/1.1 407 Give me\r\nProxy-Authenticate: Basic realm=\"x\"\r\nContent-Length: 2\r\n\r\nok"
+            }
+            Some("refusal") => {
+                b"HTTP/1.1 403 egress denied: host_denied example.com:80\r\nContent-Length: 2\r\n\r\nok"
+            }
+            _ => b"HTTP/1.1 299 egress denied: host_denied\r\nContent-Length: 2\r\n\r\nok",
+        };
+        peer.write_all(reply)?;
+        if (head.contains("/lengths") || head.contains("/fields")) && head.starts_with("GET") {
+            peer.write_all(b"ok")?;
+        }
+        Ok(())
+    })?;
+    let bad_gateway = (502, "Bad", Some("connect_failed"));
+    for (line, path, (status, phrase, reason)) in [
+        ("GET", "lengths", (200, "OK", None)),
+        ("HEAD", "lengths", (200, "OK", None)),
+        ("GET", "fields", (200, "OK", None)),
+        ("GET", "list", bad_gateway),
+        ("GET", "codings", bad_gateway),
+        ("GET", "chunked", (200, "OK", None)),
+        ("GET", "challenge", bad_gateway),
+        ("GET", "refusal", (403, "Forbidden", None)),
+        ("GET", "other", (299, "", None)),
+    ] {
+        let (_, reply) = ask(&format!("{line} http://odd.example.com:8101/{path}"))?;
+        let got = (reply.status, reply.head.field("x-deny-reason"));
+        ensure!(got == (status, reason), "{line} {path}: {reply:?}");
+        if reason.is_some() {
+            ensure!(reply.phrase().starts_with("egress"), "{line} {path}: {reply:?}");
+            continue;
+        }
+        ensure!(reply.phrase() == phrase, "{line} {path}: {reply:?}");
+        ensure!(line == "HEAD" || reply.body == b"ok", "{line} {path}: {reply:?}");
+        let lengths: Vec<_> = reply
+            .head
+            .fields
+            .iter()
+            .filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+            .collect();
+        let want = usize::from(path != "chunked");
+        ensure!(lengths.len() == want && lengths.iter().all(|(_, value)| value == "2"), "{path}: {reply:?}");
+    }
+    let records = exeat.audit_until("the refusals", |records| {
+        records.iter().filter(|r| r["reason"] == "connect_failed").count() == 3
+    })?;
+    ensure!(records.iter().all(|r| r["verdict"] == "allow"), "{records:#?}");
+    exeat.stop()
+}
+
+/// RFC 9110 section 7.6.2, for the one method of it that is passed on.
+fn max_forwards_is_kept_to() -> Result<()> {
+    let world = World::new()?;
+    let mut exeat = serve(&world, "")?;
+    let beyond = (405, Some("method_not_allowed"));
+    let malformed = (400, Some("request_malformed"));
+    for (method, fields, told, passed) in [
+        ("OPTIONS", "", (200, None), Some(None)),
+        ("OPTIONS", "Max-Forwards: 5\r\n", (200, None), Some(Some("4"))),
+        ("OPTIONS", "Max-Forwards: 1\r\n", (200, None), Some(Some("0"))),
+        ("OPTIONS", "Max-Forwards: 0\r\n", beyond, None),
+        ("OPTIONS", "Max-Forwards: 00\r\n", beyond, None),
+        ("OPTIONS", "Max-Forwards: -1\r\n", malformed, None),
+        ("OPTIONS", "Max-Forwards: x\r\n", malformed, None),
+        ("OPTIONS", "Max-Forwards: 5\r\nMax-Forwards: 5\r\n", malformed, None),
+        ("TRACE", "Max-Forwards: 5\r\n", beyond, None),
+        ("GET", "Max-Forwards: 0\r\n", (200, None), Some(Some("0"))),
+    ] {
+        let (requests, accepts) = (world.http.requests().len(), world.accepts());
+        let line = format!("{method} http://example.com/");
+        let reply = Raw::proxy()?.ask(request_with(&line, &format!("{}{fields}", auth())))?;
+        ensure!((reply.status, reply.head.field("x-deny-reason")) == told, "{method} {fields}: {reply:?}");
+        let seen = world.http.requests();
+        match passed {
+            Some(left) => {
+                ensure!(seen.len() == requests + 1, "{method} {fields}");
+                let got = seen.last().and_then(|request| request.head.field("max-forwards"));
+                ensure!(got == left, "{method} {fields}: {got:?}");
+            }
+            None => {
+                ensure!(seen.len() == requests && world.accepts() == accepts, "{method} {fields}");
+                ensure!(reply.status != 405 || reply.head.field("allow").is_some(), "{reply:?}");
+            }
+        }
+    }
+    let denied = |records: &[serde_json::Value]| records.iter().filter(|r| r["verdict"] == "deny").count();
+    exeat.audit_until("the refusals", |records| denied(records) == 6)?;
     exeat.stop()
 }
 

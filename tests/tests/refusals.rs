@@ -20,6 +20,8 @@ fn main() -> ExitCode {
         a_head_that_is_one_byte_too_long_is_refused_on_every_path,
         what_is_refused_after_its_allow_is_recorded_as_denied,
         a_body_that_is_none_is_the_fault_of_who_sends_it,
+        a_host_that_is_none_is_recorded_as_it_was_sent,
+        a_tunnel_is_refused_in_http_whatever_the_method,
     ])
 }
 
@@ -184,5 +186,52 @@ fn a_body_that_is_none_is_the_fault_of_who_sends_it() -> Result<()> {
     ensure!(reply.status == 200, "{reply:?}");
     let bodies: Vec<_> = world.http.requests().into_iter().map(|request| request.body).collect();
     ensure!(bodies == [b"hello"], "{bodies:?}");
+    exeat.stop()
+}
+
+/// Over SOCKS a host is any bytes: what is none must not look like the name in it, which is allowed.
+fn a_host_that_is_none_is_recorded_as_it_was_sent() -> Result<()> {
+    let world = World::new()?;
+    let mut exeat = Exeat::serve(world.directory(), &configuration("allow = [\"example.com\"]", ""), PROXY)?;
+    let hosts: [(&[u8], &str); 5] = [
+        (b"example.com/", "example.com/:80"),
+        (b"x@example.com", "x@example.com:80"),
+        (b"example.com?", "example.com?:80"),
+        (b"http://example.com", "http://example.com:80"),
+        (b"example.com\n", "example.com\\x0a:80"),
+    ];
+    for (count, (host, target)) in hosts.into_iter().enumerate() {
+        let (_, code) = socks::ask(CLIENT, PASSWORD, &socks::to_name(host, 80))?;
+        ensure!(code != 0, "{target}");
+        let record = denied(&mut exeat, "host_invalid", count).with_context(|| target.to_owned())?;
+        ensure!(record["target"] == target, "{target}: {record:#}");
+    }
+    ensure!(world.accepts() == 0, "{:?}", world.reached());
+    let (_, code) = socks::ask(CLIENT, PASSWORD, &socks::to_name(b"example.com", 80))?;
+    ensure!(code == 0, "{code}");
+    exeat.stop()
+}
+
+fn a_tunnel_is_refused_in_http_whatever_the_method() -> Result<()> {
+    let world = World::new()?;
+    let exeat = Exeat::serve(world.directory(), &configuration("allow = [\"example.com\"]", ""), PROXY)?;
+    for (opening, is_http) in [
+        ("GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n", true),
+        ("PROPFIND / HTTP/1.1\r\nHost: evil.test\r\n\r\n", true),
+        ("M-SEARCH * HTTP/1.1\r\nHost: evil.test\r\n\r\n", true),
+        ("EHLO evil.test\r\n", false),
+        ("SSH-2.0-x y HTTP\r\n", false),
+    ] {
+        let (mut tunnel, reply) = ask("CONNECT example.com:443")?;
+        ensure!(reply.status == 200, "{reply:?}");
+        tunnel.send(opening)?;
+        let rest = String::from_utf8_lossy(&tunnel.rest()?).into_owned();
+        ensure!(
+            rest.starts_with("HTTP/1.1 403 egress denied: tls_required") == is_http,
+            "{opening:?}: {rest:?}"
+        );
+        ensure!(is_http || rest.is_empty(), "{opening:?}: {rest:?}");
+    }
+    ensure!(world.https.seen().iter().all(|seen| seen.received.is_empty()));
     exeat.stop()
 }

@@ -209,6 +209,10 @@ impl Inner {
         let _place = self.queries.acquire().await.map_err(|_| ResolveError::Timeout)?;
         let mut walk = Walk::new(asked);
         while let Some(current) = walk.current() {
+            if is_reserved(current) {
+                // What an alias leads to is asked of nobody either. Not even `localhost`: no server may say that a name is us.
+                return Ok(End::NoSuchName { ttl: None });
+            }
             let reply = self.servers.ask(current, kind).await?;
             let found = walk.read(&reply.answers, &pick)?;
             if !reply.exists {
@@ -257,6 +261,9 @@ impl fmt::Debug for Resolver {
     }
 }
 
+/// The zones that no server may be asked for.
+const RESERVED: [&str; 3] = ["localhost", "invalid", "onion"];
+
 /// Answers for the names that no server may be asked for: `localhost` is this machine (RFC 6761 §6.3),
 /// `invalid` never exists (§6.4), and `onion` is not in the DNS (RFC 7686 §2).
 pub(crate) fn reserved(name: &DnsName) -> Option<Result<Answer, ResolveError>> {
@@ -269,6 +276,12 @@ pub(crate) fn reserved(name: &DnsName) -> Option<Result<Answer, ResolveError>> {
         "invalid" | "onion" => Some(Err(ResolveError::NoSuchName)),
         _ => None,
     }
+}
+
+/// Whether [`reserved`] answers for the name, or would for what is below it.
+fn is_reserved(name: &Name) -> bool {
+    let last = name.iter().next_back();
+    last.is_some_and(|last| RESERVED.iter().any(|zone| last.eq_ignore_ascii_case(zone.as_bytes())))
 }
 
 /// Returns the name with its final dot, so that nothing is ever appended to it.

@@ -128,9 +128,9 @@ reasons! {
     EgressGatewayUnavailable "egress_gateway_unavailable" 503 "destination_unavailable" 1 80 SERVFAIL_NOT_READY Reject;
     /// The rule is not marked for the credential's class of data.
     ClassMismatch "class_mismatch" 403 "http_request_denied" 2 49 REFUSED_PROHIBITED Reject;
-    /// Too many attempts in a time.
+    /// Too many attempts in a time, or too many connections of one source.
     RateLimited "rate_limited" 429 "connection_limit_reached" 1 80 REFUSED_PROHIBITED Reject;
-    /// Too many connections at a time.
+    /// Too many tunnels of one client, or connections in all, at a time.
     ConnectionLimit "connection_limit" 429 "connection_limit_reached" 1 80 REFUSED_PROHIBITED Reject;
     /// The allowed name could not be resolved.
     DnsFailed "dns_failed" 502 "dns_error" 4 80 SERVFAIL_UNREACHABLE Reject;

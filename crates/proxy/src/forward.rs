@@ -10,7 +10,7 @@ use exeat_audit::Event;
 use exeat_identity::Principal;
 use exeat_model::Authority;
 use exeat_policy::{Expect, Reason};
-use http::{HeaderValue, Method, Request, Response, Uri, Version, header, uri::PathAndQuery};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::PathAndQuery};
 use http_body_util::Full;
 use hyper::{
     body::{Body, Incoming},
@@ -22,7 +22,7 @@ use crate::{
     body::{ClientBody, DownBody, Streamed, Streaming, UpBody},
     client::Client,
     flows::{FlowKind, Live, Spoken, TunnelSlot},
-    guard::Head,
+    guard::{Head, length},
     headers,
     hop::Hop,
     meter::{Meter, Side},
@@ -121,10 +121,11 @@ async fn exchange(
     shared: &Arc<Shared>,
     report: &mut Report,
     forward: &Forward,
-    request: Request<ClientBody>,
+    mut request: Request<ClientBody>,
 ) -> Result<Exchanged, Refusal> {
     let Report { trail, meter, flow, .. } = report;
     let (authority, asks_websocket) = (&forward.authority, websocket::is_asked(&request));
+    let hops_left = hops_left(&request);
     let (admitted, route) = allow(shared, trail, forward, request.headers()).await?;
     let slot = match asks_websocket {
         true => {
@@ -136,6 +137,21 @@ async fn exchange(
         }
         false => None,
     };
+    match hops_left {
+        Ok(None) => {}
+        // What it would learn of the one it has come to is what a refusal of the method says.
+        Ok(Some(0)) => {
+            let refusal = serve::refuse(trail, Reason::MethodNotAllowed, Some(authority));
+            return Err(refusal.with_detail("Max-Forwards is 0: the request goes no further"));
+        }
+        Ok(Some(left)) => {
+            request.headers_mut().insert(header::MAX_FORWARDS, HeaderValue::from(left - 1));
+        }
+        Err(()) => {
+            let refusal = serve::refuse(trail, Reason::RequestMalformed, Some(authority));
+            return Err(refusal.with_detail("Max-Forwards is not one number"));
+        }
+    }
     // A WebSocket is asked for through a tunnel (RFC 6455 §4.1): few proxies pass an upgrade on.
     let hop = if asks_websocket { None } else { route.takes_absolute_form() };
     let outgoing = Outgoing::new(shared, forward, request, meter, hop)
@@ -160,13 +176,30 @@ async fn exchange(
             let Answered { response, lease } =
                 send(shared, trail, flow, &admitted.principal, &route, authority, outgoing).await?;
             check_hop(trail, &route, &response, authority)?;
-            Ok(Exchanged { response: fit_for_client(shared, response), lease, websocket: None })
+            let response =
+                fit_for_client(shared, response).map_err(|failure| failed(trail, failure, authority))?;
+            Ok(Exchanged { response, lease, websocket: None })
         });
         meter.unless_ended(sending).await
     };
     match sent {
         Ok(sent) => sent,
         Err(reason) => Err(ended(trail, flow, reason, authority)),
+    }
+}
+
+/// How many more proxies an OPTIONS may pass (RFC 9110 §7.6.2), if it says. In other requests the field means nothing.
+///
+/// # Errors
+/// If that is not one number.
+fn hops_left(request: &Request<ClientBody>) -> Result<Option<u64>, ()> {
+    let mut values = request.headers().get_all(header::MAX_FORWARDS).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) if request.method() == Method::OPTIONS => {
+            length(value.as_bytes()).map(Some).ok_or(())
+        }
+        (Some(_), Some(_)) if request.method() == Method::OPTIONS => Err(()),
+        (_, _) => Ok(None),
     }
 }
 
@@ -186,7 +219,8 @@ async fn ask_websocket(
     let (response, switched) = upstream::switch(shared, dialled.stream, request)
         .await
         .map_err(|failure| failed(trail, failure, authority))?;
-    let mut response = fit_for_client(shared, response);
+    let mut response =
+        fit_for_client(shared, response).map_err(|failure| failed(trail, failure, authority))?;
     if switched.is_some() {
         websocket::write_fields(response.headers_mut());
         // As for every tunnel: the newest word on it, before the client learns of it.
@@ -398,7 +432,10 @@ fn check_hop(
 fn failed(trail: &mut Trail, failure: Failure, authority: &Authority) -> Refusal {
     let (reason, error) = match failure {
         Failure::Closed => (Reason::ConnectFailed, "http_response_incomplete"),
-        Failure::Malformed | Failure::TooManyInterim => (Reason::ConnectFailed, "http_protocol_error"),
+        Failure::Malformed | Failure::TooManyInterim | Failure::Challenge => {
+            (Reason::ConnectFailed, "http_protocol_error")
+        }
+        Failure::Coding => (Reason::ConnectFailed, "http_response_transfer_coding"),
         Failure::Upgrade => (Reason::ConnectFailed, "http_upgrade_failed"),
         Failure::Silent => (Reason::IdleTimeout, "http_response_timeout"),
     };
@@ -406,20 +443,37 @@ fn failed(trail: &mut Trail, failure: Failure, authority: &Authority) -> Refusal
     Refusal { error, ..refusal }
 }
 
-fn fit_for_client(shared: &Shared, response: Response<Incoming>) -> Response<Incoming> {
+/// Makes an upstream's response one for the client.
+///
+/// # Errors
+/// What is wrong with it, where that cannot be mended.
+fn fit_for_client(shared: &Shared, response: Response<Incoming>) -> Result<Response<Incoming>, Failure> {
     let (mut parts, body) = response.into_parts();
+    if parts.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        return Err(Failure::Challenge);
+    }
+    // hyper takes the last coding off, and says nothing of the others.
+    if !parts
+        .headers
+        .get_all(header::TRANSFER_ENCODING)
+        .iter()
+        .all(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+    {
+        return Err(Failure::Coding);
+    }
     headers::for_client(&mut parts.headers, parts.version, &shared.instance);
     // With a body that is delimited in another way a length would be a second opinion on where it ends.
     if body.size_hint().exact().is_none() {
         parts.headers.remove(header::CONTENT_LENGTH);
     }
+    headers::keep_one_length(&mut parts.headers).ok_or(Failure::Malformed)?;
     parts.version = Version::HTTP_11;
-    let phrase = parts.extensions.remove::<ReasonPhrase>();
     parts.extensions = http::Extensions::new();
-    if let Some(phrase) = phrase {
-        parts.extensions.insert(phrase);
+    // The phrase of a refusal is ours, and no upstream's (RFC 9112 §4: a client should not look at it).
+    if parts.status.canonical_reason().is_none() {
+        parts.extensions.insert(ReasonPhrase::from_static(b""));
     }
-    Response::from_parts(parts, body)
+    Ok(Response::from_parts(parts, body))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use exeat_model::{Authority, Host, Port};
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use smallvec::SmallVec;
 
-use crate::{hop::HopCredentials, trail::written};
+use crate::{guard::length, hop::HopCredentials, trail::written};
 
 /// Fields of one header that are looked at without asking for memory. Few messages drop more.
 const DROPPED_FEW: usize = 8;
@@ -18,6 +18,9 @@ const NOT_FROM_UPSTREAM_PREFIX: &str = "x-exeat-";
 /// decided on (RFC 9112 §3.2.2) and adds this proxy to `Via`. `Authorization` and the rest stay as they are.
 pub(crate) fn for_upstream(headers: &mut HeaderMap, authority: &Authority, version: Version, instance: &str) {
     drop_where(headers, |name| {
+        // Many servers take one for the other (RFC 3875 §4.1.18).
+        let dashed = name.contains('_').then(|| name.replace('_', "-"));
+        let name = dashed.as_deref().unwrap_or(name);
         // The 100 was ours to send, and was sent when the body was first asked for (RFC 9110 §10.1.1).
         name == "expect"
             || is_identity(name)
@@ -48,6 +51,24 @@ pub(crate) fn for_client(headers: &mut HeaderMap, version: Version, instance: &s
             || name.starts_with(PROXY_PREFIX)
     });
     add_via(headers, version, instance);
+}
+
+/// Makes one field of the lengths that a response says, all of them the same (RFC 9112 §6.3). Returns `None` if they are not,
+/// or one is none.
+pub(crate) fn keep_one_length(headers: &mut HeaderMap) -> Option<()> {
+    let mut said = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = said.next() else { return Some(()) };
+    if said.next().is_none() && first.as_bytes().iter().all(u8::is_ascii_digit) {
+        return Some(());
+    }
+    let values = headers.get_all(header::CONTENT_LENGTH).iter();
+    let mut lengths = values.flat_map(|value| value.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii);
+    let one = length(lengths.next()?)?;
+    if !lengths.all(|other| length(other) == Some(one)) {
+        return None;
+    }
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(one));
+    Some(())
 }
 
 /// Whether one of the `Via` values names this instance (RFC 9110 §7.6.3).
@@ -155,7 +176,14 @@ mod tests {
             ("trailer", "x"),
             ("upgrade", "h2c"),
             ("via", "1.1 other"),
+            ("proxy_authorization", "Basic x"),
             ("x-container-id", "c"),
+            ("x-container_id", "c"),
+            ("x-my_own", "1"),
+            ("x_forwarded_for", "10.0.0.1"),
+            ("x_jwt_payload", "{}"),
+            ("x_org_id", "o"),
+            ("x_real_ip", "10.0.0.1"),
             ("x-forwarded-for", "10.0.0.1"),
             ("x-forwarded-host", "evil.test"),
             ("x-jwt-payload", "{}"),
@@ -173,7 +201,8 @@ mod tests {
                 "authorization: Bearer x",
                 "host: example.com",
                 "via: 1.1 exeat-1",
-                "via: 1.1 other"
+                "via: 1.1 other",
+                "x-my_own: 1"
             ]
         );
     }
@@ -194,6 +223,31 @@ mod tests {
         ]);
         for_client(&mut headers, Version::HTTP_10, "exeat-1");
         assert_eq!(shown(&headers), ["content-type: text/plain", "via: 1.0 exeat-1"]);
+    }
+
+    #[test]
+    fn lengths() {
+        for (said, want) in [
+            (&[][..], Some(&[][..])),
+            (&["2"], Some(&["2"])),
+            (&["2, 2"], Some(&["2"])),
+            (&["2", "2"], Some(&["2"])),
+            (&["2", "2 ,2"], Some(&["2"])),
+            (&["2, 3"], None),
+            (&["2", "3"], None),
+            (&["2,"], None),
+            (&["+2"], None),
+            (&["2, x"], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in said {
+                headers.append(header::CONTENT_LENGTH, HeaderValue::from_static(value));
+            }
+            let kept = keep_one_length(&mut headers);
+            let got: Vec<_> =
+                headers.get_all(header::CONTENT_LENGTH).iter().map(|v| v.to_str().unwrap()).collect();
+            assert_eq!(kept.map(|()| &got[..]), want, "{said:?}");
+        }
     }
 
     #[test]

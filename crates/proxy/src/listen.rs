@@ -306,9 +306,10 @@ impl Proxy {
         let client = match read {
             Ok(client) => client,
             Err(proxy_protocol::Error::Closed) => return,
-            Err(proxy_protocol::Error::Malformed) => {
-                let refusal = Refusal::new(Reason::RequestMalformed);
-                return self.turn_away(stream.into(), sender, refusal, tls.is_some());
+            Err(error @ (proxy_protocol::Error::Malformed | proxy_protocol::Error::Late)) => {
+                let is_late = matches!(error, proxy_protocol::Error::Late);
+                let reason = if is_late { Reason::HeadTimeout } else { Reason::RequestMalformed };
+                return self.turn_away(stream.into(), sender, Refusal::new(reason), tls.is_some());
             }
         };
         let stream = stream.into();

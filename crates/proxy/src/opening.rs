@@ -159,9 +159,23 @@ fn judge_name(name: &DnsName, rule: &OpeningRule) -> Judgement {
     if rule.accepts_name(name) { Judgement::Agreed } else { Judgement::Refused(Reason::SniMismatch) }
 }
 
-/// Whether the bytes of a client begin with a method and a space, as requests of HTTP/1 do.
+/// Whether the bytes of a client begin as requests of HTTP/1 do: with a method that is known, or with a whole request line.
 pub(crate) fn begins_like_http(bytes: &[u8]) -> bool {
-    HTTP_METHODS.iter().any(|method| bytes.starts_with(method))
+    HTTP_METHODS.iter().any(|method| bytes.starts_with(method)) || has_request_line(bytes)
+}
+
+/// Whether the first line, which is whole, is a method of any name, something, and the version (RFC 9112 §3).
+fn has_request_line(bytes: &[u8]) -> bool {
+    let mut lines = bytes.split(|b| *b == b'\n');
+    let (Some(line), Some(_)) = (lines.next(), lines.next()) else { return false };
+    let mut words = line.split(|b| *b == b' ');
+    let (Some(method), Some(_), Some(version), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return false;
+    };
+    let is_method = http::Method::from_bytes(method).is_ok() && !method.iter().any(u8::is_ascii_lowercase);
+    is_method && version.starts_with(b"HTTP/1.")
 }
 
 fn refused(reason: Reason, bytes: &[u8]) -> Opening {

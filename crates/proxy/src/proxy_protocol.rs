@@ -26,8 +26,10 @@ use crate::{
 pub(crate) enum Error {
     /// It ended before its first byte, as the checks of load balancers do.
     Closed,
-    /// There is no header, or not one that can be used, or not in time.
+    /// There is no header, or not one that can be used.
     Malformed,
+    /// It did not come in time.
+    Late,
 }
 
 /// Reads the header of a connection from `sender`, and not a byte more: what follows may be TLS. Takes
@@ -40,7 +42,7 @@ pub(crate) async fn read(stream: &mut TcpStream, sender: &Client, limits: &Limit
             Ok(if told == own { sender.clone() } else { sender.behind(told.peer, told.local) })
         }
         Ok(Err(error)) => Err(error),
-        Err(_) => Err(Error::Malformed),
+        Err(_) => Err(Error::Late),
     }
 }
 

@@ -113,7 +113,7 @@ impl Session<'_> {
         let authority = request.authority();
         match &authority {
             Some(authority) => self.trail.note_target(Target::Authority(authority, "")),
-            None => self.trail.note_target(Target::Bytes(&as_asked(request))),
+            None => self.trail.note_target(Target::Host(&as_asked(request))),
         }
         let target = match authority {
             _ if !request.is_connect => Err(Reason::MethodNotAllowed),

@@ -228,6 +228,9 @@ pub(crate) enum Target<'a> {
     Authority(&'a Authority, &'static str),
     /// The malformed target.
     Bytes(&'a [u8]),
+    /// What stands for a host and is none, where a protocol has it apart: it is shown as it was sent, so that it is not taken
+    /// for what it holds.
+    Host(&'a [u8]),
 }
 
 impl Target<'_> {
@@ -238,6 +241,7 @@ impl Target<'_> {
                 (Text::from(written(scheme, authority).as_str()), Some(authority.clone()))
             }
             Self::Bytes(bytes) => (Text::new(without_secrets(bytes)), None),
+            Self::Host(bytes) => (Text::new(bytes), None),
         }
     }
 }

@@ -120,6 +120,12 @@ pub(crate) enum Failure {
     /// It switched protocols without being asked to, or to another one (RFC 9110 §15.2.2).
     #[error("the upstream switched protocols")]
     Upgrade,
+    /// It answered 407, which is a proxy's word to its own client: nobody could tell it from ours.
+    #[error("the upstream asked for credentials as a proxy does")]
+    Challenge,
+    /// The body is in another transfer coding than chunked, which nobody asked for (RFC 9110 §10.1.4).
+    #[error("the upstream's response is in an unknown transfer coding")]
+    Coding,
     /// It took the request and said nothing.
     #[error("the upstream did not respond in time")]
     Silent,

@@ -59,6 +59,13 @@ pub(crate) const CASES: &[Case] = &[
             400,
             "request_malformed",
         )?;
+        for method in ["GET", "OPTIONS"] {
+            let whole =
+                [(":method", method), (":scheme", "http"), (":authority", "example.com"), (":path", "*")];
+            refuses(s, &whole, 400, "request_malformed")?;
+            let asked = s.exeat.audit()?.into_iter().any(|r| r["target"] == "*" && r["method"] == method);
+            ensure!(asked, "{:?}", s.exeat.audit());
+        }
         refuses(s, &[(":method", "CONNECT")], 400, "request_malformed")
     }),
     case("H2-05", |s| {

@@ -92,6 +92,9 @@ fn world(name: &str, kind: RecordType) -> Say {
         _ if name.ends_with(".endless.test") => Say::Records(vec![alias(name, &format!("x.{name}"))]),
         "circle.test" => Say::Records(vec![alias(name, "circle2.test")]),
         "circle2.test" => Say::Records(vec![alias(name, "circle.test")]),
+        "home.test" => Say::Records(vec![alias(name, "a.LOCALHOST")]),
+        "hidden.test" => Say::Records(vec![alias(name, "x.onion")]),
+        "void.test" => Say::Records(vec![alias(name, "x.invalid")]),
         "many.test" if v4 => v4_addresses(name, 64),
         "more.test" if v4 => v4_addresses(name, 65),
         "many.test" | "more.test" => Say::End(vec![], 10),
@@ -228,6 +231,17 @@ async fn reserved_names_are_not_asked_for() {
         assert!(matches!(resolve(&resolver, name).await, Err(ResolveError::NoSuchName)), "{name}");
     }
     assert_eq!(server.names(), HashSet::new());
+    // Nor what an alias leads to.
+    let aliases = ["home.test", "hidden.test", "void.test"];
+    for name in aliases {
+        assert!(matches!(resolve(&resolver, name).await, Err(ResolveError::NoSuchName)), "{name}");
+        let name = DnsName::parse(name).unwrap();
+        let records = resolver.records(&name, RecordType::TXT).await;
+        assert!(matches!(records, Err(ResolveError::NoSuchName)), "{name}");
+    }
+    assert_eq!(server.names(), aliases.map(str::to_owned).into());
+    let server = Server::start(world).await;
+    let resolver = self::resolver(&server);
     assert!(resolve(&resolver, "notlocalhost").await.is_err(), "a name that ends alike is asked for");
     assert_eq!(server.names(), HashSet::from(["notlocalhost".to_owned()]));
 }

@@ -40,8 +40,15 @@ pub(super) fn check(parts: &Parts, limits: &Limits) -> Result<Target, HeadError>
 pub(super) fn asked(parts: &Parts) -> String {
     match (&parts.method, parts.uri.authority()) {
         (&Method::CONNECT, Some(authority)) => authority.to_string(),
+        // Written one after the other they would be another host.
+        (_, _) if is_asterisk(parts) => "*".to_owned(),
         (_, _) => parts.uri.to_string(),
     }
+}
+
+/// Whether the request is for a server as a whole (RFC 9113 §8.3.1).
+fn is_asterisk(parts: &Parts) -> bool {
+    parts.uri.path() == "*"
 }
 
 fn check_size(parts: &Parts, limits: &Limits) -> Result<(), HeadError> {

@@ -178,7 +178,7 @@ async fn http_openings() {
             "a tunnel in the tunnel",
             HTTP,
             "CONNECT example.org:443 HTTP/1.1\r\nHost: example.com\r\n\r\n",
-            Some((Reason::MethodNotAllowed, Speaks::Other)),
+            Some((Reason::MethodNotAllowed, Speaks::Http)),
         ),
         (
             "https in absolute-form",
