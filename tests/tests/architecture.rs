@@ -268,8 +268,7 @@ fn one_file_dials() -> Result<()> {
     // The others make sockets that listen, and some that ask the kernel.
     let makers = [
         "proxy/src/dial.rs",
-        "proxy/src/local_address.rs",
-        "proxy/src/local_user.rs",
+        "proxy/src/kernel_question.rs",
         "exeat/src/listening.rs",
         "firewall/src/conntrack.rs",
         "firewall/src/kernel.rs",
