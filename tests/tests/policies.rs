@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         report_mode_lets_pass_and_says_what_it_would_deny,
         a_named_metadata_address_can_be_opened,
         network_rules_match_literals_only,
+        a_listener_on_every_address_is_never_reached,
         tunnels_on_80_must_open_with_http,
         further_server_names_can_be_listed,
         a_server_that_speaks_first_is_heard_at_once,
@@ -260,6 +261,49 @@ fn a_server_that_speaks_first_is_heard_at_once() -> Result<()> {
     ensure!(reply.status == 200, "{reply:?}");
     ensure!(tunnel.exactly(GREETING.len())? == GREETING.as_bytes());
     drop(tunnel);
+    exeat.stop()
+}
+
+/// Every address of the namespace is one of this host by its routes, and hardly any is one of an interface.
+fn a_listener_on_every_address_is_never_reached() -> Result<()> {
+    let world = World::new()?;
+    world.dns.set("hop.example.org", Entry::addresses(&["93.184.216.35"]));
+    world.dns.set("away.example.org", Entry::addresses(&["93.184.217.9"]));
+    world.dns.set("loop.example.org", Entry::addresses(&["127.0.0.9"]));
+    let policy = r#"
+allow = ["example.com:80,3128,3129", "away.example.org:3128", "93.184.216.0/24:80,3128", "127.0.0.0/8:80,3128",
+  { host = "loop.example.org", ports = [80, 3128], addresses = ["127.0.0.0/8"] }]
+"#;
+    let extra = format!(
+        "[policy.around]\nallow = [\"example.net\"]\nnext_hop = \"self\"\n\
+         [next_hop.self]\nurl = \"http://hop.example.org:3128\"\n\
+         [client.around]\npasswords = [\"{}\"]\npolicies = [\"around\"]\n\
+         [limits]\nconnect_timeout = \"300ms\"\n",
+        password_entry("a-password-of-another-client")
+    );
+    let config = configuration(policy, &extra).replace(PROXY, "0.0.0.0:3128");
+    let mut exeat = Exeat::serve(world.directory(), &config, PROXY)?;
+    each(&[
+        ("example.com:3128/", 403, "address_not_allowed"),
+        ("example.com/", 200, ""),
+        ("93.184.216.99:3128/", 403, "address_not_allowed"),
+        ("93.184.216.99/", 200, ""),
+        ("127.0.0.9:3128/", 403, "address_not_allowed"),
+        ("127.0.0.9/", 200, ""),
+        ("loop.example.org:3128/", 403, "address_not_allowed"),
+        ("loop.example.org/", 200, ""),
+        // Of another host: nothing answers there.
+        ("away.example.org:3128/", 504, "connect_timeout"),
+    ])?;
+    let (_, reply) = ask("CONNECT example.com:3128")?;
+    ensure!(reply.head.field("x-deny-reason") == Some("address_not_allowed"), "{reply:?}");
+    let (_, record) = exeat.audit_record("the tunnel", |(_, r)| {
+        r["reason"] == "address_not_allowed" && r["method"] == "CONNECT"
+    })?;
+    ensure!(record["verdict"] == "deny", "the allow is taken back: {record}");
+    let around = authorization("around", "a-password-of-another-client");
+    let reply = Raw::proxy()?.ask(request_with("GET http://example.net/", &around))?;
+    ensure!(reply.head.field("x-deny-reason") == Some("loop_detected"), "{reply:?}");
     exeat.stop()
 }
 

@@ -114,6 +114,17 @@ impl CanonicalIp {
         self.0
     }
 
+    /// Returns the IPv4 addresses that the address carries in a form with a fixed place for them: NAT64, SIIT, 6to4,
+    /// Teredo (two of them) and ISATAP. None for IPv4, and none for a network's own NAT64 (`64:ff9b:1::/48`), in which the
+    /// place is the network's choice.
+    pub fn carried(self) -> impl Iterator<Item = Self> {
+        let address = match self.0 {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(address),
+        };
+        address.into_iter().flat_map(embedded).map(|address| Self(IpAddr::V4(address)))
+    }
+
     /// Returns what the address may be used for, by the IANA special-purpose registries of both
     /// families, [`METADATA_ADDRESSES`], and the IPv4 address that an IPv6 one carries.
     ///

@@ -1,7 +1,7 @@
 //! Blocks of addresses, as rules write them.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
@@ -17,6 +17,15 @@ pub struct IpBlock {
     first: IpAddr,
     last: IpAddr,
 }
+
+/// The forms of IPv6 that carry an IPv4 address in front of all that is free in them: the bits before it, and how many
+/// come after it.
+const CARRYING: [(u128, u32); 4] = [
+    (0x64_ff9b << 96, 0),    // NAT64, RFC 6052 §2.1
+    (0xffff << 48, 0),       // SIIT, RFC 2765 §2.1
+    (0x2002 << 112, 80),     // 6to4, RFC 3056 §2
+    (0x2001_0000 << 96, 64), // Teredo, RFC 4380 §4
+];
 
 /// Why a text is not a block of addresses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -136,6 +145,22 @@ impl IpBlock {
             // No constructor mixes families; a block that did would hold nothing.
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => Vec::new(),
         }
+    }
+
+    /// Returns the IPv6 blocks whose addresses carry those of this block where a block can tell: NAT64, SIIT, 6to4 and the
+    /// server of Teredo. What ISATAP and a Teredo client carry stands in the lowest bits, so that no block has it. None
+    /// for IPv6. [`CanonicalIp::carried`] is the other way round, for one address.
+    pub fn carriers(&self) -> impl Iterator<Item = Self> + use<> {
+        let ends = match (self.first, self.last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => Some((first.to_bits().into(), last.to_bits().into())),
+            (IpAddr::V4(_) | IpAddr::V6(_), _) => None,
+        };
+        ends.into_iter().flat_map(|(first, last): (u128, u128)| {
+            CARRYING.map(|(prefix, shift)| Self {
+                first: Ipv6Addr::from_bits(prefix | first << shift).into(),
+                last: Ipv6Addr::from_bits(prefix | last << shift | ((1 << shift) - 1)).into(),
+            })
+        })
     }
 
     fn refuse_mapped(self) -> Result<Self, BlockError> {

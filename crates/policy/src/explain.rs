@@ -27,6 +27,9 @@ const ENTRY_BYTES: usize = 128;
 /// The stage that looks at addresses.
 const ADDRESSES: &str = "addresses";
 
+/// What is said of addresses that are allowed only where they are not those of the host that connects.
+const UNLESS_OURS: &str = ", unless one is an address of this host: a listener on every address has the port";
+
 /// How one stage ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Outcome {
@@ -180,7 +183,11 @@ fn permitted(
     let Some(way) = allowed.way() else {
         let permit = permit(set, request, allowed, addrs?);
         return Some(permit.map(|permit| Permitted {
-            addresses: shown(permit.addrs().iter().map(ToString::to_string).collect()),
+            addresses: {
+                let addresses = shown(permit.addrs().iter().map(ToString::to_string).collect());
+                let unless = if permit.must_be_elsewhere() { UNLESS_OURS } else { "" };
+                addresses + unless
+            },
             rule: permit.rule(),
             opening: permit.opening().clone(),
             announce: permit.announce(),

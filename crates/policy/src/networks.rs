@@ -133,7 +133,7 @@ fn starts(set: &PolicySet, bound: &Bound) -> Vec<IpAddr> {
             starts.extend(lists.flat_map(|list| list.list().blocks()).flat_map(IpBlock::edges));
         }
     }
-    starts.extend(set.floor.listeners.iter().flat_map(|listener| single(listener.ip())));
+    starts.extend(set.floor.edges());
     starts
 }
 

@@ -23,6 +23,8 @@ use crate::set::{Mode, PolicySet};
 pub struct Permit {
     /// Shared, since the flow that it allows keeps a copy of the permit.
     addrs: Arc<[SocketAddr]>,
+    /// Whether they are allowed only as long as none of them is one of this host.
+    elsewhere: bool,
     rule: RuleId,
     opening: OpeningRule,
     announce: Announce,
@@ -37,6 +39,13 @@ impl Permit {
     #[must_use]
     pub fn addrs(&self) -> &[SocketAddr] {
         &self.addrs
+    }
+
+    /// Returns whether none of the addresses may be one of this host: a listener of ours on every address has the port.
+    /// Whoever connects has to ask the system first.
+    #[must_use]
+    pub fn must_be_elsewhere(&self) -> bool {
+        self.elsewhere
     }
 
     /// Returns the rule that covers them.
@@ -157,6 +166,8 @@ impl HopPermit {
 #[derive(Clone, Debug)]
 pub struct InfraPermit {
     addrs: SmallVec<[SocketAddr; 4]>,
+    /// As of a [`Permit`].
+    elsewhere: bool,
 }
 
 impl InfraPermit {
@@ -164,6 +175,12 @@ impl InfraPermit {
     #[must_use]
     pub fn addrs(&self) -> &[SocketAddr] {
         &self.addrs
+    }
+
+    /// Returns whether none of the addresses may be one of this host, as [`Permit::must_be_elsewhere`] does.
+    #[must_use]
+    pub fn must_be_elsewhere(&self) -> bool {
+        self.elsewhere
     }
 }
 
@@ -230,9 +247,10 @@ pub fn permit(
     }
     let addrs = distinct(addrs);
     let found = first_that_covers(set, allowed, |rule| covering(set, request, allowed, rule, &addrs))?;
-    let port = request.target.port.get();
+    let port = request.target.port;
     Ok(Permit {
-        addrs: found.covered.iter().map(|ip| SocketAddr::new(ip.get(), port)).collect(),
+        addrs: found.covered.iter().map(|ip| SocketAddr::new(ip.get(), port.get())).collect(),
+        elsewhere: found.covered.iter().any(|&ip| set.floor.may_contain(ip, port)),
         rule: found.rule,
         opening: opening(set, request, allowed, found.rule, &found.covered)?,
         announce: announce(set, found.rule),
@@ -316,15 +334,17 @@ fn infrastructure(set: &PolicySet, endpoint: &Authority, addrs: &[IpAddr]) -> Re
     if addrs.is_empty() {
         return Err(Denial::of(Reason::DnsFailed));
     }
-    let port = endpoint.port.get();
-    let sockets: SmallVec<[SocketAddr; 4]> = addrs.iter().map(|ip| SocketAddr::new(ip.get(), port)).collect();
-    if sockets.iter().any(|socket| set.floor.listeners.contains(socket)) {
+    let port = endpoint.port;
+    if addrs.iter().any(|&ip| set.floor.contains(ip, port)) {
         return Err(Denial::of(Reason::LoopDetected));
     }
     if addrs.iter().any(|ip| matches!(ip.class(), AddressClass::Never(_))) {
         return Err(Denial::of(Reason::AddressNotAllowed));
     }
-    Ok(InfraPermit { addrs: sockets })
+    Ok(InfraPermit {
+        addrs: addrs.iter().map(|ip| SocketAddr::new(ip.get(), port.get())).collect(),
+        elsewhere: addrs.iter().any(|&ip| set.floor.may_contain(ip, port)),
+    })
 }
 
 /// The rule that permits, and the addresses it covers.
@@ -419,9 +439,8 @@ fn below(set: &PolicySet, request: &EgressRequest<'_>, ceiling: &Candidates, add
 
 /// Whether one rule opens one address for this target.
 pub(crate) fn covers(set: &PolicySet, request: &EgressRequest<'_>, rule: RuleId, ip: CanonicalIp) -> bool {
-    let socket = SocketAddr::new(ip.get(), request.target.port.get());
     let Some(owner) = set.owner(rule.owner) else { return false };
-    if set.floor.listeners.contains(&socket) {
+    if set.floor.contains(ip, request.target.port) {
         return false;
     }
     let class = ip.class();

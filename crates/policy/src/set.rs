@@ -2,13 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use exeat_model::{Authority, CanonicalIp, Transport};
 
 use crate::caps::Caps;
 use crate::entry::{Defaults, Expect, Side};
+use crate::floor::Floor;
 use crate::hop::{HopSpec, NextHop, Way};
 use crate::labels::Labels;
 use crate::list::{EntryProblem, List};
@@ -41,14 +41,6 @@ impl Mode {
     pub fn parse(word: &str) -> Option<Self> {
         [Self::Enforce, Self::Report].into_iter().find(|m| m.word() == word)
     }
-}
-
-/// Addresses that no policy can open.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Floor {
-    /// Our own listeners as exact pairs. A listener on the unspecified address is given as one
-    /// pair for each address of this host.
-    pub listeners: Vec<SocketAddr>,
 }
 
 /// A named policy, as read from configuration.

@@ -8,10 +8,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use exeat_model::CanonicalIp;
 use exeat_policy::{InfraPermit, Permit, Reason};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use crate::local_address;
 
 /// How long one attempt has to itself before the next address is tried beside it (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -69,6 +72,12 @@ pub(crate) enum DialError {
         /// The time that all of them had together.
         limit: Duration,
     },
+    /// An address is one of this host, and a listener of ours that is on every address has the port.
+    #[error("connect to {addr}: it is one of our own listeners")]
+    Ours {
+        /// The address.
+        addr: SocketAddr,
+    },
     /// The permit covers no address.
     #[error("permit holds no address")]
     NoAddress,
@@ -84,6 +93,7 @@ impl DialError {
             }
             Self::Connect { .. } | Self::NoAddress => Reason::ConnectFailed,
             Self::Timeout { .. } => Reason::ConnectTimeout,
+            Self::Ours { .. } => Reason::AddressNotAllowed,
         }
     }
 
@@ -100,7 +110,7 @@ impl DialError {
             Self::Connect { source, .. } if source.kind() == io::ErrorKind::HostUnreachable => {
                 HOST_UNREACHABLE
             }
-            Self::Connect { .. } | Self::Timeout { .. } | Self::NoAddress => own,
+            Self::Connect { .. } | Self::Timeout { .. } | Self::Ours { .. } | Self::NoAddress => own,
         }
     }
 }
@@ -111,7 +121,8 @@ impl DialError {
 /// an attempt fails. Attempts that lose are cancelled and their sockets closed.
 ///
 /// # Errors
-/// [`DialError::Connect`] if every address failed, [`DialError::Timeout`] if the time was over first.
+/// [`DialError::Connect`] if every address failed, [`DialError::Timeout`] if the time was over first, and
+/// [`DialError::Ours`], before anything is dialled, if the permit is not for addresses of this host and one of them is.
 ///
 /// # Cancel safety
 /// Dropping the future closes every socket it opened.
@@ -120,7 +131,9 @@ pub(crate) async fn dial(
     connect_timeout: Duration,
     keepalive: Keepalive,
 ) -> Result<Dialled, DialError> {
-    race(&attempt_order(permit.addrs()), connect_timeout, keepalive).await
+    let order = attempt_order(permit.addrs());
+    let order = if permit.must_be_elsewhere() { elsewhere(order)? } else { order };
+    race(&order, connect_timeout, keepalive).await
 }
 
 /// [`dial`] for infrastructure.
@@ -135,7 +148,39 @@ pub(crate) async fn dial_infra(
     connect_timeout: Duration,
     keepalive: Keepalive,
 ) -> Result<Dialled, DialError> {
-    race(&attempt_order(permit.addrs()), connect_timeout, keepalive).await
+    let order = attempt_order(permit.addrs());
+    let order = if permit.must_be_elsewhere() { elsewhere(order)? } else { order };
+    race(&order, connect_timeout, keepalive).await
+}
+
+/// Returns those of the addresses of which the kernel says that they are not of this host, nor any that they carry.
+///
+/// # Errors
+/// [`DialError::Ours`] if one is; [`DialError::Connect`] if it does not tell of any.
+fn elsewhere(order: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, DialError> {
+    let (mut left, mut failed, tried) = (Vec::with_capacity(order.len()), None, order.len());
+    for addr in order {
+        match is_ours(addr) {
+            Ok(false) => left.push(addr),
+            Ok(true) => return Err(DialError::Ours { addr }),
+            // There is no route, or one that forbids it: it cannot be dialled either.
+            Err(source) => failed = Some(DialError::Connect { addr, tried, source }),
+        }
+    }
+    match failed {
+        Some(error) if left.is_empty() => Err(error),
+        Some(_) | None => Ok(left),
+    }
+}
+
+fn is_ours(addr: SocketAddr) -> io::Result<bool> {
+    let ip = CanonicalIp::new(addr.ip());
+    for ip in std::iter::once(ip).chain(ip.carried()) {
+        if local_address::is_ours(SocketAddr::new(ip.get(), addr.port()), None)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The order of attempts: the families take turns, IPv6 first, each in the order given (RFC 8305 §4).
@@ -386,6 +431,29 @@ mod tests {
             |kind: io::ErrorKind| DialError::Connect { addr: loopback(1), tried: 1, source: kind.into() };
         assert_eq!(of(io::ErrorKind::TimedOut).reason(), Reason::ConnectTimeout);
         assert_eq!(of(io::ErrorKind::HostUnreachable).reason(), Reason::ConnectFailed);
+    }
+
+    #[test]
+    fn addresses_of_this_host_are_not_elsewhere() {
+        let cases: &[(&str, &[&str], Option<&str>)] = &[
+            ("another host", &["192.0.2.1:1"], None),
+            ("nothing", &[], None),
+            ("this host", &["127.0.0.2:1"], Some("127.0.0.2:1")),
+            ("behind another", &["192.0.2.1:1", "[::1]:1"], Some("[::1]:1")),
+            ("as NAT64", &["[64:ff9b::7f00:2]:1"], Some("[64:ff9b::7f00:2]:1")),
+            ("another host as NAT64", &["[64:ff9b::c000:201]:1"], None),
+        ];
+        for (case, addrs, ours) in cases {
+            let addrs: Vec<SocketAddr> = addrs.iter().map(|addr| addr.parse().unwrap()).collect();
+            match (elsewhere(addrs.clone()), ours) {
+                (Ok(left), None) => assert_eq!(left, addrs, "{case}"),
+                (Err(error @ DialError::Ours { addr }), Some(ours)) => {
+                    assert_eq!(addr.to_string(), *ours, "{case}");
+                    assert_eq!(error.reason(), Reason::AddressNotAllowed, "{case}");
+                }
+                (got, _) => panic!("{case}: {got:?}"),
+            }
+        }
     }
 
     #[test]

@@ -197,10 +197,7 @@ pub(crate) async fn through(
             };
             Ok(Via { hop: Arc::clone(hop), infra, permit, passed })
         }
-        Err(denial) if denial.reason == Reason::LoopDetected => {
-            tracing::error!(hop = &*permit.hop().name, "this next hop is one of our own listeners");
-            Err(refuse(trail, Reason::LoopDetected, Some(permit.target())))
-        }
+        Err(denial) if denial.reason == Reason::LoopDetected => Err(loops(trail, &permit)),
         Err(_) => Err(unavailable(trail, &permit, "its name has no usable address")),
     }
 }
@@ -262,6 +259,9 @@ async fn straight(
         Ok(dialled) => dialled,
         Err(error) => {
             note_undialled(trail, &error);
+            if let DialError::Ours { .. } = error {
+                trail.note_taken_back(error.reason());
+            }
             let refusal = refuse(trail, error.reason(), Some(target)).with_detail(error.to_string());
             return Err(Refusal { socks_reply: error.socks_reply(), ..refusal });
         }
@@ -331,6 +331,7 @@ async fn to_hop(
             note_success(hop, permit);
             Err(untrusted(trail, permit, error))
         }
+        ReachError::Dial(DialError::Ours { .. }) => Err(loops(trail, permit)),
         ReachError::Dial(_) | ReachError::Announce(_) | ReachError::Tls(_) => {
             note_failure(hop, permit, &failed);
             Err(unavailable(trail, permit, "it cannot be connected to"))
@@ -383,6 +384,12 @@ fn note_failure(hop: &Hop, permit: &HopPermit, error: &(dyn std::error::Error + 
     } else {
         tracing::debug!(hop = name, error, "the next hop cannot be reached");
     }
+}
+
+/// Returns the refusal for a hop that is this proxy itself.
+fn loops(trail: &mut Trail, permit: &HopPermit) -> Refusal {
+    tracing::error!(hop = &*permit.hop().name, "this next hop is one of our own listeners");
+    refuse(trail, Reason::LoopDetected, Some(permit.target()))
 }
 
 /// Returns the refusal for a hop that cannot be reached.

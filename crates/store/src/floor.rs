@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use exeat_policy::Floor;
 
-/// Returns the floor for these listeners. One on the unspecified address stands for a pair with each address
-/// that this host has now.
+/// Returns the floor for these listeners. One on the unspecified address stands for itself and for a pair with each
+/// address that this host has now; those that it gets later are asked for when one is dialled.
 ///
 /// # Errors
 /// If the host's addresses are needed and cannot be listed.
@@ -14,7 +14,7 @@ pub(crate) fn floor(listeners: impl IntoIterator<Item = SocketAddr>) -> io::Resu
     let mut pairs = Vec::new();
     let mut host: Option<Vec<IpAddr>> = None;
     for listener in listeners {
-        if listener.ip().is_unspecified() {
+        if listener.ip().to_canonical().is_unspecified() {
             let addresses = match host.take() {
                 Some(addresses) => addresses,
                 None => host_addresses()?,

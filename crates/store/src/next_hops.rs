@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use exeat_model::{Authority, AuthorityError, CanonicalIp, Host};
-use exeat_policy::{Announce, HopSpec, Place};
+use exeat_policy::{Announce, Floor, HopSpec, Place};
 use exeat_proxy::{HOP_CREDENTIAL_BYTES_MAX, HopCredentials, HopProtocol, HopTls};
 use percent_encoding::percent_decode_str;
 use toml::Spanned;
@@ -280,11 +280,10 @@ pub(crate) fn check(document: &Document, bound: &[SocketAddr], notes: &mut Notes
     }
     // If the addresses of this host cannot be listed, compiling says so.
     let listen = document.proxy.listen.iter().map(|listener| &listener.address);
-    let listeners =
-        floor(listen.chain(&document.api.listen).chain(bound).copied()).unwrap_or_default().listeners;
+    let own = floor(listen.chain(&document.api.listen).chain(bound).copied()).unwrap_or_default();
     for hop in &document.next_hops {
         let Some(url) = &hop.url else { continue };
-        if is_ours(&url.endpoint, &listeners) {
+        if is_ours(&url.endpoint, &own) {
             let finding = Finding::error(Code::Conflict, "this next hop is this proxy itself");
             let finding = finding.label("one of the addresses that it listens on");
             notes.push(
@@ -296,17 +295,17 @@ pub(crate) fn check(document: &Document, bound: &[SocketAddr], notes: &mut Notes
 }
 
 /// What the name of another host resolves to is looked at when it is dialled.
-fn is_ours(endpoint: &Authority, listeners: &[SocketAddr]) -> bool {
-    let port = endpoint.port.get();
+fn is_ours(endpoint: &Authority, own: &Floor) -> bool {
+    let port = endpoint.port;
+    let mut listeners = own.listeners.iter().filter(|listener| listener.port() == port.get());
     match &endpoint.host {
         Host::Address(ip) => {
-            let unspecified =
-                ip.get().is_unspecified() && listeners.iter().any(|listener| listener.port() == port);
-            unspecified || listeners.contains(&SocketAddr::new(ip.get(), port))
+            let unspecified = ip.get().is_unspecified() && listeners.next().is_some();
+            unspecified || own.contains(*ip, port)
         }
         Host::Name(name) => {
             name.as_str() == "localhost"
-                && listeners.iter().any(|l| l.port() == port && CanonicalIp::new(l.ip()).get().is_loopback())
+                && listeners.any(|listener| CanonicalIp::new(listener.ip()).get().is_loopback())
         }
     }
 }

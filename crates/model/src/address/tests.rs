@@ -41,6 +41,20 @@ fn forms_of(v4: Ipv4Addr) -> Vec<(&'static str, IpAddr)> {
 }
 
 #[test]
+fn what_an_address_carries_is_told() {
+    let v4 = Ipv4Addr::new(93, 184, 216, 34);
+    for (form, address) in forms_of(v4) {
+        let carried: Vec<IpAddr> = CanonicalIp::new(address).carried().map(CanonicalIp::get).collect();
+        let is_fixed = match form {
+            // The first two are IPv4, the third is never reachable, and in the others the network chooses the place.
+            "plain" | "mapped" | "compatible" => false,
+            other => !other.starts_with("local NAT64"),
+        };
+        assert_eq!(carried.contains(&v4.into()), is_fixed, "{form}: {carried:?}");
+    }
+}
+
+#[test]
 fn ipv4_inside_ipv6_decides_with_it() {
     // The columns: the carried address, and what each form of it is.
     let rows: &[(&str, [&str; 4])] = &[

@@ -26,6 +26,31 @@ fn a_block_prints_in_its_shortest_exact_form() {
 }
 
 #[test]
+fn the_blocks_that_carry_a_block_end_where_it_ends() {
+    for (block, want) in [
+        (
+            "93.184.216.0/24",
+            vec![
+                "64:ff9b::5db8:d800/120",
+                "::ffff:0:5db8:d800/120",
+                "2002:5db8:d800::/40",
+                "2001:0:5db8:d800::/56",
+            ],
+        ),
+        ("10.0.0.1", vec!["64:ff9b::a00:1", "::ffff:0:a00:1", "2002:a00:1::/48", "2001:0:a00:1::/64"]),
+        ("0.0.0.0/0", vec!["64:ff9b::/96", "::ffff:0:0:0/96", "2002::/16", "2001::/32"]),
+        ("2606:2800::/32", vec![]),
+    ] {
+        let block = IpBlock::parse(block).unwrap();
+        let carriers: Vec<IpBlock> = block.carriers().collect();
+        assert_eq!(carriers, want.iter().map(|c| IpBlock::parse(c).unwrap()).collect::<Vec<_>>(), "{block}");
+        for end in carriers.iter().flat_map(|c| [c.first(), c.last()]) {
+            assert!(CanonicalIp::new(end).carried().any(|ip| block.contains(ip)), "{end} of {block}");
+        }
+    }
+}
+
+#[test]
 fn refused_blocks_say_why_and_what_to_write() {
     let rows = [
         ("empty", "", "\"\" is not an IP address", None),

@@ -11,6 +11,7 @@ use super::classes::Mentions;
 use super::join::Joiner;
 use super::{Direction, Hosts, Opening, Pair, What, conditions};
 use crate::decide::{Denial, each_match, owners};
+use crate::floor::speaks_of;
 use crate::reason::Reason;
 use crate::rule::{ListSide, RuleId};
 
@@ -83,11 +84,7 @@ pub(super) fn literals(pair: &Pair<'_>) -> Vec<Finding> {
         }
     }
     starts.extend(class_boundaries());
-    starts.extend(
-        pair.listeners()
-            .map(|l| l.ip().to_canonical())
-            .flat_map(|ip| IpBlock::from(CanonicalIp::new(ip)).edges()),
-    );
+    starts.extend(pair.views().iter().flat_map(|view| view.set.floor.edges()));
     let mut joiner = Joiner::default();
     let mut unchanged: HashSet<Key> = HashSet::new();
     for block in partition(starts) {
@@ -257,7 +254,7 @@ fn make_dense(matches: &mut [Match]) {
 
 fn is_unique(pair: &Pair<'_>, ip: CanonicalIp) -> bool {
     let listener = |view: &super::probe::Half<'_>| {
-        view.set.floor.listeners.iter().any(|l| CanonicalIp::new(l.ip()) == ip)
+        view.set.floor.listeners.iter().any(|listener| speaks_of(listener, ip))
     };
     let metadata = |view: &super::probe::Half<'_>| {
         owners(view.set, view.bound)

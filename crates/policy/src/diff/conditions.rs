@@ -91,8 +91,7 @@ impl Search<'_> {
         if self.pair.old.set.floor == self.pair.new.set.floor {
             return Vec::new();
         }
-        let ips = self.pair.listeners().map(|listener| IpBlock::from(CanonicalIp::new(listener.ip())));
-        ips.flat_map(|block| block.edges().collect::<Vec<_>>()).collect()
+        self.pair.views().iter().flat_map(|view| view.set.floor.edges()).collect()
     }
 
     /// Globally reachable addresses outside the named blocks: of each family one that no deny

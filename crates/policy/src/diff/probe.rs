@@ -1,6 +1,6 @@
 //! Two sides, and the questions put to both.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use exeat_model::{Authority, CanonicalIp, Host, IpBlock, PortRange, Transport};
@@ -10,6 +10,7 @@ use crate::announce::Announce;
 use crate::caps::Caps;
 use crate::cuts::Cuts;
 use crate::decide::{Denial, EgressRequest, Verdict, decide, denied_address, each_match, owners};
+use crate::floor::speaks_of;
 use crate::permit::{OpeningRule, permit, permit_via};
 use crate::reason::Reason;
 use crate::rule::{ListSide, RuleId};
@@ -176,7 +177,7 @@ impl<'a> Pair<'a> {
     }
 
     /// Our own listeners on either side: no rule opens these pairs of address and port.
-    pub(super) fn listeners(&self) -> impl Iterator<Item = std::net::SocketAddr> {
+    pub(super) fn listeners(&self) -> impl Iterator<Item = SocketAddr> {
         let [old, new] = self.views();
         old.set.floor.listeners.iter().chain(&new.set.floor.listeners).copied()
     }
@@ -194,9 +195,12 @@ impl<'a> Pair<'a> {
                 }
             }
         }
-        let literal = |ip: IpAddr| *host == Host::Address(CanonicalIp::new(ip));
+        let literal = |listener: &SocketAddr| match host {
+            Host::Address(ip) => speaks_of(listener, *ip),
+            Host::Name(_) => false,
+        };
         let floors_differ = self.old.set.floor != self.new.set.floor;
-        for listener in self.listeners().filter(|l| floors_differ || literal(l.ip())) {
+        for listener in self.listeners().filter(|listener| floors_differ || literal(listener)) {
             cuts.at_port(listener.port());
         }
         cuts.pieces()

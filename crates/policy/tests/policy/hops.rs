@@ -140,6 +140,8 @@ fn a_hop_may_be_inside_but_not_ourselves() {
         ("our address, another port", "hop", "10.0.0.9:3129", vec![], Ok("10.0.0.9:3128")),
         ("a name inside", "named", "10.9.9.9:1", vec!["192.168.1.1"], Ok("192.168.1.1:3128")),
         ("a name of ourselves", "named", "10.9.9.9:3128", vec!["10.9.9.9"], Err(Reason::LoopDetected)),
+        ("loopback of ourselves", "named", "0.0.0.0:3128", vec!["127.0.0.5"], Err(Reason::LoopDetected)),
+        ("loopback, another port", "named", "0.0.0.0:1", vec!["127.0.0.5"], Ok("127.0.0.5:3128")),
         (
             "a name mapped to ourselves",
             "named",
@@ -169,6 +171,22 @@ fn a_hop_may_be_inside_but_not_ourselves() {
         let infra = permit_hop(&world.set, &permit, &ips(&addrs)).map_err(|denial| denial.reason);
         let shown = infra.map(|infra| infra.addrs()[0].to_string());
         assert_eq!(shown.as_deref().map_err(|r| *r), want, "{case}");
+    }
+}
+
+#[test]
+fn infrastructure_at_a_port_of_ours_must_be_elsewhere() {
+    for (listener, want) in [("0.0.0.0:3128", true), ("[::]:3128", true), ("10.9.9.9:3128", false)] {
+        let policy = Rules {
+            allow: entries(&["example.com"]),
+            next_hop: Some(("named", Resolve::NextHop)),
+            ..Rules::default()
+        };
+        let floor = Floor { listeners: vec![listener.parse().unwrap()] };
+        let world = world_with_floor(&[], &[policy], &[], floor);
+        let permit = through(&world, "example.com:443", &[]).unwrap();
+        let infra = permit_hop(&world.set, &permit, &ips(&["192.168.1.1"])).unwrap();
+        assert_eq!(infra.must_be_elsewhere(), want, "{listener}");
     }
 }
 

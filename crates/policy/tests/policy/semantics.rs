@@ -233,6 +233,53 @@ fn our_own_listeners_are_never_reached() {
 }
 
 #[test]
+fn a_listener_on_every_address_is_reached_at_none() {
+    let mut named = entry("local.example.com:1-65535");
+    named.settings.addresses = entry_blocks(&["127.0.0.0/8", "::1", "10.99.0.0/24"]);
+    let nets =
+        ["127.0.0.0/8:1-65535", "[::1]:1-65535", "10.99.0.0/24:1-65535", "[64:ff9b::7f00:0/104]:1-65535"];
+    let mut policy = rules("p", &nets, &[]);
+    policy.allow.push(named);
+    let floor =
+        Floor { listeners: ["0.0.0.0:3128", "[::]:53"].into_iter().map(|l| l.parse().unwrap()).collect() };
+    let world = world_with_floor(&[], &[policy], &[], floor);
+    check(
+        &world,
+        &[
+            ("127.0.0.1:3128", &[], "address_not_allowed"),
+            ("127.77.0.2:3128", &[], "address_not_allowed"),
+            ("127.77.0.2:3129", &[], "allow 127.0.0.0/8:1-65535"),
+            ("[64:ff9b::7f4d:2]:3128", &[], "address_not_allowed"),
+            ("[64:ff9b::7f4d:2]:3129", &[], "allow [64:ff9b::7f00:0/104]:1-65535"),
+            ("127.77.0.2:53", &[], "address_not_allowed"),
+            ("[::1]:53", &[], "address_not_allowed"),
+            ("[::1]:3128", &[], "allow [::1]:1-65535"),
+            ("local.example.com:3128", &["127.0.0.9"], "address_not_allowed"),
+            ("local.example.com:53", &["::1"], "address_not_allowed"),
+            ("local.example.com:53", &["::ffff:127.0.0.9"], "address_not_allowed"),
+            (
+                "local.example.com:3129",
+                &["127.0.0.9"],
+                "allow { host = \"local.example.com\", ports = [\"1-65535\"], addresses = [\"127.0.0.0/8\", \"::1\", \"10.99.0.0/24\"] }",
+            ),
+        ],
+    );
+    // Whether an address is one of this host is not known here: the permit says that it has to be asked.
+    for (target_text, must_be_elsewhere) in [
+        ("10.99.0.7:3128", true),
+        ("10.99.0.7:53", true),
+        ("10.99.0.7:3129", false),
+        ("127.77.0.2:3129", false),
+        ("[::1]:3128", false),
+    ] {
+        let permit = world.run(&target(target_text), &[]).unwrap();
+        assert_eq!(permit.must_be_elsewhere(), must_be_elsewhere, "{target_text}");
+        let told = exeat_policy::explain(&world.set, &world.request(&target(target_text)), None).to_string();
+        assert_eq!(told.contains("unless one is an address of this host"), must_be_elsewhere, "{told}");
+    }
+}
+
+#[test]
 fn ceilings_intersect_and_their_denies_count() {
     let policy = rules("p", &["example.com:1-65535", "other.example.net", "10.0.0.0/8"], &[]);
     let ceiling = rules("c", &["*.example.net", "example.com:443"], &["10.9.0.0/16"]);
