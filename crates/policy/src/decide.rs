@@ -4,6 +4,7 @@
 use exeat_model::{AddressClass, Authority, CanonicalIp, Host, Port, Transport, in_closed_zone};
 use smallvec::SmallVec;
 
+use crate::carried::with_carried;
 use crate::entry::Expect;
 use crate::hop::Way;
 use crate::list::List;
@@ -190,7 +191,7 @@ pub(crate) fn denied_address(
     for (owner_number, owner) in owners(set, request.bound).filter(|(_, o)| o.mode == mode) {
         for (list, list_ref) in (0u32..).zip(owner.lists(ListSide::Deny)) {
             let mut found = None;
-            list_ref.list().match_network(ip, |entry| {
+            each_denying_network(list_ref.list(), ip, |entry| {
                 if denies_port(&list_ref.terms(entry), request) {
                     found = Some(At::Entry { side: ListSide::Deny, list, entry });
                 }
@@ -201,6 +202,11 @@ pub(crate) fn denied_address(
         }
     }
     None
+}
+
+/// Calls `found` with each network of a deny list that contains the address or one that it carries.
+pub(crate) fn each_denying_network(list: &List, ip: CanonicalIp, mut found: impl FnMut(u32)) {
+    with_carried(ip).for_each(|ip| list.match_network(ip, &mut found));
 }
 
 /// Every policy and ceiling of a principal.
@@ -268,7 +274,8 @@ pub(crate) fn no_match(
     Denial { reason, rule: wrong_port }
 }
 
-/// Calls `found` with list, entry and terms of each entry of one side that matches the host.
+/// Calls `found` with list, entry and terms of each entry of one side that matches the host. A deny matches an address
+/// that carries another one by that, too; what an allow opens is the spelling that it names.
 pub(crate) fn each_match<'a>(
     owner: &'a Owner,
     side: ListSide,
@@ -276,10 +283,13 @@ pub(crate) fn each_match<'a>(
     mut found: impl FnMut(u32, u32, Terms<'a>),
 ) {
     for (list, list_ref) in (0u32..).zip(owner.lists(side)) {
-        let on_match = |entry| found(list, entry, list_ref.terms(entry));
-        match host {
-            Host::Name(name) => list_ref.list().match_name(name, on_match),
-            Host::Address(ip) => list_ref.list().match_address(*ip, on_match),
+        let mut on_match = |entry| found(list, entry, list_ref.terms(entry));
+        match (host, side) {
+            (Host::Name(name), _) => list_ref.list().match_name(name, on_match),
+            (Host::Address(ip), ListSide::Allow) => list_ref.list().match_address(*ip, on_match),
+            (Host::Address(ip), ListSide::Deny) => {
+                with_carried(*ip).for_each(|ip| list_ref.list().match_address(ip, &mut on_match));
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use exeat_model::{
 };
 use hashbrown::HashSet;
 
+use crate::carried::OpenForms;
 use crate::cuts::Cuts;
 use crate::decide::{Denial, EgressRequest, each_match, owners};
 use crate::reach::permitted;
@@ -126,11 +127,16 @@ pub fn port_pieces(set: &PolicySet) -> Vec<PortPiece> {
 fn starts(set: &PolicySet, bound: &Bound) -> Vec<IpAddr> {
     let mut starts: Vec<IpAddr> = class_boundaries().collect();
     let single = |ip: IpAddr| IpBlock::from(CanonicalIp::new(ip)).edges();
+    let allows = owners(set, bound).flat_map(|(_, owner)| owner.lists(ListSide::Allow));
+    let forms = OpenForms::of(allows.flat_map(|list| list.list().blocks()));
     for (_, owner) in owners(set, bound) {
         starts.extend(owner.metadata.iter().flat_map(|(ip, _)| single(ip.get())));
         for side in [ListSide::Allow, ListSide::Deny] {
-            let lists = owner.lists(side).iter();
-            starts.extend(lists.flat_map(|list| list.list().blocks()).flat_map(IpBlock::edges));
+            let blocks = owner.lists(side).iter().flat_map(|list| list.list().blocks());
+            match side {
+                ListSide::Allow => starts.extend(blocks.flat_map(IpBlock::edges)),
+                ListSide::Deny => starts.extend(blocks.flat_map(|block| forms.edges(*block))),
+            }
         }
     }
     starts.extend(set.floor.edges());

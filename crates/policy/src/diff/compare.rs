@@ -79,7 +79,11 @@ pub(super) fn literals(pair: &Pair<'_>) -> Vec<Finding> {
     for view in pair.views() {
         for side in [ListSide::Allow, ListSide::Deny] {
             for list in view.lists(side) {
-                starts.extend(list.list().blocks().iter().flat_map(IpBlock::edges));
+                let blocks = list.list().blocks().iter();
+                match side {
+                    ListSide::Allow => starts.extend(blocks.flat_map(IpBlock::edges)),
+                    ListSide::Deny => starts.extend(blocks.flat_map(|block| pair.forms.edges(*block))),
+                }
             }
         }
     }

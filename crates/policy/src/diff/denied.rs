@@ -10,7 +10,7 @@ use super::join::Joiner;
 use super::probe::Half;
 use super::{Direction, Hosts, Pair, What};
 use crate::cuts::Cuts;
-use crate::decide::{Denial, owners};
+use crate::decide::{Denial, each_denying_network, owners};
 use crate::reason::Reason;
 use crate::rule::ListSide;
 use crate::set::Mode;
@@ -50,7 +50,7 @@ fn denies<'a>(view: &Half<'a>, ip: IpAddr) -> Denies<'a> {
     let mut found = Denies::new();
     for (_, owner) in owners(view.set, view.bound) {
         for list in owner.lists(ListSide::Deny) {
-            list.list().match_network(CanonicalIp::new(ip), |entry| {
+            each_denying_network(list.list(), CanonicalIp::new(ip), |entry| {
                 let terms = list.terms(entry);
                 let denies = (owner.mode, terms.ports);
                 if terms.transport.is_none_or(|t| t.contains(view.transport)) && !found.contains(&denies) {

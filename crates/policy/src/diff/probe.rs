@@ -8,6 +8,7 @@ use exeat_model::{Authority, CanonicalIp, Host, IpBlock, PortRange, Transport};
 use super::{View, WayOut};
 use crate::announce::Announce;
 use crate::caps::Caps;
+use crate::carried::OpenForms;
 use crate::cuts::Cuts;
 use crate::decide::{Denial, EgressRequest, Verdict, decide, denied_address, each_match, owners};
 use crate::floor::speaks_of;
@@ -140,6 +141,8 @@ impl<'a> Half<'a> {
 pub(super) struct Pair<'a> {
     pub(super) old: Half<'a>,
     pub(super) new: Half<'a>,
+    /// The forms of IPv6 in which a deny of IPv4 can matter.
+    pub(super) forms: OpenForms,
     /// Where deny networks of either side begin and end, in ascending order.
     pub(super) deny_edges: Vec<IpAddr>,
     /// Whether anything leaves through a next hop on either side.
@@ -150,13 +153,22 @@ impl<'a> Pair<'a> {
     pub(super) fn new(old: View<'a>, new: View<'a>, transport: Transport) -> Self {
         let half = |View { set, bound }| Half { set, bound, transport };
         let (old, new) = (half(old), half(new));
+        let allows = || [old, new].into_iter().flat_map(|view| view.lists(ListSide::Allow));
+        let forms = OpenForms::of(allows().flat_map(|list| {
+            let own = list.list().all_settings().iter().map(|settings| &settings.own);
+            let defaults = own.chain([list.outer()]);
+            list.list()
+                .blocks()
+                .iter()
+                .chain(defaults.flat_map(|defaults| defaults.addresses.iter().flatten()))
+        }));
         let lists = [old, new].into_iter().flat_map(|view| view.lists(ListSide::Deny));
         let mut deny_edges: Vec<IpAddr> =
-            lists.flat_map(|l| l.list().blocks()).flat_map(IpBlock::edges).collect();
+            lists.flat_map(|l| l.list().blocks()).flat_map(|block| forms.edges(*block)).collect();
         deny_edges.sort_unstable();
         deny_edges.dedup();
         let leaves = |view: Half<'_>| owners(view.set, view.bound).any(|(_, owner)| owner.way.is_some());
-        Self { old, new, deny_edges, has_hops: leaves(old) || leaves(new) }
+        Self { old, new, forms, deny_edges, has_hops: leaves(old) || leaves(new) }
     }
 
     /// What deny networks say of the address on both sides, unless they say different things.

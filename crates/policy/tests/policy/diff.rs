@@ -215,7 +215,10 @@ fn a_difference_is_what_one_side_allows_and_the_other_refuses() {
             "a denied network is closed to names too",
             rules("p", &["a.example"], &[]),
             rules("p", &["a.example"], &["93.184.216.0/24"]),
-            &["- allowed names:1-65535 at 93.184.216.0/24"],
+            &[
+                "- allowed names:1-65535 at 93.184.216.0/24",
+                "- allowed names:1-65535 at 64:ff9b::5db8:d800/120",
+            ],
         ),
         (
             "a denied network that no name can lead to",

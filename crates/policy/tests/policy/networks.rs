@@ -32,6 +32,12 @@ fn rules_for_networks_are_told_and_rules_for_names_are_not() {
             &[],
             &["tcp/80 169.254.169.253", "tcp/80 169.254.169.255"],
         ),
+        (
+            "a deny inside, as NAT64 and 6to4",
+            &["[64:ff9b::a14:0/127]:22", "[2002:a14::/47]:22"],
+            &["10.20.0.1"],
+            &["tcp/22 64:ff9b::a14:0", "tcp/22 2002:a14::/48"],
+        ),
         ("IPv6", &["[fd00::/64]:22"], &[], &["tcp/22 fd00::/64"]),
     ] {
         let world = world(&[], &[rules("p", allow, deny)], &[]);

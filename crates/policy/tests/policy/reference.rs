@@ -27,6 +27,33 @@ fn speaks_of(entry: &Entry, host: &Host) -> bool {
     }
 }
 
+/// The address, and those that it carries, in the forms that the addresses of the random requests have.
+fn carried(ip: CanonicalIp) -> Vec<CanonicalIp> {
+    let IpAddr::V6(v6) = ip.get() else { return vec![ip] };
+    let [a, b, c, d, e, f, g, h] = v6.segments();
+    let join = |high: u16, low: u16| {
+        CanonicalIp::new(std::net::Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)).into())
+    };
+    let mut all = vec![ip];
+    match (a, b, c) {
+        (0x64, 0xff9b, 0) => all.push(join(g, h)),
+        (0x2002, ..) => all.push(join(b, c)),
+        (0x2001, 0, _) => all.extend([join(c, d), join(!g, !h)]),
+        _ => {}
+    }
+    if e & !0x200 == 0 && f == 0x5efe {
+        all.push(join(g, h));
+    }
+    all
+}
+
+fn spellings(host: &Host) -> Vec<Host> {
+    match host {
+        Host::Name(_) => vec![host.clone()],
+        Host::Address(ip) => carried(*ip).into_iter().map(Host::Address).collect(),
+    }
+}
+
 fn allow_port(entry: &Entry, (port, transport): (Port, Transport)) -> bool {
     let carries = entry.settings.transport.unwrap_or(Transports::TCP).contains(transport);
     carries
@@ -67,11 +94,12 @@ fn reference(
         everyone()
             .filter(|r| r.mode == mode)
             .flat_map(|r| &r.deny)
-            .any(|e| speaks_of(e, host) && deny_port(e, port))
+            .any(|e| spellings(host).iter().any(|host| speaks_of(e, host)) && deny_port(e, port))
     };
     let denied_ip = |ip: CanonicalIp, mode: Mode| {
         everyone().filter(|r| r.mode == mode).flat_map(|r| &r.deny).any(|e| {
-            matches!(&e.destination, Destination::Network(block) if block.contains(ip)) && deny_port(e, port)
+            let contains = |block: &IpBlock| carried(ip).iter().any(|ip| block.contains(*ip));
+            matches!(&e.destination, Destination::Network(block) if contains(block)) && deny_port(e, port)
         })
     };
     if denied_host(Mode::Enforce) {
@@ -140,7 +168,7 @@ fn name() -> impl Strategy<Value = String> {
 }
 
 /// The addresses of the random requests, some of them in networks of the random policies.
-pub(crate) const ADDRESSES: [&str; 9] = [
+pub(crate) const ADDRESSES: [&str; 11] = [
     "93.184.216.34",
     "93.184.217.1",
     "10.0.0.1",
@@ -150,10 +178,15 @@ pub(crate) const ADDRESSES: [&str; 9] = [
     "2606:2800:220::1",
     "fd00::1",
     "64:ff9b::5db8:d822",
+    "64:ff9b::5db8:d901",
+    "2002:a00:1::1",
 ];
 
+/// Addresses that carry others in bits by which no block tells them apart: ISATAP and Teredo.
+const FINELY_DIVIDED: [&str; 2] = ["2606:2800:220:1:0:5efe:5db8:d822", "2001:0:5db8:d822::f5ff:fefe"];
+
 fn address() -> impl Strategy<Value = IpAddr> {
-    prop::sample::select(ips(&ADDRESSES))
+    prop::sample::select([ips(&ADDRESSES), ips(&FINELY_DIVIDED)].concat())
 }
 
 pub(crate) fn any_entry(deny: bool) -> impl Strategy<Value = Entry> {
@@ -161,7 +194,7 @@ pub(crate) fn any_entry(deny: bool) -> impl Strategy<Value = Entry> {
         4 => name(),
         3 => name().prop_map(|n| format!("*.{n}")),
         1 => Just("@any-public".to_owned()),
-        2 => prop::sample::select(vec!["10.0.0.0/24", "10.0.0.0/8", "93.184.216.0/24", "169.254.0.0/16", "[2606:2800:220::/48]", "[fd00::/8]"]).prop_map(str::to_owned),
+        2 => prop::sample::select(vec!["10.0.0.0/24", "10.0.0.0/8", "93.184.216.0/24", "169.254.0.0/16", "[2606:2800:220::/48]", "[fd00::/8]", "[64:ff9b::/96]"]).prop_map(str::to_owned),
         u32::from(deny) => Just("*".to_owned()),
     ];
     let ports =
@@ -262,6 +295,45 @@ proptest! {
                 prop_assert!(after.iter().all(|ip| before.contains(ip)), "{before:?} became {after:?}");
             }
             _ => {}
+        }
+    }
+
+    #[test]
+    fn what_is_denied_is_denied_in_every_spelling(
+        a in any_rules("a", 0.2), more in any_entry(true), v4 in any::<u32>(), near in prop::sample::select(ips(&ADDRESSES)),
+        upper in any::<u64>(), port in prop::sample::select(vec![443u16, 80, 22, 8443]),
+    ) {
+        let v4 = match near {
+            IpAddr::V4(near) => near.to_bits(),
+            IpAddr::V6(_) => v4,
+        };
+        let (wide, upper) = (u128::from(v4), u128::from(upper) << 64);
+        let spelled = [
+            0x64_ff9b << 96 | wide,
+            0xffff << 48 | wide,
+            0x2002 << 112 | wide << 80 | 1,
+            0x2001_0000 << 96 | wide << 64,
+            0x2001_0000 << 96 | u128::from(!v4),
+            upper | 0x5efe << 32 | wide,
+            upper | 0x0200_5efe << 32 | wide,
+        ];
+        let mut closed = a;
+        closed.deny.push(more);
+        // All that a policy can open is open but for what it denies.
+        closed.allow.extend(["[::/0]:1-65535", "0.0.0.0/0:1-65535", "@any-public:1-65535"].map(entry));
+        let mut named = entry("spelled.example:1-65535");
+        named.settings.addresses = Some(vec![IpBlock::parse("::/0").unwrap(), IpBlock::parse("0.0.0.0/0").unwrap()]);
+        closed.allow.push(named);
+        let world = world(&[], &[closed], &[]);
+        let denied = |ip: IpAddr| {
+            let host = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+            let literal = world.run(&target(&format!("{host}:{port}")), &[ip]).is_err();
+            (literal, world.run(&target(&format!("spelled.example:{port}")), &[ip]).is_err())
+        };
+        let plain = denied(IpAddr::from(std::net::Ipv4Addr::from_bits(v4)));
+        for spelled in spelled.map(|bits| IpAddr::from(std::net::Ipv6Addr::from_bits(bits))) {
+            let got = denied(spelled);
+            prop_assert!((got.0 || !plain.0) && (got.1 || !plain.1), "{spelled}: {got:?}, but {plain:?}");
         }
     }
 

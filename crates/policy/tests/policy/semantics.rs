@@ -233,6 +233,37 @@ fn our_own_listeners_are_never_reached() {
 }
 
 #[test]
+fn a_deny_of_ipv4_holds_for_what_carries_it() {
+    let mut named = entry("example.com");
+    named.settings.addresses = entry_blocks(&["::/0", "0.0.0.0/0"]);
+    let mut policy = rules("p", &["@any-public"], &["93.184.216.99", "10.0.0.0/8:443"]);
+    policy.allow.push(named);
+    check(
+        &world(&[], &[policy], &[]),
+        &[
+            ("93.184.216.99:443", &[], "host_denied"),
+            ("93.184.216.98:443", &[], "allow @any-public"),
+            ("[64:ff9b::5db8:d863]:443", &[], "host_denied"),
+            ("[64:ff9b::5db8:d862]:443", &[], "allow @any-public"),
+            ("[2606:2800:220:1:0:5efe:5db8:d863]:443", &[], "host_denied"),
+            ("[2606:2800:220:1:0:5efe:5db8:d862]:443", &[], "allow @any-public"),
+            ("www.example.org:443", &["64:ff9b::5db8:d863"], "address_not_allowed"),
+            ("www.example.org:443", &["64:ff9b::5db8:d862"], "allow @any-public"),
+            ("example.com:443", &["2002:5db8:d863::1"], "address_not_allowed"),
+            ("example.com:443", &["64:ff9b::a00:1"], "address_not_allowed"),
+        ],
+    );
+    // What an allow names is that spelling alone.
+    check(
+        &one(&["93.184.216.0/24"], &[]),
+        &[
+            ("93.184.216.99:443", &[], "allow 93.184.216.0/24"),
+            ("[64:ff9b::5db8:d863]:443", &[], "ip_literal_not_allowed"),
+        ],
+    );
+}
+
+#[test]
 fn a_listener_on_every_address_is_reached_at_none() {
     let mut named = entry("local.example.com:1-65535");
     named.settings.addresses = entry_blocks(&["127.0.0.0/8", "::1", "10.99.0.0/24"]);
