@@ -315,6 +315,12 @@ fn refusals_disclose_the_entry_or_not() -> Result<()> {
     let body: serde_json::Value = serde_json::from_slice(&reply.body)?;
     ensure!(body["allow"] == "\"example.com:8080\"" && body["reason"] == "host_not_allowed", "{reply:?}");
     ensure!(!format!("{reply:?}").contains("hidden-rule"), "another rule's text: {reply:?}");
+    // What a name resolves to is not the client's to know, where it is refused or where nobody answers.
+    world.dns.set("hidden-rule.example.org", Entry::addresses(&["10.1.2.3"]));
+    let (_, refused) = ask("GET http://hidden-rule.example.org/")?;
+    let body: serde_json::Value = serde_json::from_slice(&refused.body)?;
+    ensure!(body["reason"] == "address_not_allowed" && body["allow"].is_null(), "{refused:?}");
+    ensure!(!format!("{refused:?}").contains("10.1.2.3"), "{refused:?}");
     let id = reply.head.field("x-exeat-request-id").context("a request id")?.to_owned();
     exeat.audit_record("the same id", |(_, r)| r["request_id"] == id.as_str())?;
     Exeat::write_config(world.directory(), &config.replace("[audit]", "disclose = false\n[audit]"))?;

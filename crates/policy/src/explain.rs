@@ -11,7 +11,7 @@ use exeat_model::{
 use crate::announce::Announce;
 use crate::caps::Caps;
 use crate::decide::{
-    Allowed, Candidates, Denial, EgressRequest, Verdict, allowing, decide, denied, matching,
+    Allowed, Candidates, Denial, EgressRequest, Verdict, allowing, decide, denied, denied_address, matching,
 };
 use crate::entry::{Destination, Entry, Expect};
 use crate::hop::Resolve;
@@ -103,7 +103,7 @@ pub fn explain(set: &PolicySet, request: &EgressRequest<'_>, addrs: Option<&[IpA
         }
     }
     if let Some(reason) = explanation.refused {
-        explanation.entry = smallest_entry(request, reason, addrs.unwrap_or_default());
+        explanation.entry = helping_entry(set, request, reason, addrs.unwrap_or_default());
         explanation.entry_goes_to = goes_to(set, request, addrs.unwrap_or_default());
     }
     explanation
@@ -339,14 +339,39 @@ fn goes_to(set: &PolicySet, request: &EgressRequest<'_>, addrs: &[IpAddr]) -> Ve
     titles
 }
 
+/// Returns the smallest allow entry that would let the request pass, as [`smallest_entry`] does; `None`, too, if an
+/// address is denied or one of our own listeners.
+#[must_use]
+pub fn helping_entry(
+    set: &PolicySet,
+    request: &EgressRequest<'_>,
+    reason: Reason,
+    addrs: &[IpAddr],
+) -> Option<Entry> {
+    let literal = match &request.target.host {
+        Host::Address(ip) => Some(*ip),
+        Host::Name(_) => None,
+    };
+    let mut addrs_asked = addrs.iter().map(|&ip| CanonicalIp::new(ip)).chain(literal);
+    let is_closed = |ip: CanonicalIp| {
+        set.floor.contains(ip, request.target.port)
+            || [Mode::Enforce, Mode::Report]
+                .iter()
+                .any(|&mode| denied_address(set, request, ip, mode).is_some())
+    };
+    if addrs_asked.any(is_closed) { None } else { smallest_entry(request, reason, addrs) }
+}
+
 /// Returns the smallest allow entry that would let the request pass, computed from the request
 /// alone. `None` where no entry can help: a deny rule, an address that is never reachable, a
-/// malformed request, a dependency that failed.
+/// malformed request, a dependency that failed; and of a name that leads to a wrong address, if `addrs` does not say
+/// which: the name itself is allowed.
 #[must_use]
 pub fn smallest_entry(request: &EgressRequest<'_>, reason: Reason, addrs: &[IpAddr]) -> Option<Entry> {
     let target = request.target;
     let mut entry = match &target.host {
         Host::Name(name) => Entry::new(Destination::Name(NamePattern::Exact(name.clone()))),
+        Host::Address(ip) if matches!(ip.class(), AddressClass::Never(_)) => return None,
         Host::Address(ip) => Entry::new(Destination::Network(block_of(ip.get())?)),
     };
     let on_default_port = target.port == Port::HTTP || target.port == Port::HTTPS;
@@ -371,12 +396,13 @@ pub fn smallest_entry(request: &EgressRequest<'_>, reason: Reason, addrs: &[IpAd
         return None;
     }
     if let Host::Name(name) = &target.host {
+        if addrs.is_empty() && reason == Reason::AddressNotAllowed {
+            return None;
+        }
         entry.settings.addresses = special_use_blocks(addrs)?;
         if name.is_single_label() && entry.settings.addresses.is_none() {
             return None;
         }
-    } else if never(addrs) {
-        return None;
     }
     Some(entry)
 }

@@ -36,7 +36,7 @@ pub use class::Class;
 pub use decide::{Allowed, Denial, EgressRequest, Verdict, decide};
 pub use diff::{Change, Direction, Hosts, Opening, View, WayOut, What, Witness, diff};
 pub use entry::{Answers, Defaults, Destination, Entry, EntryError, Expect, Side};
-pub use explain::{Explanation, Outcome, Stage, explain, smallest_entry};
+pub use explain::{Explanation, Outcome, Stage, explain, helping_entry, smallest_entry};
 pub use floor::Floor;
 pub use hop::{HopSpec, NextHop, Resolve, Way};
 pub use hosts::{HOST_ITEMS_MAX, HostList, HostListError};

@@ -97,6 +97,15 @@ impl DialError {
         }
     }
 
+    /// What the client is told of it: no address, since the one of a name is not the client's to know.
+    pub(crate) fn told(&self) -> String {
+        match self {
+            Self::Connect { tried, .. } => format!("no connection to any of {tried} addresses"),
+            Self::Ours { .. } => "an address is one of this proxy's own listeners".to_owned(),
+            Self::Timeout { .. } | Self::NoAddress => self.to_string(),
+        }
+    }
+
     /// The SOCKS5 reply, which tells more than the reason's own (RFC 1928 §6).
     #[must_use]
     pub(crate) fn socks_reply(&self) -> u8 {

@@ -262,7 +262,7 @@ async fn straight(
             if let DialError::Ours { .. } = error {
                 trail.note_taken_back(error.reason());
             }
-            let refusal = refuse(trail, error.reason(), Some(target)).with_detail(error.to_string());
+            let refusal = refuse(trail, error.reason(), Some(target)).with_detail(error.told());
             return Err(Refusal { socks_reply: error.socks_reply(), ..refusal });
         }
     };

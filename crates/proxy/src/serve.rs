@@ -14,8 +14,8 @@ use exeat_dns::ResolveError;
 use exeat_identity::{AuthnError, Claimed, Offered, Principal, Turn};
 use exeat_model::{Authority, Host, Transport};
 use exeat_policy::{
-    Allowed, Denial, EgressRequest, OpeningRule, Reason, Resolve, RuleId, Verdict, decide, permit,
-    permit_via, smallest_entry,
+    Allowed, Denial, EgressRequest, OpeningRule, Reason, Resolve, RuleId, Verdict, decide, helping_entry,
+    permit, permit_via,
 };
 
 use crate::{
@@ -85,7 +85,7 @@ pub(crate) async fn admit(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> R
     let snapshot = &current.snapshot;
     let request = EgressRequest { bound: &principal.bound, target: ask.target, transport: Transport::Tcp };
     if current.is_quarantined(&principal, &trail.client().shown()) {
-        return Err(deny(&current, trail, &request, Denial::of(Reason::PolicyChanged), &[]));
+        return Err(deny(&current, trail, &request, Denial::of(Reason::PolicyChanged)));
     }
     let verdict = decide(&snapshot.policy, &request);
     shared.metrics.decision_time.observe(started.elapsed());
@@ -95,7 +95,7 @@ pub(crate) async fn admit(shared: &Shared, trail: &mut Trail, ask: Ask<'_>) -> R
             let asks = shared.asks.get();
             let unknown = asks.and_then(|_| asking::unknown(&request, denial, trail.client().peer));
             let (Some(asks), Some(unknown)) = (asks, unknown) else {
-                return Err(deny(&current, trail, &request, denial, &[]));
+                return Err(deny(&current, trail, &request, denial));
             };
             let answer = asks.ask(unknown).await;
             Box::pin(answered(shared, trail, ask, (current, principal), answer)).await
@@ -138,13 +138,13 @@ async fn answered(
     trail.note_principal(&principal, &current.snapshot.policy);
     let request = EgressRequest { bound: &principal.bound, target: ask.target, transport: Transport::Tcp };
     if current.is_quarantined(&principal, &trail.client().shown()) {
-        return Err(deny(&current, trail, &request, Denial::of(Reason::PolicyChanged), &[]));
+        return Err(deny(&current, trail, &request, Denial::of(Reason::PolicyChanged)));
     }
     match decide(&current.snapshot.policy, &request) {
         Verdict::Allow(allowed) => {
             Ok(admitted(trail, &ask, (Arc::clone(&current), Arc::clone(&principal)), allowed))
         }
-        Verdict::Deny(denial) => Err(deny(&current, trail, &request, denial, &[])),
+        Verdict::Deny(denial) => Err(deny(&current, trail, &request, denial)),
     }
 }
 
@@ -317,12 +317,12 @@ impl Admitted {
         let addrs = if resolves_here { self.addresses(shared, trail).await? } else { Arc::default() };
         if self.allowed.way().is_none() {
             let permit = permit(policy, &request, &self.allowed, &addrs)
-                .map_err(|denial| deny(&self.current, trail, &request, denial, &addrs))?;
+                .map_err(|denial| deny(&self.current, trail, &request, denial))?;
             self.note_permit(trail, permit.rule(), permit.would_deny());
             return Ok(Route::Straight(permit));
         }
         let permit = permit_via(policy, &request, &self.allowed, &addrs)
-            .map_err(|denial| deny(&self.current, trail, &request, denial, &addrs))?;
+            .map_err(|denial| deny(&self.current, trail, &request, denial))?;
         self.note_permit(trail, permit.rule(), permit.would_deny());
         let name = &permit.hop().name;
         trail.via = Some(Arc::clone(name));
@@ -353,7 +353,7 @@ impl Admitted {
     pub(crate) fn refuse(&self, trail: &mut Trail, reason: Reason) -> Refusal {
         let request =
             EgressRequest { bound: &self.principal.bound, target: &self.target, transport: Transport::Tcp };
-        deny(&self.current, trail, &request, Denial::of(reason), &[])
+        deny(&self.current, trail, &request, Denial::of(reason))
     }
 
     /// Takes the permitted request into the table of flows, whose part it is from before anything is dialled until the
@@ -421,15 +421,12 @@ pub(crate) fn unaudited(trail: &mut Trail, target: &Authority) -> Refusal {
     Refusal { target: Some(target.to_string()), ..Refusal::new(Reason::AuditUnavailable) }
 }
 
-fn deny(
-    current: &Current,
-    trail: &mut Trail,
-    request: &EgressRequest<'_>,
-    denial: Denial,
-    addrs: &[IpAddr],
-) -> Refusal {
+fn deny(current: &Current, trail: &mut Trail, request: &EgressRequest<'_>, denial: Denial) -> Refusal {
     trail.note_deny(current, denial.reason, denial.rule);
-    let allow = if current.snapshot.disclose { smallest_entry(request, denial.reason, addrs) } else { None };
+    let snapshot = &current.snapshot;
+    // Without the addresses: what a name resolves to here is not the client's to know.
+    let help = || helping_entry(&snapshot.policy, request, denial.reason, &[]);
+    let allow = if snapshot.disclose { help() } else { None };
     Refusal {
         target: Some(request.target.to_string()),
         allow: allow.map(|entry| entry.toml()),

@@ -78,6 +78,8 @@ fn the_smallest_entry_helps() {
         ("[2606:2800:220::1]:22", &[], Some("\"[2606:2800:220::1]:22\"")),
         ("169.254.169.254:80", &[], None),
         ("0.0.0.0:80", &[], None),
+        ("224.0.0.1:80", &[], None),
+        ("[::]:80", &[], None),
         ("example.com:443", &["169.254.169.254"], None),
     ] {
         let refused = explained(&world_with(&[]), text, Some(addrs));
@@ -95,6 +97,29 @@ fn a_deny_has_no_entry_that_helps() {
     let explanation = explained(&world, "example.com:443", None);
     assert_eq!(explanation.refused.map(|r| r.token()), Some("host_denied"));
     assert_eq!(explanation.entry, None);
+}
+
+#[test]
+fn what_is_closed_below_every_rule_has_no_entry_that_helps() {
+    let policy = rules("p", &["example.com", "10.0.0.0/8:3128"], &["93.184.216.0/24"]);
+    let floor = exeat_policy::Floor { listeners: vec!["10.0.0.1:3128".parse().unwrap()] };
+    let world = world_with_floor(&[], &[policy], &[], floor);
+    for (case, text, addrs, want) in [
+        ("a denied address", "example.com:443", &["93.184.216.34"][..], None),
+        ("and one as NAT64", "example.com:443", &["64:ff9b::5db8:d822"], None),
+        ("our own listener", "10.0.0.1:3128", &[], None),
+        ("a name of it", "example.org:3128", &["10.0.0.1"], None),
+        (
+            "its neighbour",
+            "example.org:3128",
+            &["10.0.0.2"],
+            Some("{ host = \"example.org\", ports = [3128], addresses = [\"10.0.0.2\"] }"),
+        ),
+    ] {
+        let explanation = explained(&world, text, Some(addrs));
+        assert!(explanation.refused.is_some(), "{case}");
+        assert_eq!(explanation.entry.map(|entry| entry.toml()).as_deref(), want, "{case}");
+    }
 }
 
 /// An entry that is already there for other addresses, and a ceiling that lacks the name.
