@@ -4,13 +4,12 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::net::{TcpListener, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, fstat};
 use serde::{Deserialize, Serialize};
 
 use crate::environment;
@@ -21,6 +20,7 @@ use crate::names;
 use crate::plan::Plan;
 use crate::run_as::RunAs;
 use crate::signals::Signals;
+use crate::streams;
 use crate::wire::{Channel, Ended, Order, ToInside, ToLauncher};
 
 /// The argument that makes this program the stage.
@@ -257,7 +257,7 @@ impl Sandbox {
             Some([stdin, stdout, stderr]) => [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
             None => [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
         };
-        refuse_directories(streams)?;
+        streams::check(streams)?;
         let sockets = File::open("/proc/net/unix").during(Step::Hide)?;
         let [stdin, stdout, stderr] = streams;
         self.channel.send_with(&order, &[stdin, stdout, stderr, sockets.as_fd()]).during(Step::Talk)
@@ -326,20 +326,6 @@ impl Deadline {
         self.next = now.checked_add(END);
         Some(was_over)
     }
-}
-
-/// An open directory leads to what is below it, hidden or not.
-fn refuse_directories(streams: [BorrowedFd<'_>; 3]) -> Result<(), Failure> {
-    for (stream, name) in streams.into_iter().zip(["input", "output", "error"]) {
-        let mode = fstat(stream).during(Step::Descriptors)?.st_mode;
-        if FileType::from_raw_mode(mode).is_dir() {
-            let cause = format!("standard {name} is a directory");
-            return Err(
-                Failure::new(Step::Descriptors, cause).with_help("give it a file, a pipe or a terminal")
-            );
-        }
-    }
-    Ok(())
 }
 
 impl Drop for Sandbox {

@@ -27,6 +27,7 @@ mod runner;
 pub mod selftest;
 mod signals;
 mod stage;
+mod streams;
 mod syscalls;
 mod wire;
 

@@ -25,6 +25,7 @@ mod found;
 mod limits;
 mod refused;
 mod selftest;
+mod streams;
 mod suggest;
 
 fn main() -> ExitCode {
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     scenarios.extend(cargo::scenarios());
     scenarios.extend(refused::scenarios());
     scenarios.extend(selftest::scenarios());
+    scenarios.extend(streams::scenarios());
     scenarios.extend(limits::scenarios());
     scenarios.extend(action::scenarios());
     scenarios.extend(suggest::scenarios());
