@@ -1,6 +1,6 @@
 //! The system calls that the command is refused, because they lead past its network namespace or reach what is outside.
 //!
-//! Everything else stays allowed, namespaces of its own included: they own nothing outside.
+//! Everything else stays allowed, namespaces of its own included, but for those of control groups: they own nothing outside.
 
 use std::collections::BTreeMap;
 
@@ -33,12 +33,19 @@ const REFUSED: [i64; 9] = [
     libc::SYS_kexec_load,
 ];
 
+/// The flag of a namespace of control groups of one's own (`CLONE_NEWCGROUP`). Whoever has one can mount the groups anew, and where a
+/// user owns the group that it begins with, the processes outside are in it, too.
+const CONTROL_GROUPS: u64 = 0x0200_0000;
+
 /// The first call of the x32 interface, which has other numbers for the same calls, and may be there on x86-64.
 const X32: u32 = 0x4000_0000;
 
+/// The number of `clone3`, the same on every architecture.
+const CLONE3: u32 = 435;
+
 /// Refuses them from now on.
 pub(crate) fn restrict() -> Result<(), seccompiler::Error> {
-    apply_filter(&other_interface())?;
+    apply_filter(&not_there())?;
     apply_filter(&filter()?)
 }
 
@@ -48,6 +55,10 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     let family = FAMILIES.map(|family| condition(0, SeccompCmpOp::Ne, family.unsigned_abs().into()));
     let family: Result<Vec<_>, _> = family.into_iter().collect();
     rules.insert(libc::SYS_socket, vec![SeccompRule::new(family?)?]);
+    for call in [libc::SYS_unshare, libc::SYS_clone] {
+        let own_groups = SeccompCmpOp::MaskedEq(CONTROL_GROUPS);
+        rules.insert(call, vec![SeccompRule::new(vec![condition(0, own_groups, CONTROL_GROUPS)?])?]);
+    }
     let words = WORDS_INTO_TERMINAL.map(|command| {
         // The kernel looks at the lower half of the argument, and so must this.
         SeccompRule::new(vec![condition(1, SeccompCmpOp::Eq, command)?])
@@ -66,13 +77,15 @@ fn condition(
     SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
 }
 
-/// Refuses every call of the x32 interface: there is no such call elsewhere.
-fn other_interface() -> BpfProgram {
+/// Has every call of the x32 interface answered as if there were none: there is no such call elsewhere. And `clone3`, whose flags are
+/// in memory where no filter can look at them: whoever uses it knows kernels without it, and calls `clone` then.
+fn not_there() -> BpfProgram {
     let instruction = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
     vec![
         // The number of the call is the first field of what a filter looks at.
         instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, X32),
+        instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1, 0, X32),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, CLONE3),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs()),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ]

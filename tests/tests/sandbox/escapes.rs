@@ -359,6 +359,9 @@ fn namespaces_within_lead_nowhere(starter: Starter) -> Result<()> {
         (&["-Ur", "--mount"], "umount /run"),
         (&["-Ur", "--mount"], "umount /proc"),
         (&["-Ur", "--mount"], "mount --bind / /mnt"),
+        // Control groups that begin with the one that this process is in, too: its user may own it.
+        (&["-UrC", "--mount"], "true"),
+        (&["-Ur", "--mount"], "unshare -C true"),
         // A network of its own has no way out at all.
         (&["-Urn"], "curl -sS --noproxy '*' --max-time 10 http://93.184.216.34/"),
     ] {

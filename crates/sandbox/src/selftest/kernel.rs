@@ -14,7 +14,7 @@ use super::raw::Call;
 use super::{Attempt, Targets, Wants};
 
 /// What is tried by the kernel.
-pub(super) const ATTEMPTS: [Attempt; 14] = [
+pub(super) const ATTEMPTS: [Attempt; 15] = [
     works("calls", "make a system call by its number", calls),
     works("nested", "make a user namespace within", nested_user),
     refused("setns", "enter a network namespace by a descriptor", enter),
@@ -23,6 +23,7 @@ pub(super) const ATTEMPTS: [Attempt; 14] = [
     refused("capabilities", "take capabilities", take_capabilities),
     refused("mounts", "mount something", mounts),
     refused("nested-mounts", "uncover what is hidden, in a mount namespace within", nested_mounts),
+    refused("nested-control-groups", "mount control groups, in namespaces within", nested_control_groups),
     refused("io_uring", "io_uring", io_uring),
     refused("bpf", "bpf", bpf),
     refused("keys", "the keyrings of this user", keys),
@@ -86,6 +87,14 @@ fn nested_mounts(_: &Targets) -> Tried {
         let uncovered = unmount(path, UnmountFlags::DETACH).map(|()| "it was uncovered".to_owned());
         (path.to_owned(), uncovered.map_err(Into::into))
     }))
+}
+
+/// A user may own the group that they would begin with, and with it the processes of that group outside.
+fn nested_control_groups(_: &Targets) -> Tried {
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).map_err(nested)?;
+    unshare(CloneFlags::CLONE_NEWCGROUP)?;
+    mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MountFlags::empty(), None::<&std::ffi::CStr>)?;
+    Ok("they were mounted".to_owned())
 }
 
 /// A call that is refused is refused whatever its arguments: if the kernel finds fault with those, it is not.
