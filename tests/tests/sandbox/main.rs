@@ -23,6 +23,7 @@ mod escapes;
 mod files;
 mod found;
 mod limits;
+mod planted;
 mod refused;
 mod selftest;
 mod streams;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     scenarios.extend(command::scenarios());
     scenarios.extend(clients::scenarios());
     scenarios.extend(cargo::scenarios());
+    scenarios.extend(planted::scenarios());
     scenarios.extend(refused::scenarios());
     scenarios.extend(selftest::scenarios());
     scenarios.extend(streams::scenarios());
