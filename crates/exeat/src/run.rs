@@ -82,7 +82,12 @@ fn confined(command: &Run, options: &Options) -> anyhow::Result<ExitCode> {
         asker.context("cannot ask on the terminal")
     };
     let (summary, ended) = conduct(made, loaded, &mut signals, ask, || ())?;
-    Ok(command.conclude(summary, &ended?).into())
+    let outcome = ended.or_else(|failure| {
+        let outcome = failure.outcome().ok_or_else(|| failure.clone())?;
+        exeat_cli::print_error(&failure.into());
+        Ok::<_, Failure>(outcome)
+    })?;
+    Ok(command.conclude(summary, &outcome).into())
 }
 
 /// Runs the command of a sandbox that is complete but for it, and returns what left it and how it ended. `ask` says who asks for

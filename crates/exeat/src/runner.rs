@@ -49,7 +49,7 @@ fn run_job(supervisor: &Supervisor, job: Job, streams: [OwnedFd; 3]) -> anyhow::
     // Streams of the command that are not ours: who reads them waits until nobody has them any more.
     drop(plan);
     let (summary, ended) = conduct(made, loaded, &mut &*supervisor, |_, _| Ok(None), started)?;
-    let outcome = ended?;
+    let outcome = ended.or_else(|failure| failure.outcome().ok_or(failure))?;
     let summary = summary.with_limits(&outcome.exceeded).json();
     Ok(Said::Ended { outcome, summary })
 }

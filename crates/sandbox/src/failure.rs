@@ -4,6 +4,8 @@ use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
+use crate::launch::{KILLED, Outcome};
+
 /// One step on the way to a command that runs confined. None may fail.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Step {
@@ -41,10 +43,14 @@ pub enum Step {
     Directory,
     /// Giving up privileges.
     Privileges,
+    /// Keeping signals from processes outside.
+    Signals,
     /// Filtering system calls.
     SystemCalls,
     /// Starting the command.
     Command,
+    /// Waiting for the end of the command, which had been run.
+    End,
 }
 
 impl Step {
@@ -67,8 +73,10 @@ impl Step {
             Self::ReadOnly => "cannot protect files from being written",
             Self::Directory => "cannot enter the working directory",
             Self::Privileges => "cannot give up privileges",
+            Self::Signals => "cannot keep signals inside",
             Self::SystemCalls => "cannot filter system calls",
             Self::Command => "cannot run the command",
+            Self::End => "the command was ended with its sandbox",
         }
     }
 
@@ -97,13 +105,15 @@ impl Step {
             | Self::Names
             | Self::ReadOnly
             | Self::Privileges
+            | Self::Signals
             | Self::SystemCalls
-            | Self::Command => None,
+            | Self::Command
+            | Self::End => None,
         }
     }
 }
 
-/// A step that failed. The command was not run.
+/// A step that failed. The command was not run, but for [`Step::End`].
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Failure {
     /// Which step.
@@ -112,7 +122,8 @@ pub struct Failure {
     pub cause: String,
     /// What to do about it, where that is known.
     pub help: Option<String>,
-    /// The exit status that says so: 127 for a command that is not there, 126 for one that cannot be run, else 125.
+    /// The exit status that says so: 127 for a command that is not there, 126 for one that cannot be run, that of a killed one
+    /// if it was run, else 125.
     pub status: u8,
 }
 
@@ -127,6 +138,12 @@ impl Failure {
     pub(crate) fn new(step: Step, cause: impl Display) -> Self {
         let help = step.help().map(str::to_owned);
         Self { step, cause: cause.to_string(), help, status: STATUS_OURS }
+    }
+
+    /// How the command ended, if it had been run: it is killed with its sandbox.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        (self.step == Step::End).then(|| Outcome { ended: KILLED, exceeded: Vec::new() })
     }
 
     pub(crate) fn with_help(self, help: impl Into<String>) -> Self {

@@ -18,7 +18,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior, set_parent_proces
 use crate::failure::{During, Failure, STATUS_MISSING, STATUS_UNUSABLE, Step};
 use crate::signals::Held;
 use crate::wire::{Channel, Ended, Order, ToInside, ToLauncher};
-use crate::{give_back_text, limited, mounts, privileges, syscalls};
+use crate::{give_back_text, kin, limited, mounts, privileges, syscalls};
 
 /// Does init's part for `command`.
 pub(crate) fn run(channel: &Channel, command: &[OsString]) -> ExitCode {
@@ -59,7 +59,8 @@ fn confine(channel: &Channel) -> Result<(Order, [OwnedFd; 3]), Failure> {
     privileges::give_up().during(Step::Privileges)?;
     // The command has our user, and must not look into this process: the channel is here.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).during(Step::Privileges)?;
-    syscalls::restrict().during(Step::SystemCalls)?;
+    let group = kin::confine().during(Step::Signals)?;
+    syscalls::restrict(group).during(Step::SystemCalls)?;
     Ok((*order, [stdin, stdout, stderr]))
 }
 

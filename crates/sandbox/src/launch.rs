@@ -153,7 +153,9 @@ impl Sandbox {
             })?;
         }
         self.say(&ToInside::Go)?;
-        self.expect(|said| matches!(said, ToLauncher::Started)).map(drop)
+        let started = self.expect(|said| matches!(said, ToLauncher::Started)).map(drop);
+        // It may have been, or else the step would be told.
+        started.map_err(|failure| if failure.step == Step::Talk { lost() } else { failure })
     }
 
     /// Waits for its end, passes on the signals that come meanwhile, and calls `look` at least this `often`. When its time is
@@ -213,7 +215,7 @@ impl Sandbox {
             match self.channel.receive::<ToLauncher>().during(Step::Talk)? {
                 Some((ToLauncher::Ended(ended), _)) => return Ok(ended),
                 Some((_, _)) => return Err(Failure::new(Step::Talk, "it said what makes no sense")),
-                None => return Err(Failure::new(Step::Talk, "it ended without a word")),
+                None => return Err(lost()),
             }
         }
     }
@@ -298,7 +300,13 @@ impl Beginning {
 }
 
 /// How a command ended that was made to.
-const KILLED: Ended = Ended::Killed(libc::SIGKILL.to_le_bytes()[0]);
+pub(crate) const KILLED: Ended = Ended::Killed(libc::SIGKILL.to_le_bytes()[0]);
+
+/// The command has been run, and is no more.
+fn lost() -> Failure {
+    let failure = Failure::new(Step::End, "somebody has killed it, or there was no memory left");
+    Failure { status: KILLED.status(), ..failure }
+}
 
 /// When a command is told to end, and then when it is made to.
 struct Deadline {

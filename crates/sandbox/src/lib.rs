@@ -13,6 +13,7 @@ mod environment;
 mod failure;
 mod groups;
 mod init;
+mod kin;
 mod launch;
 mod limited;
 mod limits;

@@ -9,6 +9,8 @@ use seccompiler::{
     apply_filter, sock_filter,
 };
 
+use crate::kin::Group;
+
 /// Kinds of sockets that stay in the network namespace. All others are refused: some, such as `AF_VSOCK` and
 /// `AF_BLUETOOTH`, know of no namespaces.
 const FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
@@ -37,6 +39,9 @@ const REFUSED: [i64; 9] = [
 /// user owns the group that it begins with, the processes outside are in it, too.
 const CONTROL_GROUPS: u64 = 0x0200_0000;
 
+/// All processes of a group, to `ioprio_set`.
+const IOPRIO_WHO_PGRP: u64 = 2;
+
 /// The first call of the x32 interface, which has other numbers for the same calls, and may be there on x86-64.
 const X32: u32 = 0x4000_0000;
 
@@ -44,13 +49,32 @@ const X32: u32 = 0x4000_0000;
 const CLONE3: u32 = 435;
 
 /// Refuses them from now on.
-pub(crate) fn restrict() -> Result<(), seccompiler::Error> {
+pub(crate) fn restrict(group: Group) -> Result<(), seccompiler::Error> {
     apply_filter(&not_there())?;
-    apply_filter(&filter()?)
+    apply_filter(&filter(group)?)
+}
+
+/// Refuses calls that are made on all processes of one's own group, where some of those are outside.
+fn group_rules(group: Group) -> Result<Vec<(i64, SeccompRule)>, seccompiler::BackendError> {
+    let own = |argument| condition(argument, SeccompCmpOp::Eq, 0);
+    let of_group = |which| SeccompRule::new(vec![condition(0, SeccompCmpOp::Eq, which)?, own(1)?]);
+    let mut rules = Vec::new();
+    match group {
+        Group::Own => return Ok(rules),
+        Group::Scoped => {}
+        Group::Shared => rules.push((libc::SYS_kill, SeccompRule::new(vec![own(0)?])?)),
+    }
+    for call in [libc::SYS_getpriority, libc::SYS_setpriority] {
+        rules.push((call, of_group(libc::PRIO_PGRP.into())?));
+    }
+    for call in [libc::SYS_ioprio_get, libc::SYS_ioprio_set] {
+        rules.push((call, of_group(IOPRIO_WHO_PGRP)?));
+    }
+    Ok(rules)
 }
 
 /// A call of another architecture ends the process: its numbers mean other calls.
-fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
+fn filter(group: Group) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = REFUSED.map(|call| (call, Vec::new())).into();
     let family = FAMILIES.map(|family| condition(0, SeccompCmpOp::Ne, family.unsigned_abs().into()));
     let family: Result<Vec<_>, _> = family.into_iter().collect();
@@ -64,6 +88,7 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
         SeccompRule::new(vec![condition(1, SeccompCmpOp::Eq, command)?])
     });
     rules.insert(libc::SYS_ioctl, words.into_iter().collect::<Result<_, _>>()?);
+    rules.extend(group_rules(group)?.into_iter().map(|(call, rule)| (call, vec![rule])));
     let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let arch = std::env::consts::ARCH.try_into()?;
     SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch)?.try_into()

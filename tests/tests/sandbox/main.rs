@@ -22,6 +22,7 @@ mod command;
 mod escapes;
 mod files;
 mod found;
+mod kin;
 mod limits;
 mod planted;
 mod refused;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     scenarios.extend(selftest::scenarios());
     scenarios.extend(streams::scenarios());
     scenarios.extend(limits::scenarios());
+    scenarios.extend(kin::scenarios());
     scenarios.extend(action::scenarios());
     scenarios.extend(suggest::scenarios());
     harness::main(scenarios)
