@@ -276,6 +276,7 @@ fn one_file_dials() -> Result<()> {
         "firewall/src/neighbours.rs",
         "firewall/src/refused.rs",
         "sandbox/src/network.rs",
+        "sandbox/src/packets.rs",
     ];
     only_in(&makers, &["Socket::new("])?;
     only_in(&[], &["to_socket_addrs", "ToSocketAddrs", "lookup_host", "getaddrinfo"])

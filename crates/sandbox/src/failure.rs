@@ -143,7 +143,7 @@ impl Failure {
     /// How the command ended, if it had been run: it is killed with its sandbox.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
-        (self.step == Step::End).then(|| Outcome { ended: KILLED, exceeded: Vec::new() })
+        (self.step == Step::End).then(|| Outcome { ended: KILLED, exceeded: Vec::new(), packets: None })
     }
 
     pub(crate) fn with_help(self, help: impl Into<String>) -> Self {

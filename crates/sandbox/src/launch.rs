@@ -17,6 +17,7 @@ use crate::failure::{During, Failure, Step};
 use crate::groups::Groups;
 use crate::limits::{Exceeded, Limits};
 use crate::names;
+use crate::packets::Packets;
 use crate::plan::Plan;
 use crate::run_as::RunAs;
 use crate::signals::Signals;
@@ -63,6 +64,8 @@ pub struct Sandbox {
     stage: Child,
     channel: Channel,
     time: Option<Duration>,
+    /// Where to ask how many packets were refused.
+    counters: Option<OwnedFd>,
     /// After the stage, whose end empties them.
     groups: Option<Groups>,
 }
@@ -74,6 +77,8 @@ pub struct Outcome {
     pub ended: Ended,
     /// The limits that it has run into.
     pub exceeded: Vec<Exceeded>,
+    /// How many packets the kernel has refused, if that is known.
+    pub packets: Option<Packets>,
 }
 
 impl Outcome {
@@ -113,7 +118,7 @@ impl Sandbox {
             .stdin(Stdio::from(theirs))
             .spawn()
             .during(Step::Start)?;
-        let mut sandbox = Self { stage, channel, time: limits.time, groups: None };
+        let mut sandbox = Self { stage, channel, time: limits.time, counters: None, groups: None };
         if limits.needs_groups() {
             let groups = sandbox.groups.insert(Groups::make(limits)?);
             // It waits for a word of ours: whatever it starts is in them, too.
@@ -172,13 +177,16 @@ impl Sandbox {
         let mut deadline = Deadline::new(self.time);
         let ended = self.wait_until(&mut deadline, signals, often, look);
         let mut exceeded = self.groups.as_ref().map(Groups::exceeded).unwrap_or_default();
+        let packets = self.counters.as_ref().and_then(|counters| Packets::read(counters).ok());
         if deadline.is_over {
             exceeded.push(Exceeded::Time);
         }
         match ended {
             // Whoever takes what there is may take init along.
-            Err(_) if exceeded.contains(&Exceeded::Memory) => Ok(Outcome { ended: KILLED, exceeded }),
-            ended => Ok(Outcome { ended: ended?, exceeded }),
+            Err(_) if exceeded.contains(&Exceeded::Memory) => {
+                Ok(Outcome { ended: KILLED, exceeded, packets })
+            }
+            ended => Ok(Outcome { ended: ended?, exceeded, packets }),
         }
     }
 
@@ -290,8 +298,9 @@ impl Beginning {
     /// # Errors
     /// The step that failed.
     pub fn finish(self, plan: &Plan) -> Result<(Sandbox, Sockets), Failure> {
-        let Self(sandbox) = self;
-        let descriptors = sandbox.expect(|said| matches!(said, ToLauncher::Listening))?;
+        let Self(mut sandbox) = self;
+        let mut descriptors = sandbox.expect(|said| matches!(said, ToLauncher::Listening))?;
+        sandbox.counters = descriptors.pop();
         let sockets = Sockets::of(descriptors)
             .ok_or_else(|| Failure::new(Step::Listen, "there are too few sockets"))?;
         sandbox.order(plan)?;

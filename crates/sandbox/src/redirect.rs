@@ -18,6 +18,11 @@ const FOLDERS: [&str; 5] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/loca
 const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
+/// The table of the rules, in the family `inet`, and its counters: of datagrams of UDP that are refused, and of all else that is.
+pub(crate) const TABLE: &str = "exeat";
+pub(crate) const DATAGRAMS: &str = "datagrams";
+pub(crate) const OTHERS: &str = "others";
+
 /// Why the rules are not in force.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RedirectError {
@@ -77,7 +82,9 @@ fn rules() -> String {
         let _ = writeln!(redirects, "    meta nfproto {family} meta l4proto tcp redirect to :{}", to.port());
     }
     format!(
-        "table inet exeat {{
+        "table inet {TABLE} {{
+  counter {DATAGRAMS} {{ }}
+  counter {OTHERS} {{ }}
   chain to_proxy {{
     type nat hook output priority -100; policy accept;
     ip daddr 127.0.0.0/8 return
@@ -89,6 +96,8 @@ fn rules() -> String {
     ip6 daddr ::1 accept
     ct state established,related accept
     meta l4proto tcp reject with tcp reset
+    meta l4proto udp counter name {DATAGRAMS}
+    meta l4proto != udp counter name {OTHERS}
     reject with icmpx type admin-prohibited
   }}
 }}

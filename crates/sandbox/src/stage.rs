@@ -15,7 +15,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use crate::failure::{During, Failure, STATUS_OURS, Step};
 use crate::redirect::{self, Loading, RedirectError};
 use crate::wire::{Channel, Setup, ToInside, ToLauncher};
-use crate::{bare, init, network, privileges};
+use crate::{bare, init, network, packets, privileges};
 
 /// Everything that the command has of its own. Its processes get theirs with init, since the first process in it is process 1.
 const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWUSER
@@ -84,7 +84,8 @@ fn set_up(channel: &Channel) -> Result<Loading, Failure> {
     privileges::keep_over_exec().during(Step::Namespaces)?;
     let has_ipv6 = network::bring_up().during(Step::Network)?;
     let loading = redirect::begin().map_err(|error| during_redirect(&error))?;
-    let sockets = network::listen(has_ipv6).during(Step::Listen)?;
+    let mut sockets = network::listen(has_ipv6).during(Step::Listen)?;
+    sockets.push(packets::counters().during(Step::Redirect)?);
     let descriptors: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
     channel.send_with(&ToLauncher::Listening, &descriptors).during(Step::Talk)?;
     Ok(loading)

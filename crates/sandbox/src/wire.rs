@@ -46,7 +46,7 @@ pub(crate) enum ToLauncher {
     /// The stage has its namespaces.
     Unshared,
     /// The network is there. The sockets to serve go along: one for clients that know of the proxy, and then, for each family,
-    /// one for all other connections, and two for questions by UDP and by TCP.
+    /// one for all other connections, and two for questions by UDP and by TCP; and at last the one to ask for counters by.
     Listening,
     /// Connections are redirected.
     Redirected,

@@ -263,7 +263,7 @@ here.connect(here.getsockname())
 tried('own', lambda: here.send(b'x') and here.recv(9))
 ";
     // Even where everything may be reached by TCP.
-    let told = python(starter, world.directory(), &["--allow", "@any-public"], script)?;
+    let told = python(starter, world.directory(), &["--allow", "@any-public", "--json"], script)?;
     let at_once: &[&str] = &["EPERM"];
     ensure_ends(
         &told,
@@ -279,6 +279,21 @@ tried('own', lambda: here.send(b'x') and here.recv(9))
         ],
     )?;
     ensure!(world.dns.queries().is_empty(), "{:?}", world.dns.queries());
+    // What is refused by the kernel itself is counted, and what stays inside is not.
+    ensure!(told.err.contains("\"packets\":{\"other\":0,\"udp\":3}"), "{starter:?}: {told:?}");
+    let quic = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+try: s.sendto(b'x', ('93.184.216.34', 443))
+except PermissionError: print('refused')";
+    let refused = starter
+        .command(world.directory(), &["--allow", "@any-public", "--fail-on-deny"], &[PYTHON, "-c", quic])?
+        .output()?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    ensure!(
+        refused.status.code() == Some(1)
+            && refused.stdout == b"refused\n"
+            && said.contains("UDP  1 datagram"),
+        "{starter:?}: {refused:?}"
+    );
     Ok(())
 }
 

@@ -154,7 +154,7 @@ impl Run {
     pub fn conclude(&self, summary: Summary, outcome: &Outcome) -> u8 {
         let args = &self.args;
         let status = outcome.status();
-        let summary = summary.with_limits(&outcome.exceeded);
+        let summary = summary.with_outcome(outcome);
         if args.json {
             to_stderr(&format!("{}\n", summary.json()));
         } else if !args.quiet {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use exeat_model::{Authority, Port, Transport};
 use exeat_policy::{EgressRequest, Reason, smallest_entry};
 use exeat_proxy::{Proxy, Snapshot};
-use exeat_sandbox::Exceeded;
+use exeat_sandbox::{Exceeded, Outcome, Packets};
 use serde_json::{Value, json};
 
 /// Rows of each kind that are printed; the audit log has all.
@@ -21,6 +21,8 @@ pub struct Summary {
     refused: Vec<Refused>,
     /// The limits that the command ran into.
     limits: Vec<Exceeded>,
+    /// What the kernel refused that was no connection; `None` if that is not known.
+    packets: Option<Packets>,
 }
 
 #[derive(Debug)]
@@ -68,7 +70,7 @@ impl Summary {
             let entry = entry(&snapshot, &target, reason);
             Refused { target, processes: Vec::new(), reason, count, entry }
         });
-        Self { allowed, refused: refused.collect(), limits: Vec::new() }
+        Self { allowed, refused: refused.collect(), limits: Vec::new(), packets: None }
     }
 
     /// The same with the names of the processes that asked for each target.
@@ -80,16 +82,16 @@ impl Summary {
         self
     }
 
-    /// The same with the limits that the command ran into.
+    /// The same with what the sandbox tells: the limits that the command ran into, and packets that were refused.
     #[must_use]
-    pub fn with_limits(self, exceeded: &[Exceeded]) -> Self {
-        Self { limits: exceeded.to_vec(), ..self }
+    pub fn with_outcome(self, outcome: &Outcome) -> Self {
+        Self { limits: outcome.exceeded.clone(), packets: outcome.packets, ..self }
     }
 
-    /// Whether the policy refused something.
+    /// Whether something was refused. What is not known may have been.
     #[must_use]
     pub fn has_refusals(&self) -> bool {
-        self.refused.iter().any(Refused::is_by_policy)
+        self.refused.iter().any(Refused::is_by_policy) || self.packets != Some(Packets::default())
     }
 
     /// Returns it in words; nothing if nothing was asked for.
@@ -111,6 +113,16 @@ impl Summary {
             let entry = entry.as_ref().map(|entry| format!("; --allow '{entry}'")).unwrap_or_default();
             let word = if reason.http_status() == STATUS_POLICY { "refused" } else { "failed " };
             let _ = writeln!(text, "  {word}  {target}  {count}×{by}, {reason}{entry}");
+        }
+        let Packets { datagrams, others } = self.packets.unwrap_or_default();
+        if datagrams > 0 {
+            let _ = writeln!(
+                text,
+                "  refused  UDP  {datagrams} datagrams; there is no way out for it, nor for QUIC"
+            );
+        }
+        if others > 0 {
+            let _ = writeln!(text, "  refused  other protocols than TCP and UDP  {others} packets");
         }
         let rows = |count: usize| count.saturating_sub(ROWS_MAX);
         let more = rows(self.allowed.len()) + rows(self.refused.len());
@@ -134,6 +146,7 @@ impl Summary {
         json!({
             "allowed": self.allowed.iter().map(allowed).collect::<Vec<_>>(),
             "refused": self.refused.iter().map(refused).collect::<Vec<_>>(),
+            "packets": self.packets.map(|Packets { datagrams, others }| json!({ "udp": datagrams, "other": others })),
             "limits": self.limits.iter().map(|exceeded| exceeded.word()).collect::<Vec<_>>(),
         })
     }
