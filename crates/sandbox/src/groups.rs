@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use nix::unistd::geteuid;
+
 use crate::failure::{Failure, Step};
 use crate::limits::{Exceeded, Limits, OURS};
 
@@ -19,8 +21,11 @@ const GONE_AGAIN: Duration = Duration::from_millis(5);
 /// The time over which a share of processors is counted, in microseconds: the kernel's own default.
 const PERIOD: u64 = 100_000;
 
+/// What to do without control groups, for users and for root.
 const HELP: &str = "run it as root, or where control groups are delegated to you (a session of systemd), or let --limits=rlimit \
                     do what it can";
+const HELP_OF_ROOT: &str = "run it where control groups are mounted and can be written (/sys/fs/cgroup), or let --limits=rlimit do \
+                            what it can";
 
 /// The groups of one command. They are removed when this is dropped.
 #[derive(Debug)]
@@ -149,7 +154,7 @@ const INNER: &str = "command";
 const MEMBERS: &str = "cgroup.procs";
 
 fn failure(cause: impl std::fmt::Display) -> Failure {
-    Failure::new(Step::Limits, cause).with_help(HELP)
+    Failure::new(Step::Limits, cause).with_help(if geteuid().is_root() { HELP_OF_ROOT } else { HELP })
 }
 
 impl Hierarchy {

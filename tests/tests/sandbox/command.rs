@@ -73,6 +73,16 @@ fn what_it_reached_is_told_at_the_end(starter: Starter) -> Result<()> {
         });
         ensure!(is_told, "{starter:?}: {entry}: {told:?}");
     }
+    // What no entry changes is not suggested.
+    let script = "import socket, urllib.request
+for ask in (lambda: socket.gethostbyaddr('93.184.216.34'),
+            lambda: urllib.request.build_opener(urllib.request.ProxyHandler({})).open('http://127.0.0.1:3129/')):
+    try: ask()
+    except OSError: pass";
+    let own = starter.run(home, &["--allow", "example.com"], &["/usr/bin/python3", "-c", script])?;
+    let rows = ["refused  34.216.184.93.in-addr.arpa  ", "127.0.0.1:3129  "];
+    let is_told = rows.iter().all(|row| own.err.contains(row)) && !own.err.contains("--allow");
+    ensure!(is_told, "{starter:?}: {own:?}");
     let quiet = run(&["--quiet", "--fail-on-deny"])?;
     ensure!(quiet.code == 1 && !quiet.err.contains("exeat:"), "{starter:?}: {quiet:?}");
     let json = run(&["--json"])?;

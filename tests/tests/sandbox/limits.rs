@@ -17,6 +17,9 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         limits_that_cannot_be_kept_are_refused,
     ];
     if Starter::all().contains(&Starter::Root) {
+        scenarios.push(Scenario::new("root_without_control_groups_is_told_what_would_help", || {
+            root_without_control_groups_is_told_what_would_help()
+        }));
         scenarios.push(Scenario::new("a_command_is_held_to_limits_as_a_whole", || {
             a_command_is_held_to_limits_as_a_whole(Starter::Root)
         }));
@@ -125,6 +128,18 @@ fn limits_that_cannot_be_kept_are_refused(starter: Starter) -> Result<()> {
         ensure!(told.code == 125 && told.err.contains(help), "{starter:?}: {flags:?} {told:?}");
         ensure!(!home.join("ran").exists(), "{starter:?}: {flags:?} it was run");
     }
+    Ok(())
+}
+
+fn root_without_control_groups_is_told_what_would_help() -> Result<()> {
+    let world = World::new()?;
+    // As in a container that does not show them.
+    let none = nix::mount::MsFlags::empty();
+    nix::mount::mount(Some("tmpfs"), "/sys/fs/cgroup", Some("tmpfs"), none, None::<&str>)?;
+    let told = run(Starter::Root, world.directory(), &["--memory", "64M"], &["touch", "ran"])?;
+    ensure!(told.code == 125 && told.err.contains("cannot limit what the command uses"), "{told:?}");
+    ensure!(told.err.contains("control groups are mounted") && !told.err.contains("as root"), "{told:?}");
+    ensure!(!world.directory().join("ran").exists(), "it was run");
     Ok(())
 }
 

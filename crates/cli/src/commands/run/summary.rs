@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use exeat_model::{Authority, Port, Transport};
+use exeat_model::{Authority, Host, Port, Transport};
 use exeat_policy::{EgressRequest, Reason, smallest_entry};
-use exeat_proxy::{Proxy, Snapshot};
-use exeat_sandbox::{Exceeded, Outcome, Packets};
+use exeat_proxy::{Proxy, RefusedView, Snapshot};
+use exeat_sandbox::{Exceeded, NAMES, Outcome, PROXY, Packets, REDIRECTED};
 use serde_json::{Value, json};
 
 /// Rows of each kind that are printed; the audit log has all.
@@ -41,6 +42,8 @@ struct Refused {
     processes: Vec<String>,
     reason: Reason,
     count: u64,
+    /// Whether it may have been more often: there is room for some hundred targets.
+    is_at_least: bool,
     /// What would allow it, where an entry can.
     entry: Option<String>,
 }
@@ -60,15 +63,11 @@ impl Summary {
             })
             .collect();
         allowed.sort_by(|one, other| one.target.cmp(&other.target));
-        let mut counts: BTreeMap<(String, &'static str), (Reason, u64)> = BTreeMap::new();
-        for row in proxy.refusals() {
-            let target = target_of_summary(&row.target).to_owned();
-            counts.entry((target, row.reason.token())).or_insert((row.reason, 0)).1 += row.count;
-        }
+        let counts = counted(proxy.refusals());
         let snapshot = proxy.snapshot();
-        let refused = counts.into_iter().map(|((target, _), (reason, count))| {
+        let refused = counts.into_iter().map(|((target, _), (reason, count, is_at_least))| {
             let entry = entry(&snapshot, &target, reason);
-            Refused { target, processes: Vec::new(), reason, count, entry }
+            Refused { target, processes: Vec::new(), reason, count, is_at_least, entry }
         });
         Self { allowed, refused: refused.collect(), limits: Vec::new(), packets: None }
     }
@@ -108,11 +107,14 @@ impl Summary {
                 "  reached  {target}  {requests}×{by}, {bytes_up} bytes up, {bytes_down} down"
             );
         }
-        for Refused { target, processes, reason, count, entry } in self.refused.iter().take(ROWS_MAX) {
+        for Refused { target, processes, reason, count, is_at_least, entry } in
+            self.refused.iter().take(ROWS_MAX)
+        {
+            let at_least = if *is_at_least { "at least " } else { "" };
             let by = by(processes);
             let entry = entry.as_ref().map(|entry| format!("; --allow '{entry}'")).unwrap_or_default();
             let word = if reason.http_status() == STATUS_POLICY { "refused" } else { "failed " };
-            let _ = writeln!(text, "  {word}  {target}  {count}×{by}, {reason}{entry}");
+            let _ = writeln!(text, "  {word}  {target}  {at_least}{count}×{by}, {reason}{entry}");
         }
         let Packets { datagrams, others } = self.packets.unwrap_or_default();
         if datagrams > 0 {
@@ -132,6 +134,9 @@ impl Summary {
         if !text.is_empty() {
             text = format!("exeat: what left the sandbox\n{text}");
         }
+        if self.packets.is_none() {
+            text += "exeat: packets that are no TCP could not be counted\n";
+        }
         for exceeded in &self.limits {
             let _ = writeln!(text, "exeat: {exceeded}");
         }
@@ -142,7 +147,7 @@ impl Summary {
     #[must_use]
     pub fn json(&self) -> Value {
         let allowed = |Allowed { target, processes, requests, bytes_up, bytes_down }: &Allowed| json!({ "target": target, "processes": processes, "requests": requests, "bytes_up": bytes_up, "bytes_down": bytes_down });
-        let refused = |Refused { target, processes, reason, count, entry }: &Refused| json!({ "target": target, "processes": processes, "reason": reason.token(), "count": count, "allow": entry });
+        let refused = |Refused { target, processes, reason, count, is_at_least: _, entry }: &Refused| json!({ "target": target, "processes": processes, "reason": reason.token(), "count": count, "allow": entry });
         json!({
             "allowed": self.allowed.iter().map(allowed).collect::<Vec<_>>(),
             "refused": self.refused.iter().map(refused).collect::<Vec<_>>(),
@@ -159,6 +164,19 @@ pub fn target_of_summary(target: &str) -> &str {
     let target = target.split_once("://").map_or(target, |(_, rest)| rest);
     let target = target.split('/').next().unwrap_or_default();
     target.strip_suffix('.').unwrap_or(target)
+}
+
+/// The rows of each target and reason together: the reason, how often it was, and whether it may have been more often.
+fn counted(rows: Vec<RefusedView>) -> BTreeMap<(String, &'static str), (Reason, u64, bool)> {
+    let mut counts: BTreeMap<_, (Reason, u64, bool)> = BTreeMap::new();
+    for row in rows {
+        let target = target_of_summary(&row.target).to_owned();
+        let sum = counts.entry((target, row.reason.token())).or_insert((row.reason, 0, false));
+        // What a row took over from another is not its own.
+        sum.1 += row.count.saturating_sub(row.error);
+        sum.2 |= row.error > 0;
+    }
+    counts
 }
 
 /// Who it was, in words.
@@ -183,9 +201,81 @@ fn entry(snapshot: &Snapshot, target: &str, reason: Reason) -> Option<String> {
     }
     // A question for a name has no port: whoever asked meant some.
     let authority = Authority::parse(target, Some(Port::HTTPS)).ok()?;
+    if is_of_sandbox(&authority) {
+        return None;
+    }
     let bound = &snapshot.anonymous.as_ref()?.bound;
     let request = EgressRequest { bound, target: &authority, transport: Transport::Tcp };
     let text = smallest_entry(&request, reason, &[])?.to_string();
     // What takes more than a line of text cannot be said by a flag.
     (!text.contains(['{', '\''])).then_some(text)
+}
+
+/// Whether a target is the sandbox's own business, which no entry changes: a listener of the proxy inside, which leads back to the proxy,
+/// or the name of an address that was asked for backwards (RFC 1035 §3.5, RFC 3596 §2.5), which is no place to connect to.
+fn is_of_sandbox(target: &Authority) -> bool {
+    match &target.host {
+        Host::Address(ip) => {
+            let listeners = [PROXY].into_iter().chain(REDIRECTED).chain(NAMES);
+            let at = SocketAddr::new(ip.get(), target.port.get());
+            listeners.into_iter().any(|listener| listener == at)
+        }
+        Host::Name(name) => {
+            let name = name.as_str();
+            ["in-addr.arpa", "ip6.arpa"].iter().any(|zone| {
+                name.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn what_a_row_took_over_from_another_is_not_counted() {
+        let row = |target: &str, count, error| RefusedView {
+            principal: None,
+            target: target.into(),
+            reason: Reason::HostNotAllowed,
+            count,
+            error,
+            last: SystemTime::UNIX_EPOCH,
+        };
+        let counts = counted(vec![
+            row("a.test:443", 3, 0),
+            row("https://a.test:443/x", 2, 0),
+            row("b.test:443", 41, 40),
+            row("b.test:443/y", 2, 0),
+        ]);
+        let told: Vec<_> = counts
+            .iter()
+            .map(|((target, _), (_, count, is_at_least))| (target.as_str(), *count, *is_at_least))
+            .collect();
+        assert_eq!(told, [("a.test:443", 5, false), ("b.test:443", 3, true)]);
+    }
+
+    #[test]
+    fn what_no_entry_changes_is_not_suggested() {
+        for (target, want) in [
+            ("127.0.0.1:3128", true),
+            ("127.0.0.1:3129", true),
+            ("[::1]:3129", true),
+            ("127.0.0.1:53", true),
+            ("127.0.0.1:8080", false),
+            ("[::1]:3128", false),
+            ("93.184.216.34:3129", false),
+            ("34.216.184.93.in-addr.arpa", true),
+            ("4.3.0.0.ip6.arpa", true),
+            ("in-addr.arpa", true),
+            ("not-in-addr.arpa", false),
+            ("example.com:443", false),
+        ] {
+            let authority = Authority::parse(target, Some(Port::HTTPS)).unwrap();
+            assert_eq!(is_of_sandbox(&authority), want, "{target}");
+        }
+    }
 }
