@@ -250,6 +250,7 @@ impl Sandbox {
         let runtime_directory = runtime_directory.filter(|directory| directory.is_absolute());
         let order = ToInside::Order(Box::new(Order {
             directory: plan.directory.clone(),
+            home: plan.user.home(),
             environment,
             hidden: plan.hidden.clone(),
             limits: plan.limits.of_processes(),

@@ -4,9 +4,9 @@
 //! are kept, and those that the kernel lists elsewhere.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, CWD, FileType, StatVfsMountFlags, access, fstat, statvfs};
@@ -16,8 +16,9 @@ use rustix::mount::{
 };
 
 use crate::failure::{During, Failure, Step};
-use crate::names;
+use crate::sockets::{self, is_socket};
 use crate::wire::Order;
+use crate::{mounted, names};
 
 /// Where daemons keep their sockets. The first one is also where files of our own are put.
 const SOCKET_FOLDERS: [&str; 3] = [RUN, "/var/run", "/tmp/.X11-unix"];
@@ -37,15 +38,14 @@ const NSSWITCH: &str = "/etc/nsswitch.conf";
 /// For the user alone.
 const MODE_PRIVATE: u32 = 0o700;
 
-/// Bytes of the table of unix sockets that are read: each line has some 150, so this is for a hundred thousand.
-const TABLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-
 /// Arranges the mounts of this process, whose namespace is its own. `table` is the host's table of unix sockets.
 pub(crate) fn arrange(order: &Order, table: File) -> Result<(), Failure> {
     // What is mounted outside from now on does not turn up inside.
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).during_with(Step::Hide, "/")?;
     let settings = Settings::read();
+    let mounts = mounted::read().during_with(Step::Hide, "/proc/self/mountinfo")?;
+    let found = sockets::find(table, &mounts, order.home.as_deref(), &order.directory)?;
     let kept = keep(&order.sockets)?;
     mount_proc().during(Step::Proc)?;
     let folders = SOCKET_FOLDERS.iter().chain(&DEVICE_FOLDERS).map(Path::new);
@@ -61,7 +61,9 @@ pub(crate) fn arrange(order: &Order, table: File) -> Result<(), Failure> {
         private_directory(folder).during_with(Step::Hide, folder.display())?;
     }
     own_memory().during_with(Step::Hide, "/dev/shm and /dev/mqueue")?;
-    hide_sockets(table)?;
+    for socket in found.iter().filter(|path| is_socket(path)) {
+        hide(socket).during_with(Step::Hide, socket.display())?;
+    }
     // With the sockets in them already hidden, and nothing else.
     let writable: Vec<_> = order.writable.iter().map(|path| hold(path)).collect::<Result<_, _>>()?;
     for path in &order.hidden {
@@ -161,36 +163,12 @@ fn hide(path: &Path) -> io::Result<()> {
     if is_directory(path)? { empty(path, "mode=0755") } else { Ok(mount_bind("/dev/null", path)?) }
 }
 
-/// Hides the sockets of the host that can still be reached.
-fn hide_sockets(table: File) -> Result<(), Failure> {
-    let mut text = Vec::new();
-    table.take(TABLE_BYTES_MAX + 1).read_to_end(&mut text).during(Step::Hide)?;
-    if text.len() as u64 > TABLE_BYTES_MAX {
-        return Err(Failure::new(Step::Hide, "this host has too many unix sockets"));
-    }
-    for path in paths(&String::from_utf8_lossy(&text)) {
-        let is_socket = fs::metadata(&path).is_ok_and(|metadata| metadata.file_type().is_socket());
-        if is_socket {
-            hide(&path).during_with(Step::Hide, path.display())?;
-        }
-    }
-    Ok(())
-}
-
-/// Returns the absolute paths in a table as `/proc/net/unix` has it: each is what follows the seventh field of its line.
-fn paths(table: &str) -> impl Iterator<Item = PathBuf> {
-    table.lines().filter_map(|line| {
-        let start = line.find(" /")? + 1;
-        line.get(start..).map(PathBuf::from)
-    })
-}
-
 /// Takes hold of sockets that are to stay in sight.
 fn keep(sockets: &[PathBuf]) -> Result<Vec<(PathBuf, OwnedFd)>, Failure> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let keep = |path: &PathBuf| {
         let path = path.canonicalize().during_with(Step::Hide, path.display())?;
-        if !fs::metadata(&path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+        if !is_socket(&path) {
             let failure = Failure::new(Step::Hide, format_args!("`{}` is not a socket", path.display()));
             return Err(failure.with_help("--socket names one unix socket"));
         }
@@ -277,23 +255,4 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     fs::write(&ours, text)?;
     mount_bind(&ours, path)?;
     fs::remove_file(&ours)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_found_with_their_spaces_and_abstract_names_are_none() {
-        let table = "\
-Num       RefCount Protocol Flags    Type St Inode Path
-0000000000000000: 00000002 00000000 00010000 0001 01 1234 /run/docker.sock
-0000000000000000: 00000002 00000000 00010000 0001 01 1235 /tmp/a b/agent 1
-0000000000000000: 00000002 00000000 00010000 0001 01 1236 @/tmp/abstract
-0000000000000000: 00000003 00000000 00000000 0001 03 1237
-0000000000000000: 00000002 00000000 00010000 0001 01 1238 relative.sock
-";
-        let found: Vec<PathBuf> = paths(table).collect();
-        assert_eq!(found, [PathBuf::from("/run/docker.sock"), PathBuf::from("/tmp/a b/agent 1")]);
-    }
 }

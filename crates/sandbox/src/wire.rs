@@ -74,6 +74,8 @@ pub(crate) struct Setup {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Order {
     pub(crate) directory: PathBuf,
+    /// The home directory of the command's user, if it is known.
+    pub(crate) home: Option<PathBuf>,
     /// Variables to set, or to remove.
     pub(crate) environment: Vec<(OsString, Option<OsString>)>,
     /// Directories that are empty inside, and files that are.

@@ -1,7 +1,9 @@
 //! What a confined command sees of the host's files, sockets and descriptors.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
@@ -11,11 +13,12 @@ use anyhow::{Result, ensure};
 use exeat_tests::confined::Starter;
 use exeat_tests::harness::Scenario;
 use exeat_tests::world::World;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MsFlags, mount, umount};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
     by_each_starter![
         sockets_of_the_host_are_out_of_sight,
+        so_are_those_that_were_moved_after_they_were_bound,
         what_others_run_is_not_written,
         some_of_it_can_be_opened_again,
         inherited_descriptors_are_closed,
@@ -69,6 +72,58 @@ fn sockets_of_the_host_are_out_of_sight(starter: Starter) -> Result<()> {
         let refused = connect(&["--socket", name], other)?;
         ensure!(refused.out != "connected\n" && accepted() == 0, "{starter:?}: {other}: {refused:?}");
     }
+    Ok(())
+}
+
+/// Connects to all sockets below the working directory.
+const CONNECT_ALL: &str = "
+import os, socket
+for folder, _, names in os.walk(b'.'):
+    for name in names:
+        try: socket.socket(socket.AF_UNIX).connect(os.path.join(folder, name)); print('connected', folder, name)
+        except OSError: pass
+print('done')
+";
+
+fn so_are_those_that_were_moved_after_they_were_bound(starter: Starter) -> Result<()> {
+    let world = World::new()?;
+    let home = world.directory();
+    for folder in ["ssh", "seen", "line\nend", ".ssh/masters"] {
+        fs::create_dir_all(home.join(folder))?;
+    }
+    let names: [&[u8]; 8] = [
+        b"renamed.tmp",
+        b"linked.AbCd",
+        b"twice",
+        b"ssh/agent",
+        b"line\nend/line\nend",
+        b"no text \xff",
+        b"name with blanks",
+        b"ssh/master",
+    ];
+    let path = |name: &[u8]| home.join(OsStr::from_bytes(name));
+    let sockets: Vec<UnixListener> = names.iter().map(|name| listen(&path(name))).collect::<Result<_>>()?;
+    // As HAProxy does, and as ssh does.
+    fs::rename(path(b"renamed.tmp"), path(b"renamed"))?;
+    fs::hard_link(path(b"linked.AbCd"), path(b"linked"))?;
+    fs::remove_file(path(b"linked.AbCd"))?;
+    fs::hard_link(path(b"twice"), path(b"once more"))?;
+    // Of another user's home directory nothing is known.
+    let master: &[u8] = if starter == Starter::Root { b"master" } else { b".ssh/masters/master" };
+    fs::rename(path(b"ssh/master"), path(master))?;
+    let bind = MsFlags::MS_BIND;
+    mount(Some(&home.join("ssh")), &home.join("seen"), None::<&str>, bind, None::<&str>)?;
+    fs::write(home.join("file"), "")?;
+    mount(Some(&home.join("twice")), &home.join("file"), None::<&str>, bind, None::<&str>)?;
+    let all = |socket: &UnixListener| std::iter::from_fn(|| socket.accept().ok()).count();
+    let accepted = || sockets.iter().map(all).sum::<usize>();
+    let free = Command::new("/usr/bin/python3").args(["-c", CONNECT_ALL]).current_dir(home).output()?;
+    ensure!(accepted() == 11, "they cannot be reached outside either: {free:?}");
+    let confined = starter.run(home, &[], &["/usr/bin/python3", "-c", CONNECT_ALL])?;
+    ensure!(confined.out == "done\n", "{starter:?}: {confined:?}");
+    ensure!(accepted() == 0, "somebody came through");
+    umount(&home.join("seen"))?;
+    umount(&home.join("file"))?;
     Ok(())
 }
 
