@@ -248,15 +248,16 @@ impl Sandbox {
         environment.extend(environment::of_command(&plan.variables));
         let runtime_directory = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let runtime_directory = runtime_directory.filter(|directory| directory.is_absolute());
+        let mut read_only =
+            names::protected(plan.user.home().as_deref(), &plan.directory).during(Step::ReadOnly)?;
+        read_only.extend(plan.read_only.iter().cloned());
         let order = ToInside::Order(Box::new(Order {
             directory: plan.directory.clone(),
             home: plan.user.home(),
             environment,
             hidden: plan.hidden.clone(),
             limits: plan.limits.of_processes(),
-            read_only: names::protected(plan.user.home().as_deref(), &plan.directory)
-                .chain(plan.read_only.iter().cloned())
-                .collect(),
+            read_only,
             writable: plan.writable.clone(),
             locked: plan.locked.clone(),
             state: names::state_folder(),

@@ -6,6 +6,8 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use rustix::mount::MountFlags;
+
 /// Bytes of the table that are read: each line has some 150, and the kernel has at most a hundred thousand mounts.
 const TABLE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
@@ -18,6 +20,8 @@ pub(crate) struct Mounted {
     root: PathBuf,
     /// Where.
     pub(crate) at: PathBuf,
+    /// What it is restricted to.
+    pub(crate) flags: MountFlags,
 }
 
 /// Returns the mounts of this process, in the order in which they were made.
@@ -34,7 +38,23 @@ pub(crate) fn read() -> io::Result<Vec<Mounted>> {
 fn line(line: &[u8]) -> Option<Mounted> {
     let mut fields = line.split(|byte| *byte == b' ').skip(2);
     let (device, root, at) = (fields.next()?.to_vec(), path(fields.next()?), path(fields.next()?));
-    Some(Mounted { device, root, at })
+    let flags = fields.next()?.split(|byte| *byte == b',').map(flag).collect();
+    Some(Mounted { device, root, at, flags })
+}
+
+/// Reads an option, as far as it is one of the mount and not of its file system.
+fn flag(option: &[u8]) -> MountFlags {
+    match option {
+        b"ro" => MountFlags::RDONLY,
+        b"nosuid" => MountFlags::NOSUID,
+        b"nodev" => MountFlags::NODEV,
+        b"noexec" => MountFlags::NOEXEC,
+        b"noatime" => MountFlags::NOATIME,
+        b"nodiratime" => MountFlags::NODIRATIME,
+        b"relatime" => MountFlags::RELATIME,
+        b"nosymfollow" => MountFlags::NOSYMFOLLOW,
+        _ => MountFlags::empty(),
+    }
 }
 
 /// Reads a path in which blanks, line ends and backslashes are written as three octal digits.
@@ -92,5 +112,6 @@ mod tests {
             let found: Vec<PathBuf> = elsewhere(&mounts, Path::new(file)).collect();
             assert_eq!(found, want.iter().map(PathBuf::from).collect::<Vec<_>>(), "{file}");
         }
+        assert_eq!(mounts.first().map(|mount| mount.flags), Some(MountFlags::RELATIME));
     }
 }

@@ -5,17 +5,17 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, CWD, FileType, StatVfsMountFlags, access, fstat, statvfs};
+use rustix::fs::CWD;
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind,
-    mount_bind_recursive, mount_change, mount_remount, move_mount, open_tree,
+    MountFlags, MountPropagationFlags, OpenTreeFlags, mount, mount_bind, mount_change, open_tree,
 };
 
 use crate::failure::{During, Failure, Step};
+use crate::rules::Rules;
 use crate::sockets::{self, is_socket};
 use crate::wire::Order;
 use crate::{mounted, names};
@@ -64,54 +64,11 @@ pub(crate) fn arrange(order: &Order, table: File) -> Result<(), Failure> {
     for socket in found.iter().filter(|path| is_socket(path)) {
         hide(socket).during_with(Step::Hide, socket.display())?;
     }
-    // With the sockets in them already hidden, and nothing else.
-    let writable: Vec<_> = order.writable.iter().map(|path| hold(path)).collect::<Result<_, _>>()?;
-    for path in &order.hidden {
-        hide(path).during_with(Step::Hide, path.display())?;
-    }
-    settings.replace()?;
-    for (path, socket) in kept {
-        show(&path, &socket).during_with(Step::Hide, path.display())?;
-    }
-    let protect = |path: &PathBuf| protect(path).during_with(Step::ReadOnly, path.display());
-    order.read_only.iter().try_for_each(protect)?;
-    for (path, held) in &writable {
-        show(path, held).during_with(Step::ReadOnly, path.display())?;
-    }
-    // What lies below a writable directory was protected for a reason of its own.
-    let below = |path: &&PathBuf| {
-        let real = fs::canonicalize(path).ok();
-        real.is_some_and(|real| writable.iter().any(|(path, _)| real.starts_with(path) && real != *path))
-    };
-    order.read_only.iter().filter(below).try_for_each(protect)?;
-    order.locked.iter().try_for_each(protect)?;
-    order.state.as_deref().map_or(Ok(()), |folder| shut(folder).during_with(Step::Hide, folder.display()))
-}
-
-/// Puts a folder out of sight, and keeps every directory above it where it is: what something is mounted on cannot be renamed, so
-/// that nothing else comes to lie at that path outside.
-fn shut(folder: &Path) -> io::Result<()> {
-    // It is hidden, or out of the command's reach anyway.
-    if !is_directory(folder)? {
-        return Ok(());
-    }
-    let above: Vec<&Path> = folder.ancestors().skip(1).collect();
-    for (parent, directory) in above.iter().rev().zip(above.iter().rev().skip(1)) {
-        let may_rename = access(*parent, Access::WRITE_OK).is_ok();
-        if may_rename {
-            mount_bind_recursive(*directory, *directory)?;
-        }
-    }
-    empty(folder, "mode=0700")
-}
-
-/// Takes hold of what is at a path, with all that is mounted below it.
-fn hold(path: &Path) -> Result<(PathBuf, OwnedFd), Failure> {
-    let path = path.canonicalize().during_with(Step::ReadOnly, path.display())?;
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    let held = open_tree(CWD, &path, flags).during_with(Step::ReadOnly, path.display())?;
-    Ok((path, held))
+    let mut rules = Rules::of(order)?;
+    kept.into_iter().for_each(|(path, socket)| rules.show(path, socket));
+    settings.replacements().for_each(|(path, text)| rules.replace(path, text));
+    let own = SOCKET_FOLDERS.map(Path::new).into_iter().chain(order.runtime_directory.as_deref());
+    rules.apply(&own.chain(["/proc", "/dev", CONTROL_GROUPS].map(Path::new)).collect::<Vec<_>>())
 }
 
 /// The kernel gives it only to those from whom no part of /proc is hidden.
@@ -121,7 +78,7 @@ fn mount_proc() -> io::Result<()> {
 }
 
 /// Mounts an empty file system over a directory, if there is such a directory.
-fn empty(folder: &Path, options: &str) -> io::Result<()> {
+pub(crate) fn empty(folder: &Path, options: &str) -> io::Result<()> {
     if !is_directory(folder)? {
         return Ok(());
     }
@@ -159,7 +116,7 @@ fn own_memory() -> io::Result<()> {
 }
 
 /// Puts what is at a path out of sight.
-fn hide(path: &Path) -> io::Result<()> {
+pub(crate) fn hide(path: &Path) -> io::Result<()> {
     if is_directory(path)? { empty(path, "mode=0755") } else { Ok(mount_bind("/dev/null", path)?) }
 }
 
@@ -178,46 +135,6 @@ fn keep(sockets: &[PathBuf]) -> Result<Vec<(PathBuf, OwnedFd)>, Failure> {
     sockets.iter().map(keep).collect()
 }
 
-/// Puts what was kept back to where it was.
-fn show(path: &Path, held: &OwnedFd) -> io::Result<()> {
-    if fs::symlink_metadata(path).is_err() {
-        if FileType::from_raw_mode(fstat(held)?.st_mode).is_dir() {
-            fs::create_dir_all(path)?;
-        } else {
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            File::create(path)?;
-        }
-    }
-    Ok(move_mount(held.as_fd(), "", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
-}
-
-/// Makes what is at a path read-only. The other restrictions of its file system stay: the kernel does not let them be lifted.
-fn protect(path: &Path) -> io::Result<()> {
-    let now = match statvfs(path) {
-        Ok(now) => now.f_flag,
-        // It is hidden, or out of the command's reach anyway.
-        Err(rustix::io::Errno::NOENT | rustix::io::Errno::ACCESS) => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    mount_bind_recursive(path, path)?;
-    let mut flags = MountFlags::BIND | MountFlags::RDONLY;
-    for (is, flag) in [
-        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
-        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
-        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
-        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
-        (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
-        (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
-    ] {
-        if now.contains(is) {
-            flags |= flag;
-        }
-    }
-    Ok(mount_remount(path, flags, "")?)
-}
-
 /// The host's settings for names, read before anything is hidden.
 struct Settings {
     /// Where the links lead to, if there is such a file.
@@ -232,19 +149,16 @@ impl Settings {
         Self { resolv_conf: fs::canonicalize(RESOLV_CONF).ok(), nsswitch }
     }
 
-    /// Without these files, programs ask 127.0.0.1 of themselves, and no daemon.
-    fn replace(self) -> Result<(), Failure> {
+    /// What is to be seen in their place. Without these files, programs ask 127.0.0.1 of themselves, and no daemon.
+    fn replacements(self) -> impl Iterator<Item = (PathBuf, String)> {
         let resolv_conf = self.resolv_conf.map(|path| (path, names::RESOLV_CONF.to_owned()));
         let nsswitch = self.nsswitch.map(|(path, text)| (path, names::nsswitch(&text)));
-        resolv_conf
-            .into_iter()
-            .chain(nsswitch)
-            .try_for_each(|(path, text)| replace(&path, &text).during_with(Step::Names, path.display()))
+        resolv_conf.into_iter().chain(nsswitch)
     }
 }
 
 /// Shows `text` in place of the file at `path`, which may be hidden by now.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
     if fs::symlink_metadata(path).is_err() {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;

@@ -89,7 +89,7 @@ fn lookup(named: &str) -> Option<User> {
 
 /// Whether this user is the host's root and not one who is called so in a user namespace of somebody else. Where that cannot
 /// be told, it is.
-fn is_root_of_host(uid: Uid) -> bool {
+pub(crate) fn is_root_of_host(uid: Uid) -> bool {
     uid.is_root() && !fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| maps_root_elsewhere(&map))
 }
 

@@ -63,6 +63,6 @@ pub use settings::{
     Settings, SocketListener, TapOutSettings, TapSettings, TokenRefused,
 };
 pub use surroundings::{
-    CONTAINER_DIRECTORY, CONTAINER_USER, Mount, NoListener, Platform, Surroundings, surroundings,
+    CONTAINER_DIRECTORY, CONTAINER_USER, Mount, NoListener, Platform, Surroundings, files_named, surroundings,
 };
 pub use written::{Digest, NamedFile, Written, digest_of_file};

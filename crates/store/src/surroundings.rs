@@ -164,6 +164,19 @@ pub fn surroundings(
     })
 }
 
+/// Returns the files that the configuration at `path` names and that are read: absolute, or relative to the working directory.
+#[must_use]
+pub fn files_named(path: &Path, loaded: &Loaded) -> Vec<PathBuf> {
+    let Some(written) = &loaded.written else { return Vec::new() };
+    let source = Source::new(path.to_string_lossy().into(), &written.text);
+    let mut right = String::new();
+    let parsed = syntax::parse(source.text(), &mut right);
+    let mut found = Vec::new();
+    FILES_READ.iter().for_each(|(pattern, _)| in_table(parsed.table.get_ref(), pattern, &mut found));
+    let base_dir = path.parent().unwrap_or(Path::new(""));
+    found.into_iter().map(|(file, _)| base_dir.join(file)).collect()
+}
+
 /// Whether all that the configuration knows of are known by their connection: by where it comes from, or by a certificate.
 fn is_known_without(loaded: &Loaded) -> bool {
     let mut known = loaded.workloads.principals().chain(loaded.certificates.principals());

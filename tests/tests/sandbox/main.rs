@@ -24,6 +24,7 @@ mod files;
 mod found;
 mod kin;
 mod limits;
+mod places;
 mod planted;
 mod refused;
 mod selftest;
@@ -33,6 +34,7 @@ mod suggest;
 fn main() -> ExitCode {
     let mut scenarios = escapes::scenarios();
     scenarios.extend(files::scenarios());
+    scenarios.extend(places::scenarios());
     scenarios.extend(found::scenarios());
     scenarios.extend(ask::scenarios());
     scenarios.extend(command::scenarios());

@@ -12,7 +12,7 @@ use clap::Parser;
 use exeat_audit::Sink;
 use exeat_policy::Mode;
 use exeat_sandbox::{Beginning, Outcome, Plan, RunAs, Sandbox};
-use exeat_store::{Flags, Loaded, Options, Report};
+use exeat_store::{Flags, Loaded, Options, Report, files_named};
 
 use crate::args::{Cli, Command, RunArgs};
 use crate::output::{Exit, to_stderr};
@@ -181,8 +181,10 @@ impl Run {
             paths.iter().map(there).collect::<anyhow::Result<Vec<_>>>()
         };
         // The command could otherwise write what its next run may reach.
-        let config = self.config().map(|path| directory.join(path));
-        let locked = config.into_iter().chain(audit_log(loaded, &directory)?).collect();
+        let files = self.config().map(|path| files_named(path, loaded)).unwrap_or_default();
+        let config = self.config().map(Path::to_owned).into_iter().chain(files);
+        let config = config.map(|path| directory.join(path));
+        let locked = config.chain(audit_log(loaded, &directory)?).collect();
         // What it may reach is for this proxy to know; elsewhere the token might open more.
         let token = args.token.as_deref().and_then(token::file).map(|path| directory.join(path));
         Ok(Plan {
