@@ -15,5 +15,5 @@ pub use control::{Action, By, ControlRecord, Effect};
 pub use log::{AuditLog, AuditUnavailable, AuditWriter, QUEUE_RECORDS_MAX};
 pub use receipt::Receipt;
 pub use record::{Event, Outcome, PrincipalRecord, Record, RuleRecord, SCHEMA_VERSION, TokenRecord};
-pub use sink::Sink;
+pub use sink::{Sink, open_plain};
 pub use text::{TEXT_BYTES_MAX, Text};

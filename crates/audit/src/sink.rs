@@ -10,6 +10,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+
 /// Where records are written.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Sink {
@@ -17,6 +20,8 @@ pub enum Sink {
     Stdout,
     /// A file, appended to; created readable and writable by its owner only.
     File(PathBuf),
+    /// The same, unless a symbolic link is part of its path: then it cannot be opened.
+    Plain(PathBuf),
 }
 
 /// The open sink, and lines that are not written yet or only in part.
@@ -95,12 +100,27 @@ fn open(sink: &Sink) -> io::Result<File> {
         // A descriptor of its own, because the standard handle buffers, and keeps what it could not write.
         Sink::Stdout => Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?)),
         Sink::File(path) => open_file(path),
+        Sink::Plain(path) => open_plain(path),
     }
 }
 
 /// Readable too: to see how the file ends, and because a FIFO that nobody reads would block until someone does.
 fn open_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
+}
+
+/// Opens a file as [`Sink::Plain`] has it.
+///
+/// # Errors
+/// If it cannot be opened, or is or goes through a symbolic link.
+pub fn open_plain(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    match openat2(CWD, path, flags, mode, ResolveFlags::NO_SYMLINKS) {
+        // Linux before 5.6, and filters of system calls that are older.
+        Err(Errno::NOSYS | Errno::PERM) => Ok(rustix::fs::open(path, flags | OFlags::NOFOLLOW, mode)?.into()),
+        opened => Ok(opened?.into()),
+    }
 }
 
 /// Returns whether `file` is a regular file whose last byte is not a line end. What cannot be read is taken to be whole.
@@ -165,6 +185,21 @@ mod tests {
         let path = folder.path().join("audit.jsonl");
         drop(Output::open(Sink::File(path.clone())).unwrap());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_plain_one_is_not_opened_through_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        fs::create_dir(folder.join("logs")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", folder.join("link")).unwrap();
+        std::os::unix::fs::symlink("logs", folder.join("linked")).unwrap();
+        for (name, is_opened) in [("logs/log", true), ("new", true), ("link", false), ("linked/log", false)] {
+            let path = folder.join(name);
+            assert_eq!(Output::open(Sink::Plain(path.clone())).is_ok(), is_opened, "{name}");
+            let linked = Output::open(Sink::File(path));
+            assert!(linked.is_ok(), "{name}: {linked:?}");
+        }
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub(crate) fn run(source: Source, loaded: Loaded, stderr: &Log) -> anyhow::Resul
     let audit = &loaded.settings.audit;
     let (log, writer) =
         AuditLog::start(audit.sink.clone(), audit.required).with_context(|| match &audit.sink {
-            Sink::File(path) => format!("cannot open the audit log `{}`", path.display()),
+            Sink::File(path) | Sink::Plain(path) => format!("cannot open the audit log `{}`", path.display()),
             Sink::Stdout => "cannot start the audit log".to_owned(),
         })?;
     let result = runtime.block_on(serve(source, loaded, log, inherited, stderr));

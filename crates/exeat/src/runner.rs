@@ -50,7 +50,7 @@ fn run_job(supervisor: &Supervisor, job: Job, streams: [OwnedFd; 3]) -> anyhow::
     drop(plan);
     let (summary, ended) = conduct(made, loaded, &mut &*supervisor, |_, _| Ok(None), started)?;
     let outcome = ended.or_else(|failure| failure.outcome().ok_or(failure))?;
-    let summary = summary.with_limits(&outcome.exceeded).json();
+    let summary = summary.with_outcome(&outcome).json();
     Ok(Said::Ended { outcome, summary })
 }
 

@@ -1,7 +1,7 @@
 //! What a confined command cannot put something else in the place of.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -17,8 +17,12 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         git_works_and_keeps_what_it_runs,
         file_systems_below_are_read_only_too,
         what_is_hidden_stays_so_below_what_is_writable,
+        an_audit_log_is_not_written_by_a_link,
     ]
 }
+
+/// The user `nobody`.
+const NOBODY: u32 = 65534;
 
 /// Writes a file that anybody may change, in directories where anybody may.
 fn open(home: &Path, file: &str, text: &str) -> Result<()> {
@@ -178,5 +182,28 @@ fn what_is_hidden_stays_so_below_what_is_writable(starter: Starter) -> Result<()
     let flags = ["-q", "--ro", ".", "--rw", "project", "--hide", "project/secret"];
     let tried = run(starter, home, &flags, "cat secret; echo x >> file && echo written")?;
     ensure!(tried.out == "written\n", "{starter:?}: {tried:?}");
+    Ok(())
+}
+
+fn an_audit_log_is_not_written_by_a_link(starter: Starter) -> Result<()> {
+    let world = World::new()?;
+    let home = world.directory();
+    open(home, "logs/file", "")?;
+    for (link, target) in [("link", "logs/target"), ("linked", "logs")] {
+        symlink(target, home.join(link))?;
+        if starter != Starter::Tester {
+            lchown(home.join(link), Some(NOBODY), Some(NOBODY))?;
+        }
+    }
+    for log in ["link", "linked/target"] {
+        let refused = starter.run(home, &["--allow", "example.com", "--audit", log], &["true"])?;
+        ensure!(refused.code == 125 && refused.err.contains("symbolic link"), "{starter:?}: {refused:?}");
+        ensure!(!home.join("logs/target").exists(), "{starter:?}: it was written");
+    }
+    for log in ["logs/target", "/dev/null"] {
+        let done = starter.run(home, &["-q", "--allow", "example.com", "--audit", log], &["true"])?;
+        ensure!(done.code == 0, "{starter:?}: {done:?}");
+    }
+    ensure!(home.join("logs/target").exists(), "{starter:?}: there is no log");
     Ok(())
 }

@@ -2,16 +2,16 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use exeat_audit::Sink;
+use exeat_audit::{Sink, open_plain};
 use exeat_policy::Mode;
-use exeat_sandbox::{Beginning, Outcome, Plan, RunAs, Sandbox};
+use exeat_sandbox::{Beginning, Outcome, Plan, RunAs, Sandbox, links};
 use exeat_store::{Flags, Loaded, Options, Report, files_named};
 
 use crate::args::{Cli, Command, RunArgs};
@@ -122,6 +122,9 @@ impl Run {
         if matches!(loaded.settings.audit.sink, Sink::Stdout) {
             loaded.settings.audit.sink = Sink::File(NOWHERE.into());
         }
+        if let Sink::File(log) = &loaded.settings.audit.sink {
+            loaded.settings.audit.sink = without_links(log)?;
+        }
         if let Some(token) = &args.token {
             let token = token::read(token)?;
             crate::keys::fetch(&loaded)?;
@@ -184,7 +187,7 @@ impl Run {
         let files = self.config().map(|path| files_named(path, loaded)).unwrap_or_default();
         let config = self.config().map(Path::to_owned).into_iter().chain(files);
         let config = config.map(|path| directory.join(path));
-        let locked = config.chain(audit_log(loaded, &directory)?).collect();
+        let locked = config.chain(audit_log(loaded)?).collect();
         // What it may reach is for this proxy to know; elsewhere the token might open more.
         let token = args.token.as_deref().and_then(token::file).map(|path| directory.join(path));
         Ok(Plan {
@@ -221,16 +224,31 @@ fn no_link(path: PathBuf) -> anyhow::Result<PathBuf> {
     Ok(real)
 }
 
-/// The file that the audit log of a run goes to, which is there from now on. The command must not write it: `suggest` makes a
-/// policy of what it says.
-fn audit_log(loaded: &Loaded, directory: &Path) -> anyhow::Result<Option<PathBuf>> {
-    let Sink::File(log) = &loaded.settings.audit.sink else { return Ok(None) };
+/// Where the audit log of a run goes if that is not by a symbolic link: the command of an earlier run may have made that link, to
+/// have something else written to.
+fn without_links(log: &Path) -> anyhow::Result<Sink> {
+    let directory = env::current_dir().context("cannot find the working directory")?;
     let log = directory.join(log);
     let cannot = || format!("cannot open the audit log `{}`", log.display());
+    if let Some(link) = links(&log).with_context(cannot)?.first() {
+        bail!(
+            "the audit log `{}` is or goes through the symbolic link `{}`: name the file itself",
+            log.display(),
+            link.display()
+        );
+    }
     // A device or a pipe holds nothing that could be changed, and must not be opened twice.
     if fs::metadata(&log).is_ok_and(|metadata| !metadata.is_file()) {
-        return Ok(None);
+        return Ok(Sink::File(log));
     }
-    OpenOptions::new().append(true).create(true).open(&log).with_context(cannot)?;
-    Ok(Some(log))
+    let (Some(folder), Some(name)) = (log.parent(), log.file_name()) else { bail!("{}", cannot()) };
+    Ok(Sink::Plain(folder.canonicalize().with_context(cannot)?.join(name)))
+}
+
+/// The file that the audit log of a run goes to, which is there from now on. The command must not write it: `suggest` makes a
+/// policy of what it says.
+fn audit_log(loaded: &Loaded) -> anyhow::Result<Option<PathBuf>> {
+    let Sink::Plain(log) = &loaded.settings.audit.sink else { return Ok(None) };
+    open_plain(log).with_context(|| format!("cannot open the audit log `{}`", log.display()))?;
+    Ok(Some(log.clone()))
 }

@@ -179,7 +179,7 @@ pub fn announce(
     }
     let audit = match &loaded.settings.audit.sink {
         Sink::Stdout => "standard output, one JSON record a line".to_owned(),
-        Sink::File(path) => path.display().to_string(),
+        Sink::File(path) | Sink::Plain(path) => path.display().to_string(),
     };
     text.push_str(&format!("  audit      {audit}\n"));
     if let Source::Attached { args, .. } = source {
