@@ -195,7 +195,7 @@ fn a_host_that_is_none_is_recorded_as_it_was_sent() -> Result<()> {
     let mut exeat = Exeat::serve(world.directory(), &configuration("allow = [\"example.com\"]", ""), PROXY)?;
     let hosts: [(&[u8], &str); 5] = [
         (b"example.com/", "example.com/:80"),
-        (b"x@example.com", "x@example.com:80"),
+        (b"hush@example.com", "*@example.com:80"),
         (b"example.com?", "example.com?:80"),
         (b"http://example.com", "http://example.com:80"),
         (b"example.com\n", "example.com\\x0a:80"),

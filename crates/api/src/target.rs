@@ -25,9 +25,12 @@ pub enum TargetError {
 /// See [`TargetError`].
 pub fn parse_target(text: &str) -> Result<Authority, TargetError> {
     let (rest, default) = match text.split_once("://") {
-        Some(("http" | "ws", rest)) => (rest, Port::HTTP),
-        Some(("https" | "wss", rest)) => (rest, Port::HTTPS),
-        Some((scheme, _)) => return Err(TargetError::Scheme(scheme.to_owned())),
+        // Letters of either case (RFC 3986 §3.1).
+        Some((scheme, rest)) => match scheme.to_ascii_lowercase().as_str() {
+            "http" | "ws" => (rest, Port::HTTP),
+            "https" | "wss" => (rest, Port::HTTPS),
+            _ => return Err(TargetError::Scheme(scheme.to_owned())),
+        },
         None => (text, Port::HTTPS),
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
@@ -44,6 +47,8 @@ mod tests {
         for (text, want) in [
             ("https://example.com/x?y#z", Some("example.com:443")),
             ("http://EXAMPLE.com", Some("example.com:80")),
+            ("HTTP://example.com/", Some("example.com:80")),
+            ("Https://example.com", Some("example.com:443")),
             ("http://example.com:8080/", Some("example.com:8080")),
             ("example.com", Some("example.com:443")),
             ("db.example.com:5432", Some("db.example.com:5432")),

@@ -229,7 +229,7 @@ pub(crate) enum Target<'a> {
     /// The malformed target.
     Bytes(&'a [u8]),
     /// What stands for a host and is none, where a protocol has it apart: it is shown as it was sent, so that it is not taken
-    /// for what it holds.
+    /// for what it holds; but what looks like user information is a `*`.
     Host(&'a [u8]),
 }
 
@@ -241,7 +241,10 @@ impl Target<'_> {
                 (Text::from(written(scheme, authority).as_str()), Some(authority.clone()))
             }
             Self::Bytes(bytes) => (Text::new(without_secrets(bytes)), None),
-            Self::Host(bytes) => (Text::new(bytes), None),
+            Self::Host(bytes) => match bytes.iter().rposition(|byte| *byte == b'@') {
+                Some(at) => (Text::new([b"*", bytes.get(at..).unwrap_or_default()].concat()), None),
+                None => (Text::new(bytes), None),
+            },
         }
     }
 }
