@@ -152,7 +152,7 @@ pub struct ServeArgs {
 #[command(
     after_help = "The command gets namespaces of its own: its network has nothing but loopback, every connection that it\n\
                         makes goes to the proxy, and sockets of the host are out of its sight. Nothing needs to be set up, and\n\
-                        nobody needs to be root. As root, name a user with --user.\n\n\
+                        nobody needs to be root. For root it runs as whoever called sudo, or as nobody; --user names another.\n\n\
                         Exit status: the command's; 128 and the number of the signal that ended it; 127 there is no such\n\
                         command, 126 it cannot be run, 125 it was not run for another reason, 124 its --timeout was over.\n\n\
                         Examples:\n  \
@@ -199,7 +199,7 @@ pub struct RunArgs {
     /// End with status 1 if the command ends with 0 and the policy refused something
     #[arg(long)]
     pub fail_on_deny: bool,
-    /// As root: the user that the command runs as
+    /// As root: the user that the command runs as, if not who called sudo, or nobody
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
     /// A file or directory that the command may not write; repeatable

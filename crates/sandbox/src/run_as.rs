@@ -20,6 +20,18 @@ pub struct RunAs {
 }
 
 impl RunAs {
+    /// Returns who a command may run as if we are root and nobody is named: who called `sudo`, or `nobody`. `None` if we are not
+    /// root.
+    #[must_use]
+    pub fn instead_of_root() -> Option<String> {
+        let caller = || {
+            std::env::var("SUDO_USER")
+                .ok()
+                .filter(|user| lookup(user).is_some_and(|user| !user.uid.is_root()))
+        };
+        is_root_of_host(geteuid()).then(|| caller().unwrap_or_else(|| "nobody".to_owned()))
+    }
+
     /// Chooses the user `named`, or our own if none is.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
     ];
     scenarios.extend(scenarios![where_namespaces_are_forbidden_it_is_not_run]);
     if Starter::all().contains(&Starter::Root) {
-        scenarios.extend(scenarios![root_must_name_another_user]);
+        scenarios.extend(scenarios![root_is_not_confined]);
     }
     scenarios
 }
@@ -86,12 +86,11 @@ fn where_namespaces_are_forbidden_it_is_not_run() -> Result<()> {
     Ok(())
 }
 
-fn root_must_name_another_user() -> Result<()> {
+fn root_is_not_confined() -> Result<()> {
     let world = World::new()?;
     let binary = binary()?;
     for (flags, said) in [
-        (&[][..], "name the user to run it as: --user nobody"),
-        (&["--user", "root"], "root owns what it would be confined by"),
+        (&["--user", "root"][..], "root owns what it would be confined by"),
         (&["--user", "0"], "root owns what it would be confined by"),
         (&["--user", "no-such-user"], "there is no user `no-such-user`"),
     ] {
@@ -100,6 +99,23 @@ fn root_must_name_another_user() -> Result<()> {
             .run()?;
         ensure!(outcome.code == 125 && outcome.err.contains(said), "{flags:?}: {outcome:?}");
         ensure!(!world.directory().join("ran").exists(), "{flags:?}: it was run");
+    }
+    // Without a name it is somebody else, which is said.
+    for (caller, user) in [
+        (None, "nobody"),
+        (Some("daemon"), "daemon"),
+        (Some("root"), "nobody"),
+        (Some("no-such-user"), "nobody"),
+    ] {
+        for quiet in [&[][..], &["--quiet"]] {
+            let args = [&["run"], quiet, &["--", "id", "-un"]].concat();
+            let client = Client::new(&binary, world.directory()).args(args);
+            let outcome =
+                caller.into_iter().fold(client, |client, caller| client.env("SUDO_USER", caller)).run()?;
+            ensure!(outcome.code == 0 && outcome.out == format!("{user}\n"), "{caller:?}: {outcome:?}");
+            let is_told = outcome.err.contains(&format!("the command runs as {user}, since root owns"));
+            ensure!(is_told == quiet.is_empty(), "{caller:?}: {outcome:?}");
+        }
     }
     // Nobody else can name one.
     let outcome = Starter::Nobody.run(world.directory(), &["--user", "daemon"], &["true"])?;

@@ -49,7 +49,7 @@ pub struct SandboxServeArgs {
     /// A name that it may be called by, beside `localhost` and any address; repeatable
     #[arg(long, value_name = "NAME")]
     pub host: Vec<String>,
-    /// An origin whose pages may call it, such as https://console.example.com; repeatable
+    /// An origin whose pages may call it, such as `https://console.example.com`; repeatable
     #[arg(long, value_name = "ORIGIN")]
     pub allow_origin: Vec<String>,
     /// As root: the user that commands run as

@@ -78,11 +78,22 @@ impl Run {
     /// The step that failed, or that nobody may run it.
     pub fn begin(&self) -> anyhow::Result<Beginning> {
         let args = &self.args;
-        Ok(Sandbox::begin(&args.command, &self.user()?, &args.limits.limits()?)?)
+        let user = self.user()?;
+        if let Some(name) = self.instead_of_root().filter(|_| !args.quiet) {
+            to_stderr(&format!(
+                "exeat: the command runs as {name}, since root owns what holds it; --user names another\n"
+            ));
+        }
+        Ok(Sandbox::begin(&args.command, &user, &args.limits.limits()?)?)
+    }
+
+    fn instead_of_root(&self) -> Option<String> {
+        if self.args.user.is_none() { RunAs::instead_of_root() } else { None }
     }
 
     fn user(&self) -> anyhow::Result<RunAs> {
-        let user = RunAs::choose(self.args.user.as_deref())?;
+        let named = self.instead_of_root().or_else(|| self.args.user.clone());
+        let user = RunAs::choose(named.as_deref())?;
         let variable = self.args.token.as_deref().and_then(token::variable);
         Ok(variable.map_or(user.clone(), |variable| user.without(variable)))
     }

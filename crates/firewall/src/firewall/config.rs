@@ -29,7 +29,7 @@ pub struct Config {
     pub lifetime: Duration,
     /// Elements that each set of the kernel holds at most, and entries of our own.
     pub size: u32,
-    /// Whether the packets that a name lets through are counted, for [`Firewall::count`].
+    /// Whether the packets that a name lets through are counted, for [`Firewall::count`](crate::Firewall::count).
     pub is_counted: bool,
     /// Where our name server listens, or the one that we hear of, for what is asked on port 53.
     pub dns: Vec<SocketAddr>,
