@@ -33,7 +33,7 @@ def tried(name, what):
     except OSError as error: print(name, errno.errorcode[error.errno], flush=True)
 tried('signal', lambda: os.kill(0, signal.SIGUSR1))
 print('heard', len(heard), flush=True)
-tried('nice', lambda: os.setpriority(os.PRIO_PGRP, 0, 5))
+tried('nice', lambda: os.setpriority(os.PRIO_PGRP, 0, os.getpriority(os.PRIO_PROCESS, 0) + 1))
 ";
 
 /// Runs it as a shell script does, which then tells what has come of itself.
@@ -43,8 +43,10 @@ fn script(starter: Starter, home: &Path) -> Result<String> {
     let words = starter.words()?.join(" ");
     Ok(format!(
         "trap 'echo outside has heard' USR1
+        nice() {{ cut -d ' ' -f 19 /proc/$$/stat; }}
+        before=$(nice)
         {words} -q -- /usr/bin/python3 try.py
-        echo \"ended with $?, nice $(cut -d ' ' -f 19 /proc/$$/stat)\"
+        echo \"ended with $?, nice $(($(nice) - before))\"
         {words} -q -- /usr/bin/python3 -c 'import os; os.kill(0, 9)'
         echo \"killed with $?\"
         {words} -q -- sh -c 'trap \"exit 7\" TERM; kill 0; exit 8'
