@@ -505,10 +505,16 @@ impl TokenFacts {
     }
 }
 
+/// What the names of principals begin with that are no containers, or look so.
+const MARKS: [&str; 3] = ["sub=", "jti=", "container="];
+
 /// Whom a token is for, within its issuer. A user and a token's number are marked as such: whoever has the name of
-/// another's container is counted and quarantined apart from it.
+/// another's container is counted and quarantined apart from it. So is a container whose name looks like such a mark.
 fn whose(claims: &Claims) -> String {
     match (&claims.container, &claims.subject, &claims.id) {
+        (Some(container), _, _) if MARKS.iter().any(|mark| container.starts_with(mark)) => {
+            format!("container={container}")
+        }
         (Some(container), _, _) => container.to_string(),
         (None, Some(subject), _) => format!("sub={subject}"),
         (None, None, Some(id)) => format!("jti={id}"),

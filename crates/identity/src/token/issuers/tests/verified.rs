@@ -50,6 +50,30 @@ fn what_is_issued_is_verified() {
 }
 
 #[test]
+fn no_two_are_called_the_same() {
+    let (policy, key) = (policy(), key(SignatureAlgorithm::Es256, "k1"));
+    let issuers = Issuers::new(vec![spec(&[&key])]);
+    for (container, subject, want) in [
+        (Some("x"), Some("y"), "sandboxes/x"),
+        (Some("sub=x"), None, "sandboxes/container=sub=x"),
+        (None, Some("x"), "sandboxes/sub=x"),
+        (Some("jti=j1"), None, "sandboxes/container=jti=j1"),
+        (None, None, "sandboxes/jti=j1"),
+        (Some("container=x"), None, "sandboxes/container=container=x"),
+        (Some("submarine"), None, "sandboxes/submarine"),
+    ] {
+        let mut claims = claims();
+        let object = claims.as_object_mut().unwrap();
+        for (name, value) in [("container_id", container), ("sub", subject)] {
+            object.remove(name);
+            object.extend(value.map(|value| (name.to_owned(), json!(value))));
+        }
+        let token = key.sign(&claims).unwrap();
+        assert_eq!(reason(issuers.verify(&policy, &token, at(NOW))).as_deref(), Ok(want), "{claims}");
+    }
+}
+
+#[test]
 fn only_tokens_of_the_issuer_count() {
     let policy = policy();
     let (es, ed) = (key(SignatureAlgorithm::Es256, "k1"), key(SignatureAlgorithm::EdDsa, "k2"));
