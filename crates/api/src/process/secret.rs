@@ -36,7 +36,7 @@ pub enum SecretError {
     #[error("the secret has less than {SECRET_CHARS_MIN} characters, or some that are not printable ASCII")]
     Weak,
     /// The file cannot be read or made.
-    #[error("the file `{}` cannot be read or made", .0.display())]
+    #[error("the file `{}` cannot be read or made: name another with --secret-file", .0.display())]
     File(PathBuf, #[source] io::Error),
     /// Somebody else could know it, or put another one there.
     #[error("the file `{}` is not a regular file of this user that nobody else may read: chmod 600", .0.display())]
