@@ -2,23 +2,30 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
-use axum::{Router, extract::DefaultBodyLimit};
+use axum::Router;
 use exeat_firewall::Firewall;
 use exeat_proxy::Proxy;
 use exeat_store::History;
-use http::{Method, StatusCode, Uri};
 use tokio::{
     net::UnixListener,
     sync::{Semaphore, mpsc},
 };
 
 use crate::{
-    document::DOCUMENTS_MAX, error::Failure, orders::Order, routes::ROUTES, server, server::Caller,
+    document::DOCUMENTS_MAX,
+    orders::Order,
+    route::{Served, routed},
+    routes::ROUTES,
+    server,
+    server::Caller,
     status::Status,
 };
 
-/// Bytes of a request body: an explanation with a few hundred addresses fits.
-pub(crate) const BODY_BYTES_MAX: usize = 64 * 1024;
+impl Served for Admin {
+    const DOCUMENT: &'static str = "/v1/openapi.json";
+    /// An explanation with a few hundred addresses fits.
+    const BODY_BYTES_MAX: usize = 64 * 1024;
+}
 
 /// What the handlers work on.
 #[derive(Clone)]
@@ -82,20 +89,5 @@ pub async fn serve(listener: UnixListener, admin: Admin) {
 }
 
 pub(crate) fn router(admin: Admin) -> Router {
-    let router = ROUTES.iter().fold(Router::new(), |router, route| {
-        router.route(route.path, (route.handler)(route.method.filter()))
-    });
-    router
-        .fallback(async |uri: Uri| {
-            let routes = ROUTES.iter().map(|route| format!("{} {}", route.method.word(), route.path));
-            let routes: Vec<String> = routes.collect();
-            Failure::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path()))
-                .help(format!("there are {}", routes.join(", ")))
-        })
-        .method_not_allowed_fallback(async |method: Method, uri: Uri| {
-            let error = format!("{method} is not a method of {}", uri.path());
-            Failure::new(StatusCode::METHOD_NOT_ALLOWED, error).help("see GET /v1/openapi.json")
-        })
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(admin)
+    routed(&ROUTES).with_state(admin)
 }

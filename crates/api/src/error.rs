@@ -1,4 +1,4 @@
-//! What goes wrong for someone who asks the admin API, as JSON: what it is, and what to do about it.
+//! What goes wrong for someone who asks an API, as JSON: what it is, and what to do about it.
 
 use axum::{
     Json,
@@ -11,7 +11,7 @@ use http::StatusCode;
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::admin::BODY_BYTES_MAX;
+use crate::route::Served;
 
 /// An answer that is not a success.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -60,21 +60,29 @@ impl IntoResponse for Failure {
     }
 }
 
-/// The body of a request, read as JSON whatever its media type: it comes over a socket of the owner's own.
+/// The body of a request, read as JSON whatever its media type: a page of a browser cannot send one to a socket of the owner's
+/// own, or has not the secret.
 pub(crate) struct Sent<T>(pub(crate) T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Sent<T> {
+impl<S: Served, T: DeserializeOwned> FromRequest<S> for Sent<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
         let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
             Failure::new(rejection.status(), rejection.body_text())
-                .help(format!("a body has at most {BODY_BYTES_MAX} bytes"))
+                .help(format!("a body has at most {} bytes", S::BODY_BYTES_MAX))
         })?;
-        let read = serde_json::from_slice(&bytes).map_err(|error| {
-            Failure::request(format!("the body is not what is expected: {error}"))
-                .help("send a JSON object as GET /v1/openapi.json describes it")
-        })?;
-        Ok(Self(read))
+        read::<S, T>(&bytes).map(Self)
     }
+}
+
+/// Reads JSON that is what a route of `S` expects, and nothing else.
+///
+/// # Errors
+/// What is wrong, as an answer.
+pub(crate) fn read<S: Served, T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        Failure::request(format!("the body is not what is expected: {error}"))
+            .help(format!("send a JSON object as GET {} describes it", S::DOCUMENT))
+    })
 }

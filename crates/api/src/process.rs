@@ -18,12 +18,12 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Path, Query, State, rejection::QueryRejection},
+    extract::{Path, Query, State, rejection::QueryRejection},
     middleware,
     response::{IntoResponse, Response},
 };
 use exeat_proxy::Tls;
-use http::{Method, StatusCode, Uri};
+use http::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, time::timeout};
@@ -32,14 +32,21 @@ pub use callers::Callers;
 pub use order::Ceiling;
 pub use secret::{NewSecret, Secret, SecretError};
 
-use crate::{error::Failure, server::Patience};
-use order::{Order, Sent};
+use crate::{
+    error::{Failure, Sent},
+    route::{Served, routed},
+    server::Patience,
+};
+use order::Order;
 use routes::ROUTES;
 use run::{Run, RunView};
 use runs::{Keep, Runs};
 
-/// Bytes of a request body: a command with its input.
-pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
+impl Served for ProcessApi {
+    const DOCUMENT: &'static str = "/openapi.json";
+    /// A command with its input.
+    const BODY_BYTES_MAX: usize = 1024 * 1024;
+}
 
 /// How much longer than its command a request may take: to be read, to have the command started and ended, to be answered.
 const REQUEST_SLACK: Duration = Duration::from_secs(60);
@@ -112,21 +119,7 @@ impl ProcessApi {
     }
 
     fn router(&self) -> Router {
-        let routes = ROUTES.iter().fold(Router::new(), |router, route| {
-            router.route(route.path, (route.handler)(route.method.filter()))
-        });
-        routes
-            .fallback(async |uri: Uri| {
-                let routes = ROUTES.iter().map(|route| format!("{} {}", route.method.word(), route.path));
-                let routes: Vec<String> = routes.collect();
-                Failure::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path()))
-                    .help(format!("there are {}", routes.join(", ")))
-            })
-            .method_not_allowed_fallback(async |method: Method, uri: Uri| {
-                let error = format!("{method} is not a method of {}", uri.path());
-                Failure::new(StatusCode::METHOD_NOT_ALLOWED, error).help("see GET /openapi.json")
-            })
-            .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        routed(&ROUTES)
             // The outermost, so that it comes before all routes and what is none.
             .layer(middleware::from_fn_with_state(self.clone(), guard::check))
             .with_state(self.clone())

@@ -1,7 +1,12 @@
 //! One route of an API: who answers it, and what the document says of it. Both come from here, so that neither
 //! can lack a route that the other has.
 
-use axum::routing::{MethodFilter, MethodRouter};
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    routing::{MethodFilter, MethodRouter},
+};
+use http::{StatusCode, Uri};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::{admin::Admin, error::Failure};
@@ -21,6 +26,33 @@ pub(crate) struct Route<S = Admin> {
     pub(crate) body: Option<Content>,
     /// What comes back. The first is the success.
     pub(crate) answers: &'static [Answer],
+}
+
+/// What the handlers of an API work on.
+pub(crate) trait Served: Clone + Send + Sync + 'static {
+    /// Where its routes are described.
+    const DOCUMENT: &'static str;
+    /// Bytes of a request's body, if a route does not take more.
+    const BODY_BYTES_MAX: usize;
+}
+
+/// Makes the router of these routes. What is none of them is answered with those that there are.
+pub(crate) fn routed<S: Served>(routes: &'static [Route<S>]) -> Router<S> {
+    let router = routes.iter().fold(Router::new(), |router, route| {
+        router.route(route.path, (route.handler)(route.method.filter()))
+    });
+    router
+        .fallback(async |uri: Uri| {
+            let known = routes.iter().map(|route| format!("{} {}", route.method.word(), route.path));
+            let known: Vec<String> = known.collect();
+            Failure::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path()))
+                .help(format!("there are {}", known.join(", ")))
+        })
+        .method_not_allowed_fallback(async |method: http::Method, uri: Uri| {
+            let error = format!("{method} is not a method of {}", uri.path());
+            Failure::new(StatusCode::METHOD_NOT_ALLOWED, error).help(format!("see GET {}", S::DOCUMENT))
+        })
+        .layer(DefaultBodyLimit::max(S::BODY_BYTES_MAX))
 }
 
 /// The methods that there are.

@@ -2,19 +2,15 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use axum::{
-    body::Bytes,
-    extract::{FromRequest, Request},
-};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use exeat_policy::{Mode, Revision};
 use exeat_sandbox::Job;
 use exeat_store::{Flags, Options};
 use http::StatusCode;
 use schemars::JsonSchema;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 
-use super::{BODY_BYTES_MAX, Shared};
+use super::Shared;
 use crate::error::Failure;
 
 /// Bytes of the command and its arguments, and of all variables: both have to fit into one message to the runner.
@@ -275,30 +271,4 @@ fn id() -> Result<String, Failure> {
 
 fn wrong(error: impl Into<String>) -> Failure {
     Failure::new(StatusCode::UNPROCESSABLE_ENTITY, error)
-}
-
-/// Reads JSON that is what is expected and nothing else.
-///
-/// # Errors
-/// What is wrong, as an answer.
-pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        Failure::request(format!("the body is not what is expected: {error}"))
-            .help("send a JSON object as GET /openapi.json describes it")
-    })
-}
-
-/// The body of a request, read as JSON whatever its media type: who could send one from a page has no secret.
-pub(crate) struct Sent<T>(pub(crate) T);
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Sent<T> {
-    type Rejection = Failure;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
-            Failure::new(rejection.status(), rejection.body_text())
-                .help(format!("a body has at most {BODY_BYTES_MAX} bytes"))
-        })?;
-        read(&bytes).map(Self)
-    }
 }

@@ -30,12 +30,15 @@ use tokio::{
 };
 
 use super::{
-    BODY_BYTES_MAX, ProcessApi,
-    order::{self, Order},
+    ProcessApi,
+    order::Order,
     run::{Run, RunView, Signal},
     runs::{Keep, LAST_WORDS, Started, Watched},
 };
-use crate::error::Failure;
+use crate::{
+    error::{Failure, read},
+    route::Served as _,
+};
 
 /// What the first byte of a binary message says that the others are.
 const STDIN: u8 = 0;
@@ -84,12 +87,12 @@ pub(crate) async fn attach(
     let place = api.0.runs.place()?;
     let buffer = api.0.setup.websocket_buffer;
     Ok(upgrade
-        .max_message_size(BODY_BYTES_MAX)
-        .max_frame_size(BODY_BYTES_MAX)
+        .max_message_size(ProcessApi::BODY_BYTES_MAX)
+        .max_frame_size(ProcessApi::BODY_BYTES_MAX)
         .read_buffer_size(buffer)
         // A message is written at once, and the next one waits until it is.
         .write_buffer_size(0)
-        .max_write_buffer_size(BODY_BYTES_MAX + buffer + FRAME_HEAD_BYTES)
+        .max_write_buffer_size(ProcessApi::BODY_BYTES_MAX + buffer + FRAME_HEAD_BYTES)
         .on_upgrade(move |socket| serve(api, place, socket)))
 }
 
@@ -136,7 +139,7 @@ async fn start(
     let Ok(Some(Ok(Message::Text(order)))) = timeout(ORDER_TIMEOUT, socket.recv()).await else {
         return Err(Failure::request("the first message has to say what to run, in text"));
     };
-    let checked = order::read::<Order>(order.as_bytes())?.check(&api.0)?;
+    let checked = read::<ProcessApi, Order>(order.as_bytes())?.check(&api.0)?;
     if checked.is_detached {
         return Err(Failure::request("a run over a WebSocket cannot be detached").help("POST /execute"));
     }
@@ -184,7 +187,10 @@ async fn obey(mut stream: SplitStream<WebSocket>, run: &Arc<Run>, stdin: Sender,
                 Some(_) | None => return,
             },
             Message::Text(text) => {
-                let Ok(Control { signal, end_of_input }) = order::read(text.as_bytes()) else { return };
+                let Ok(Control { signal, end_of_input }) = read::<ProcessApi, Control>(text.as_bytes())
+                else {
+                    return;
+                };
                 if end_of_input {
                     stdin = None;
                 }
