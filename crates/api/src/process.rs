@@ -73,6 +73,10 @@ pub struct Setup {
     pub flags: Vec<String>,
     /// The most that a command may be given.
     pub ceiling: Ceiling,
+    /// The configuration whose issuers' tokens count, as an absolute path; `None` if none do.
+    pub config: Option<String>,
+    /// Files that no command may write.
+    pub locked: Vec<PathBuf>,
     /// Where commands run that do not say it; absolute.
     pub directory: PathBuf,
     /// Where it listens, which no policy opens.

@@ -163,16 +163,16 @@ pub struct ServeArgs {
 )]
 pub struct RunArgs {
     /// The configuration file
-    #[arg(long, short, value_name = "FILE", conflicts_with_all = ["allow", "deny", "report", "audit"])]
+    #[arg(long, short, value_name = "FILE", conflicts_with_all = ["allow", "deny", "report"])]
     pub config: Option<PathBuf>,
     /// The policy of the configuration that the command is under [default: that of `anonymous`]
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["allow", "deny", "report", "audit"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["allow", "deny", "report"])]
     pub policy: Option<String>,
     /// What a token allows that the configuration's issuers accept: a file, or env:NAME for a variable; the command sees neither
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["policy", "allow", "deny", "report", "audit"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["policy", "allow", "deny", "report"])]
     pub token: Option<PathBuf>,
     /// Let an exeat.toml found here or above count though nobody has looked at it
-    #[arg(long, conflicts_with_all = ["config", "allow", "deny", "report", "audit"])]
+    #[arg(long, conflicts_with_all = ["config", "allow", "deny", "report"])]
     pub trust_config: bool,
     /// Allow a destination: a name, *.name, network, each with :ports; repeatable; without any flag, an exeat.toml here or above
     /// says what may be reached, and without one nothing is
@@ -187,7 +187,7 @@ pub struct RunArgs {
     /// Ask on the terminal about connections to names that no rule covers: once, for this run, save, or deny
     #[arg(long, conflicts_with_all = ["report", "token"])]
     pub ask: bool,
-    /// The file for audit records [default: none are kept]
+    /// The file for audit records [default: that of the configuration; without one, none are kept]
     #[arg(long, value_name = "FILE")]
     pub audit: Option<PathBuf>,
     /// Print no summary at the end

@@ -41,10 +41,11 @@ pub(crate) fn serve(options: &SandboxServe) -> ExitCode {
 fn run(options: &SandboxServe) -> anyhow::Result<()> {
     // All that can be wrong with what was asked for, before the address is taken.
     let callers = options.callers()?;
+    let issuers = options.issuers()?;
     let tls = options.tls()?.map(|files| Tls::new(files, false)).transpose().context("cannot set up TLS")?;
     let Listening { address, sockets } =
         listen(At::everywhere(options.address()), 1, &mut Inherited::default())?;
-    let api = ProcessApi::new(options.setup(vec![address])?).context("cannot pin a hidden file")?;
+    let api = ProcessApi::new(options.setup(vec![address], issuers)?).context("cannot pin a hidden file")?;
     // One thread waits for signals, the other one answers meanwhile. Each command has one of its own.
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {

@@ -8,10 +8,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use exeat_cli::{Exit, Run, report_text};
+use exeat_cli::{Exit, Run, print_report};
+use exeat_identity::TokenError;
 use exeat_policy::Revision;
-use exeat_sandbox::{Failure, Job, NotRun, Said, Sandbox, Supervisor};
-use exeat_store::Options;
+use exeat_sandbox::{Failure, Fault, Job, NotRun, Said, Sandbox, Supervisor};
+use exeat_store::{Options, TokenRefused};
 
 use crate::run::{conduct, listeners};
 
@@ -28,21 +29,26 @@ pub(crate) fn run(supervisor: io::Result<Supervisor>) -> ExitCode {
 }
 
 fn run_job(supervisor: &Supervisor, job: Job, streams: [OwnedFd; 3]) -> anyhow::Result<Said> {
-    let Job { name, flags, command, directory, variables, closed } = job;
+    let Job { name, flags, command, directory, variables, closed, token, locked } = job;
     let words = flags.into_iter().chain(["--".to_owned()]).chain(command);
-    let command = Run::from_words(words.map(OsString::from))?;
+    let command = Run::from_words(words.map(OsString::from))?.under(token);
     // Where `exeat run` would have been started.
     env::set_current_dir(&directory)
         .with_context(|| format!("cannot enter the working directory `{}`", directory.display()))?;
     let listeners = listeners().into_iter().chain(closed).collect();
     let mut loaded = match command.load(&Options { listeners, ..Options::new(Revision(1)) })? {
         Ok(loaded) => loaded,
-        Err(report) => bail!("{}", report_text(&report)),
+        // Whoever asks has sent no file; where it is wrong is for whoever looks after the server.
+        Err(report) => {
+            print_report(&report);
+            bail!("the configuration of the server has errors; its log says which")
+        }
     };
     loaded.name_one(&name);
     let mut plan = command.plan(&loaded)?;
     plan.variables = variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
     plan.streams = Some(Arc::new(streams));
+    plan.locked.extend(locked);
     // If nobody hears it, there will be no signals either.
     let started = || drop(supervisor.say(&Said::Started));
     let made = Sandbox::prepare(&plan)?;
@@ -55,11 +61,26 @@ fn run_job(supervisor: &Supervisor, job: Job, streams: [OwnedFd; 3]) -> anyhow::
 }
 
 fn not_run(error: &anyhow::Error) -> NotRun {
-    match error.downcast_ref::<Failure>() {
-        Some(failure) => {
-            let whole = Failure { help: None, ..failure.clone() };
-            NotRun { error: whole.to_string(), help: failure.help.clone(), status: failure.status }
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        let whole = Failure { help: None, ..failure.clone() };
+        let (error, fault) = (whole.to_string(), Fault::of_status(failure.status));
+        return NotRun { error, help: failure.help.clone(), fault };
+    }
+    let (help, fault) = error.downcast_ref().map_or((None, Fault::Host), of_token);
+    NotRun { error: format!("{error:#}"), help: help.map(str::to_owned), fault }
+}
+
+/// What to do about a token, and whose fault it is that it does not count.
+fn of_token(refused: &TokenRefused) -> (Option<&'static str>, Fault) {
+    match refused {
+        TokenRefused::Invalid(TokenError::NoKeys) => {
+            (Some("the log of the server says why its issuer's keys cannot be had"), Fault::Host)
         }
-        None => NotRun { error: format!("{error:#}"), help: None, status: Exit::NotRun.status() },
+        TokenRefused::Invalid(TokenError::Expired) => (Some("have another one issued"), Fault::Order),
+        TokenRefused::Invalid(_) => {
+            let help = "`exeat token verify --config FILE`, with the configuration of the server, tells every check that it fails";
+            (Some(help), Fault::Order)
+        }
+        TokenRefused::Elsewhere => (Some("have one issued that is not bound to a place"), Fault::Order),
     }
 }

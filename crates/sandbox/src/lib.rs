@@ -48,7 +48,7 @@ pub use packets::Packets;
 pub use places::links;
 pub use plan::Plan;
 pub use run_as::RunAs;
-pub use runner::{Job, NotRun, Runner, Said, Signaller, Supervisor};
+pub use runner::{Fault, Hidden, Job, NotRun, Runner, Said, Signaller, Supervisor};
 pub use signals::{Held, Signals};
 pub use wire::Ended;
 

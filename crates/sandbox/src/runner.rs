@@ -5,6 +5,7 @@
 //! would break all. Whatever ends the server ends its runners: the kernel kills them, and each ends when its channel does.
 
 use std::env;
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,6 +18,7 @@ use rustix::process::{Signal, set_parent_process_death_signal, setsid};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::failure::{STATUS_MISSING, STATUS_UNUSABLE};
 use crate::launch::Outcome;
 use crate::signals::Signals;
 use crate::wire::Channel;
@@ -42,6 +44,28 @@ pub struct Job {
     pub variables: Vec<(String, String)>,
     /// Addresses that no policy opens: whoever asks listens there.
     pub closed: Vec<SocketAddr>,
+    /// The token that says what it may reach, if one does.
+    pub token: Option<Hidden>,
+    /// Files that it must not write, whatever the flags say: what other commands may reach depends on them.
+    pub locked: Vec<PathBuf>,
+}
+
+/// A text that only its reader is meant for: no log or error shows it.
+#[derive(Clone, Deserialize, Serialize)]
+pub struct Hidden(String);
+
+impl Hidden {
+    /// Returns it.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hidden")
+    }
 }
 
 /// What a runner is told.
@@ -75,8 +99,28 @@ pub struct NotRun {
     pub error: String,
     /// What to do about it, where that is known.
     pub help: Option<String>,
-    /// The exit status that says so: 127 for a command that is not there, 126 for one that cannot be run, else 125.
-    pub status: u8,
+    /// Who can put it right.
+    pub fault: Fault,
+}
+
+/// Whose fault it is that a command was not run.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Fault {
+    /// Of what was asked for: there is no such command, or its token does not count.
+    Order,
+    /// Of the machine or its settings.
+    Host,
+}
+
+impl Fault {
+    /// Whose fault a failure with this exit status of `exeat run` is.
+    #[must_use]
+    pub const fn of_status(status: u8) -> Self {
+        match status {
+            STATUS_MISSING | STATUS_UNUSABLE => Self::Order,
+            _ => Self::Host,
+        }
+    }
 }
 
 /// A runner, seen by who asked. When it is dropped, all that it runs ends.

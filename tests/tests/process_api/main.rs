@@ -20,6 +20,7 @@ mod callers;
 mod execute;
 mod lifetime;
 mod sockets;
+mod tokens;
 
 fn main() -> ExitCode {
     let mut scenarios = execute::scenarios();
@@ -27,5 +28,6 @@ fn main() -> ExitCode {
     scenarios.extend(bounds::scenarios());
     scenarios.extend(lifetime::scenarios());
     scenarios.extend(sockets::scenarios());
+    scenarios.extend(tokens::scenarios());
     harness::main(scenarios)
 }

@@ -62,13 +62,13 @@ require('readline').createInterface({ input: process.stdin }).on('line', (line) 
 "#;
 
 /// A caller, and what it tells.
-struct Caller {
+pub(crate) struct Caller {
     node: Child,
     lines: BufReader<ChildStdout>,
 }
 
 impl Caller {
-    fn start(api: &Api, order: &str, quiet: bool) -> Result<Self> {
+    pub(crate) fn start(api: &Api, order: &str, quiet: bool) -> Result<Self> {
         Self::with(&format!("Bearer {}", api.secret), order, quiet, &json!({}))
     }
 
@@ -91,7 +91,7 @@ impl Caller {
     }
 
     /// What it tells next. A caller that never does is the test runner's to end.
-    fn next(&mut self) -> Result<Value> {
+    pub(crate) fn next(&mut self) -> Result<Value> {
         let mut line = String::new();
         self.lines.read_line(&mut line)?;
         serde_json::from_str(&line).with_context(|| format!("the caller said {line:?}"))

@@ -21,6 +21,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         a_command_cannot_say_what_was_looked_at,
         a_token_says_what_is_reached,
         a_token_ends_while_the_command_runs,
+        records_go_where_the_flag_says,
     ]
 }
 
@@ -197,5 +198,33 @@ fn a_token_ends_while_the_command_runs(starter: Starter) -> Result<()> {
     let done =
         starter.run(home, &["--config", "exeat.toml", "--token", "token", "-q"], &["sh", "-c", script])?;
     ensure!(done.code == 0 && done.out.contains("token_expired"), "{starter:?}: {done:?}");
+    Ok(())
+}
+
+fn records_go_where_the_flag_says(starter: Starter) -> Result<()> {
+    let world = World::new()?;
+    let home = world.directory();
+    project(home)?;
+    let audited = format!("{POLICY}[audit]\nfile = \"configured.jsonl\"\n");
+    fs::write(home.join("project/exeat.toml"), audited)?;
+    open_to_all(&home.join("project/inner"))?;
+    let config = home.join("project/exeat.toml").to_string_lossy().into_owned();
+    for (name, flags) in [
+        ("named", &["--config", &*config][..]),
+        ("named, with its policy", &["--config", &config, "--policy", "web"]),
+        ("found", &["--trust-config"]),
+    ] {
+        let log = home.join(format!("project/inner/{}.jsonl", flags.len())).to_string_lossy().into_owned();
+        let flags = [flags, &["--audit", &log, "-q"]].concat();
+        let done = run(starter, home, &flags, &GET)?;
+        ensure!(done.out == "hello from example.com\n", "{starter:?}: {name}: {done:?}");
+        let records = fs::read_to_string(&log)?;
+        ensure!(records.contains("example.com"), "{starter:?}: {name}: {records}");
+        ensure!(!home.join("project/configured.jsonl").exists(), "{starter:?}: {name}");
+    }
+    // By itself it says nothing of what may be reached, so no file is looked for.
+    let refused =
+        run(starter, home, &["--audit", "inner.jsonl", "-q"], &["curl", "-sSf", "http://example.com/"])?;
+    ensure!(refused.code == 22 && world.accepts() == 3, "{starter:?}: {refused:?}");
     Ok(())
 }

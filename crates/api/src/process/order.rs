@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use exeat_identity::TOKEN_BYTES_MAX;
 use exeat_policy::{Mode, Revision};
-use exeat_sandbox::Job;
+use exeat_sandbox::{Hidden, Job};
 use exeat_store::{Flags, Options};
 use http::StatusCode;
 use schemars::JsonSchema;
@@ -63,9 +64,12 @@ pub(crate) struct Order {
     stdin_base64: Option<String>,
     /// The working directory, absolute; else that of the server's `--directory`.
     directory: Option<String>,
-    /// What it may reach; without it, nothing.
-    #[serde(default)]
-    policy: PolicyOrder,
+    /// What it may reach; without it and without `token`, nothing.
+    policy: Option<PolicyOrder>,
+    /// A JSON Web Token that says what it may reach, of an issuer in the configuration that the server was started with
+    /// (`--config`), and within what that permits; instead of `policy`.
+    #[schemars(with = "Option<String>")]
+    token: Option<Hidden>,
     /// What it may use, within what the server gives.
     #[serde(default)]
     limits: LimitsOrder,
@@ -141,7 +145,15 @@ impl Order {
             (Some(_), Some(_)) => return Err(wrong("`stdin` and `stdin_base64` are two inputs")),
         };
         let mut flags = setup.flags.clone();
-        flags.extend(self.policy.flags(setup.listeners.clone())?);
+        flags.extend(match (self.policy, &self.token) {
+            (Some(_), Some(_)) => {
+                return Err(wrong("`policy` and `token` both say what may be reached").help(
+                    "send one of them; to reach less than a token allows, have a narrower one issued",
+                ));
+            }
+            (policy, None) => policy.unwrap_or_default().flags(setup.listeners.clone())?,
+            (None, Some(token)) => vec![issuers(token, setup.config.as_deref())?],
+        });
         flags.extend(self.limits.flags(&setup.ceiling)?);
         let job = Job {
             name: id()?,
@@ -150,6 +162,8 @@ impl Order {
             directory: self.directory.map_or_else(|| setup.directory.clone(), PathBuf::from),
             variables: self.env.into_iter().collect(),
             closed: setup.listeners.clone(),
+            token: self.token,
+            locked: setup.locked.clone(),
         };
         Ok(Checked { job, stdin, is_detached: self.detach })
     }
@@ -207,6 +221,20 @@ impl PolicyOrder {
         }
         flags.extend(report.then(|| "--report".to_owned()));
         Ok(flags)
+    }
+}
+
+/// Returns the flag that says whose tokens count, for a token that may be one.
+fn issuers(token: &Hidden, config: Option<&str>) -> Result<String, Failure> {
+    let Some(config) = config else {
+        return Err(wrong("this server takes no tokens").help(
+            "start it with --config FILE, whose [issuer] sections say whose count; or send a `policy`",
+        ));
+    };
+    match token.text().trim().len() {
+        0 => Err(wrong("`token` is empty")),
+        1..=TOKEN_BYTES_MAX => Ok(format!("--config={config}")),
+        _ => Err(wrong(format!("`token` is longer than {TOKEN_BYTES_MAX} bytes"))),
     }
 }
 

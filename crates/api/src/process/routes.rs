@@ -55,7 +55,7 @@ pub(crate) const ROUTES: [Route<ProcessApi>; 8] = [
             Answer::failure(413, "The body has more than 1 MiB."),
             Answer::failure(
                 422,
-                "It cannot be run as asked: there is no such program, the policy has errors (`problems`), or it asks for more than it may have.",
+                "It cannot be run as asked: there is no such program, the policy has errors (`problems`), the token does not count, or it asks for more than it may have.",
             ),
             Answer::failure(429, "As many commands run as may."),
             Answer::failure(500, "It could not be confined, and so was not run."),

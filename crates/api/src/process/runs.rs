@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use exeat_sandbox::{Job, NotRun, Runner, Said, Signaller};
+use exeat_sandbox::{Fault, Job, NotRun, Runner, Said, Signaller};
 use http::StatusCode;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -29,10 +29,6 @@ const ENDED_BYTES_MAX: usize = 32 * 1024 * 1024;
 const READ_BYTES: usize = 16 * 1024;
 /// How long output is waited for that comes after the end: a process outside may have been handed the stream.
 pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// The exit statuses of `exeat run` for a command that is not there or cannot be run.
-const STATUS_MISSING: u8 = 127;
-const STATUS_UNUSABLE: u8 = 126;
 
 /// The table of runs. Clones are the same.
 #[derive(Clone)]
@@ -284,7 +280,7 @@ fn attend(
         Ok(runner) => runner,
         Err(error) => {
             let error = format!("cannot start a runner: {error}");
-            let _ = started.send(Err(NotRun { error, help: None, status: 0 }));
+            let _ = started.send(Err(NotRun { error, help: None, fault: Fault::Host }));
             return;
         }
     };
@@ -312,7 +308,7 @@ fn attend(
 }
 
 fn silent() -> NotRun {
-    NotRun { error: "the runner ended without a word".to_owned(), help: None, status: 0 }
+    NotRun { error: "the runner ended without a word".to_owned(), help: None, fault: Fault::Host }
 }
 
 fn broken(error: &io::Error) -> Failure {
@@ -320,9 +316,9 @@ fn broken(error: &io::Error) -> Failure {
 }
 
 fn not_run(why: &NotRun) -> Failure {
-    let status = match why.status {
-        STATUS_MISSING | STATUS_UNUSABLE => StatusCode::UNPROCESSABLE_ENTITY,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    let status = match why.fault {
+        Fault::Order => StatusCode::UNPROCESSABLE_ENTITY,
+        Fault::Host => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let failure = Failure::new(status, why.error.clone());
     match &why.help {

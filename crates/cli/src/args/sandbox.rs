@@ -18,14 +18,15 @@ pub enum SandboxCommand {
 /// Arguments of `sandbox serve`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Each command is confined as `exeat run` confines one, under the policy that comes with it, and is a principal of\n\
-                        its own in the audit log. Callers need the secret: from --secret-file, which is made at the first start, or from\n\
+    after_help = "Each command is confined as `exeat run` confines one, under the policy or token that comes with it, and\n\
+                        is a principal of its own in the audit log. Callers need the secret: from --secret-file, which is made at the first start, or from\n\
                         the variable EXEAT_PROCESS_API_SECRET. Commands end when the server does.\n\n\
                         Signals:\n  \
                         SIGTERM  tell commands to end, and exit when they have, or after five seconds\n\n\
                         Examples:\n  \
                         exeat sandbox serve\n  \
                         exeat sandbox serve --memory-limit-bytes 4294967296 --cpu-shares 512 --runs 4 --audit audit.jsonl\n  \
+                        exeat sandbox serve --config exeat.toml --audit audit.jsonl\n  \
                         exeat sandbox serve --addr 0.0.0.0:8443 --restrict-localhost --tls-cert api.pem --tls-key api.key\n  \
                         curl -H \"Authorization: Bearer $SECRET\" http://127.0.0.1:8080/execute -d '{\"command\":\"id\"}'\n\n\
                         docs/process-api.md describes what can be asked for."
@@ -55,7 +56,10 @@ pub struct SandboxServeArgs {
     /// As root: the user that commands run as
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
-    /// The file for audit records [default: none are kept]
+    /// The configuration whose issuers' tokens callers may have commands run under
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The file for audit records [default: that of --config, for commands under a token; none are kept of others]
     #[arg(long, value_name = "FILE")]
     pub audit: Option<PathBuf>,
     /// Where commands run that do not say it [default: the working directory]

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use exeat_audit::{Sink, open_plain};
 use exeat_policy::Mode;
-use exeat_sandbox::{Beginning, Outcome, Plan, RunAs, Sandbox, links};
+use exeat_sandbox::{Beginning, Hidden, Outcome, Plan, RunAs, Sandbox, links};
 use exeat_store::{Flags, Loaded, Options, Report, files_named};
 
 use crate::args::{Cli, Command, RunArgs};
@@ -33,11 +33,19 @@ pub struct Run {
     args: RunArgs,
     /// The configuration that was found above the working directory.
     found: OnceLock<PathBuf>,
+    /// The token that was handed over, and is nowhere to be read.
+    token: Option<Hidden>,
 }
 
 impl Run {
     pub(crate) fn from_args(args: RunArgs) -> Self {
-        Self { args, found: OnceLock::new() }
+        Self { args, found: OnceLock::new(), token: None }
+    }
+
+    /// Has it run under this token, if there is one, as with `--token`.
+    #[must_use]
+    pub fn under(self, token: Option<Hidden>) -> Self {
+        Self { token, ..self }
     }
 
     /// Looks for an `exeat.toml` here and above if nothing else says what the command may reach, and reads it. To be called before
@@ -47,13 +55,15 @@ impl Run {
     /// If there is one that cannot be used, or that nobody has looked at yet.
     pub fn look(&self, options: &Options) -> anyhow::Result<Option<Result<Loaded, Report>>> {
         let args = &self.args;
-        let has_policy = args.config.is_some() || args.report || args.audit.is_some();
+        // Who names nothing but a place for records has nothing reached and sees what was asked for.
+        let wants_one = args.policy.is_some() || args.token.is_some() || args.trust_config;
+        let has_policy = args.config.is_some() || args.report || (args.audit.is_some() && !wants_one);
         if has_policy || !args.allow.is_empty() || !args.deny.is_empty() {
             return Ok(None);
         }
         let directory = env::current_dir().context("cannot find the working directory")?;
         let Some(path) = found::look(&directory)? else {
-            if args.policy.is_some() || args.token.is_some() || args.trust_config {
+            if wants_one {
                 bail!("there is no exeat.toml here or above: name a configuration with --config");
             }
             return Ok(None);
@@ -129,15 +139,16 @@ impl Run {
     /// Leaves the command as the only principal.
     fn limited(&self, mut loaded: Loaded) -> anyhow::Result<Loaded> {
         let args = &self.args;
-        // Standard output is the command's.
-        if matches!(loaded.settings.audit.sink, Sink::Stdout) {
-            loaded.settings.audit.sink = Sink::File(NOWHERE.into());
+        if let Some(log) = &args.audit {
+            loaded.settings.audit.sink = Sink::File(log.clone());
         }
-        if let Sink::File(log) = &loaded.settings.audit.sink {
-            loaded.settings.audit.sink = without_links(log)?;
-        }
-        if let Some(token) = &args.token {
-            let token = token::read(token)?;
+        settle_audit(&mut loaded)?;
+        let token = match (&self.token, &args.token) {
+            (Some(token), _) => Some(token.text().trim().to_owned()),
+            (None, Some(place)) => Some(token::read(place)?),
+            (None, None) => None,
+        };
+        if let Some(token) = token {
             crate::keys::fetch(&loaded)?;
             loaded.keep_token(&token, SystemTime::now())?;
             return Ok(loaded);
@@ -157,10 +168,7 @@ impl Run {
         let args = &self.args;
         let mode = if args.report { Mode::Report } else { Mode::Enforce };
         let flags = Flags { allow: &args.allow, deny: &args.deny, mode, ..Flags::default() };
-        let mut loaded = exeat_store::from_flags(&flags, options)?;
-        // Standard output is the command's.
-        loaded.settings.audit.sink = Sink::File(args.audit.clone().unwrap_or_else(|| NOWHERE.into()));
-        Ok(loaded)
+        exeat_store::from_flags(&flags, options)
     }
 
     /// Says what the run did, as it was asked to, and returns the status that is to be told for how the command ended.
@@ -235,6 +243,19 @@ fn no_link(path: PathBuf) -> anyhow::Result<PathBuf> {
     Ok(real)
 }
 
+/// Has the records go where a command cannot turn them aside.
+pub(super) fn settle_audit(loaded: &mut Loaded) -> anyhow::Result<()> {
+    let sink = &mut loaded.settings.audit.sink;
+    // Standard output is the command's.
+    if matches!(sink, Sink::Stdout) {
+        *sink = Sink::File(NOWHERE.into());
+    }
+    if let Sink::File(log) = sink {
+        *sink = without_links(log)?;
+    }
+    Ok(())
+}
+
 /// Where the audit log of a run goes if that is not by a symbolic link: the command of an earlier run may have made that link, to
 /// have something else written to.
 fn without_links(log: &Path) -> anyhow::Result<Sink> {
@@ -258,7 +279,7 @@ fn without_links(log: &Path) -> anyhow::Result<Sink> {
 
 /// The file that the audit log of a run goes to, which is there from now on. The command must not write it: `suggest` makes a
 /// policy of what it says.
-fn audit_log(loaded: &Loaded) -> anyhow::Result<Option<PathBuf>> {
+pub(super) fn audit_log(loaded: &Loaded) -> anyhow::Result<Option<PathBuf>> {
     let Sink::Plain(log) = &loaded.settings.audit.sink else { return Ok(None) };
     open_plain(log).with_context(|| format!("cannot open the audit log `{}`", log.display()))?;
     Ok(Some(log.clone()))

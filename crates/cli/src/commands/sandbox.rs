@@ -8,11 +8,15 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use exeat_api::{Callers, Ceiling, NewSecret, Secret, Setup};
+use exeat_policy::Revision;
 use exeat_proxy::TlsFiles;
 use exeat_sandbox::{LimitedBy, Limits, RunAs};
+use exeat_store::{Options, files_named};
 
+use super::run;
 use crate::args::SandboxServeArgs;
 use crate::args::limits::By;
+use crate::output::{print_report, report_text};
 
 /// The secret of callers, if it does not come from a file. No command has it: theirs is another environment.
 const SECRET_VARIABLE: &str = "EXEAT_PROCESS_API_SECRET";
@@ -25,6 +29,14 @@ const TIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 #[derive(Debug)]
 pub struct SandboxServe {
     args: SandboxServeArgs,
+}
+
+/// Whose tokens count.
+#[derive(Debug)]
+pub struct Issuers {
+    config: String,
+    /// The files that say so.
+    locked: Vec<PathBuf>,
 }
 
 impl SandboxServe {
@@ -64,11 +76,37 @@ impl SandboxServe {
         files.transpose()
     }
 
+    /// The configuration that says whose tokens count, if there is one. Each command under a token reads it again.
+    ///
+    /// # Errors
+    /// Every problem that it has, or that it has no issuer.
+    pub fn issuers(&self) -> anyhow::Result<Option<Issuers>> {
+        let Some(config) = &self.args.config else { return Ok(None) };
+        let path = absolute(config)?;
+        let mut loaded = match exeat_store::load(&path, &Options::new(Revision(1))) {
+            Ok(loaded) => loaded,
+            Err(report) => bail!("{}", report_text(&report)),
+        };
+        print_report(&loaded.warnings);
+        if loaded.issuers.is_empty() {
+            bail!("`{}` has no [issuer], so no token would count", config.display());
+        }
+        // A command could otherwise write what others may reach, or what they are said to have reached.
+        let mut locked = files_named(&path, &loaded);
+        if self.args.audit.is_none() {
+            run::settle_audit(&mut loaded)?;
+            locked.extend(run::audit_log(&loaded)?);
+        }
+        let word = path.to_str().with_context(|| format!("`{}` is not UTF-8", path.display()))?.to_owned();
+        locked.push(path);
+        Ok(Some(Issuers { config: word, locked }))
+    }
+
     /// What the API is made of, for one that listens at `listeners`.
     ///
     /// # Errors
     /// If there is no secret, commands could not be run at all, or cannot be held to their limits here.
-    pub fn setup(&self, listeners: Vec<SocketAddr>) -> anyhow::Result<Setup> {
+    pub fn setup(&self, listeners: Vec<SocketAddr>, issuers: Option<Issuers>) -> anyhow::Result<Setup> {
         let args = &self.args;
         let (secret, secret_file) = self.secret()?;
         // Root's own files are out of the reach of other users anyway, and behind folders that these cannot enter.
@@ -95,6 +133,7 @@ impl SandboxServe {
             Some(path) => absolute(path)?,
             None => env::current_dir().context("cannot find the working directory")?,
         };
+        let (config, locked) = issuers.map(|issuers| (issuers.config, issuers.locked)).unzip();
         Ok(Setup {
             secret,
             hosts: args.host.clone(),
@@ -103,6 +142,8 @@ impl SandboxServe {
             websocket_buffer: usize::try_from(args.limits.websocket_buffer)?,
             flags,
             ceiling: self.ceiling()?,
+            config,
+            locked: locked.unwrap_or_default(),
             directory,
             listeners,
             pinned: hidden,
