@@ -1,30 +1,30 @@
-//! Arguments of `run` that limit what the command uses.
+//! Arguments of `run` and `sandbox serve` that limit what a command uses.
 
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use exeat_sandbox::{LimitedBy, Limits};
 
-/// How much the command may use.
+/// How much a command may use.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
-    /// Memory of the command and all that it starts: bytes, or with K, M, G; more ends them
+    /// Memory of a command and all that it starts: bytes, or with K, M, G; more ends them
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub memory: Option<u64>,
-    /// Processors that it may use at a time, such as 0.5 or 2
+    /// Processors that a command may use at a time, such as 0.5 or 2
     #[arg(long, value_name = "NUMBER", value_parser = parse_cpus)]
     pub cpus: Option<u64>,
-    /// Its weight beside others where processors are short, 2 to 262144 [kernel's default: 1024]
+    /// Weight of a command beside others where processors are short, 2 to 262144 [kernel's default: 1024]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(2..=262_144))]
     pub cpu_shares: Option<u64>,
-    /// Processes and threads at a time
+    /// Processes and threads of a command at a time
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     pub pids: Option<u64>,
-    /// How long it may run, such as 90s, 10m; then it is told to end, and five seconds later made to; status 124
+    /// How long a command may run, such as 90s, 10m; then it is told to end, and five seconds later made to; status 124
     #[arg(long, value_name = "DURATION", value_parser = parse_time)]
     pub timeout: Option<Duration>,
-    /// Who holds it to --memory, --cpus, --cpu-shares and --pids
+    /// Who holds a command to its limits of memory, processors and processes
     #[arg(long, value_enum, default_value_t = By::Cgroup, value_name = "BY")]
     pub limits: By,
 }
@@ -63,7 +63,7 @@ impl LimitArgs {
 /// The least memory that a program gets anywhere with, ours that starts it included.
 const MEMORY_MIN: u64 = 16 << 20;
 
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let unit = unit.to_ascii_lowercase();
@@ -83,7 +83,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// Returns thousandths.
-pub(crate) fn parse_cpus(text: &str) -> Result<u64, String> {
+fn parse_cpus(text: &str) -> Result<u64, String> {
     let wrong = || "write a number such as 0.5 or 2, up to 4096".to_owned();
     let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
     if part.is_empty() || part.len() > 3 || !text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
@@ -98,7 +98,7 @@ pub(crate) fn parse_cpus(text: &str) -> Result<u64, String> {
     }
 }
 
-pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+fn parse_time(text: &str) -> Result<Duration, String> {
     let time = exeat_model::parse_duration(text).filter(|time| !time.is_zero());
     time.ok_or_else(|| "write a number and a unit, such as 90s, 10m, 2h".to_owned())
 }

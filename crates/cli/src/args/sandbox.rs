@@ -2,11 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Arg, Args, Subcommand};
 
-use super::limits::{By, parse_cpus, parse_size, parse_time};
+use super::limits::LimitArgs;
 
 /// What to do about sandboxes.
 #[derive(Debug, Subcommand)]
@@ -82,9 +81,9 @@ pub struct SandboxServeArgs {
 /// Bytes of [`SandboxLimitArgs::websocket_buffer`].
 const BUFFER: std::ops::RangeInclusive<u64> = 1024..=1024 * 1024;
 
-/// How much commands may use. Each is what a command gets that does not ask for less.
+/// How many commands there may be, and how much each may use.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Limits")]
+#[command(next_help_heading = "Limits", mut_args(as_of_each))]
 pub struct SandboxLimitArgs {
     /// Commands at a time
     #[arg(long, value_name = "NUMBER", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -93,22 +92,52 @@ pub struct SandboxLimitArgs {
     /// when these are waiting for them
     #[arg(long, value_name = "BYTES", default_value_t = 16_384, value_parser = clap::value_parser!(u64).range(BUFFER))]
     pub websocket_buffer: u64,
-    /// Memory of each, all that it starts included: bytes, or with K, M, G
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub memory_limit_bytes: Option<u64>,
-    /// Processors that each may use at a time, such as 0.5 or 2
-    #[arg(long, value_name = "NUMBER", value_parser = parse_cpus)]
-    pub cpus: Option<u64>,
-    /// Weight of each beside others where processors are short, 2 to 262144 [kernel's default: 1024]
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(2..=262_144))]
-    pub cpu_shares: Option<u64>,
-    /// Processes and threads of each at a time
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
-    pub pids: Option<u64>,
-    /// How long each may run; then it is told to end, and five seconds later made to
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_time)]
-    pub timeout: Duration,
-    /// Who holds commands to these
-    #[arg(long, value_enum, default_value_t = By::Cgroup, value_name = "BY")]
-    pub limits: By,
+    /// What each command gets that does not ask for less.
+    #[command(flatten)]
+    pub each: LimitArgs,
+}
+
+/// The same arguments as those of `run`, as they are called here.
+fn as_of_each(arg: Arg) -> Arg {
+    match arg.get_id().as_str() {
+        "memory" => arg.long("memory-limit-bytes"),
+        "timeout" => arg.default_value("1h"),
+        _ => arg,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn serve(flags: &[&str]) -> Result<LimitArgs, clap::Error> {
+        let words = ["exeat", "sandbox", "serve"].iter().chain(flags);
+        let Command::Sandbox(SandboxCommand::Serve(args)) = Cli::try_parse_from(words)?.command else {
+            panic!("it is another command")
+        };
+        Ok(args.limits.each)
+    }
+
+    #[test]
+    fn limits_are_those_of_run_by_other_names() {
+        let hour = Duration::from_secs(3600);
+        for (name, flags, memory, time) in [
+            ("nothing", &[][..], None, hour),
+            ("memory", &["--memory-limit-bytes", "64M"], Some(64 << 20), hour),
+            ("time", &["--timeout", "10m"], None, Duration::from_secs(600)),
+        ] {
+            let each = serve(flags).unwrap();
+            assert_eq!((each.memory, each.timeout), (memory, Some(time)), "{name}");
+        }
+        assert!(serve(&["--memory", "64M"]).is_err(), "the name that `run` has for it");
+        let run = |flags: [&str; 2]| Cli::try_parse_from(["exeat", "run", flags[0], flags[1], "true"]);
+        assert!(run(["--memory", "64M"]).is_ok() && run(["--memory-limit-bytes", "64M"]).is_err());
+        let Ok(Cli { command: Command::Run(args) }) = run(["--pids", "9"]) else { panic!("it is a run") };
+        assert_eq!((args.limits.pids, args.limits.timeout), (Some(9), None));
+    }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use exeat_api::{Callers, Ceiling, NewSecret, Secret, Setup};
 use exeat_policy::Revision;
 use exeat_proxy::TlsFiles;
-use exeat_sandbox::{LimitedBy, Limits, RunAs};
+use exeat_sandbox::RunAs;
 use exeat_store::{Options, files_named};
 
 use super::run;
@@ -113,7 +113,7 @@ impl SandboxServe {
         let is_root = nix::unistd::geteuid().is_root();
         let hidden = secret_file.into_iter().chain(args.tls_key.clone()).filter(|_| !is_root);
         let hidden = hidden.map(|path| absolute(&path)).collect::<anyhow::Result<Vec<_>>>()?;
-        let mut flags = vec![format!("--limits={}", by_word(args.limits.limits))];
+        let mut flags = vec![format!("--limits={}", by_word(args.limits.each.limits))];
         RunAs::choose(args.user.as_deref())?;
         flags.extend(args.user.as_ref().map(|user| format!("--user={user}")));
         for (flag, paths) in
@@ -151,25 +151,11 @@ impl SandboxServe {
     }
 
     fn ceiling(&self) -> anyhow::Result<Ceiling> {
-        let args = &self.args.limits;
-        let (by, share) = match args.limits {
-            By::Cgroup => (LimitedBy::ControlGroups, args.cpu_shares),
-            By::Rlimit if args.cpus.is_some() || args.cpu_shares.is_some() => {
-                bail!("--limits=rlimit cannot limit processors: leave --cpus and --cpu-shares out")
-            }
-            By::Rlimit => (LimitedBy::ProcessLimits, None),
-        };
-        if args.timeout > TIME_MAX {
+        let limits = self.args.limits.each.limits()?;
+        let time = limits.time.context("--timeout is missing")?;
+        if time > TIME_MAX {
             bail!("--timeout can be a week at the most");
         }
-        let limits = Limits {
-            memory: args.memory_limit_bytes,
-            cpu_thousandths: args.cpus,
-            cpu_shares: share,
-            processes: args.pids,
-            time: None,
-            by,
-        };
         // Better now than with the first command.
         limits.check()?;
         Ok(Ceiling {
@@ -177,7 +163,7 @@ impl SandboxServe {
             cpu_thousandths: limits.cpu_thousandths,
             cpu_shares: limits.cpu_shares,
             processes: limits.processes,
-            time: args.timeout,
+            time,
         })
     }
 
