@@ -1,13 +1,14 @@
-//! `exeat generate`: what others who read such files say of them. `exeat import`: what `exeat check` says.
+//! `exeat generate`, and the AppArmor profile: what others who read such files say of them. `exeat import`: what `exeat check` says.
 
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use exeat_tests::client::{Client, Outcome, tool};
 use exeat_tests::exeat::binary;
 use exeat_tests::harness::{self, Scenario};
+use exeat_tests::source;
 use tempfile::TempDir;
 
 fn main() -> ExitCode {
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
         Scenario::plain("compose_takes_the_file", compose_takes_the_file),
         Scenario::plain("what_cannot_work_is_said_and_nothing_else_printed", what_cannot_work_is_said),
         Scenario::plain("an_imported_list_passes_the_check", an_imported_list_passes_the_check),
+        Scenario::plain("the_parser_of_apparmor_takes_the_profile", the_parser_of_apparmor_takes_the_profile),
     ])
 }
 
@@ -144,5 +146,47 @@ fn an_imported_list_passes_the_check() -> Result<()> {
     ensure!(exeat(folder.path(), &["check"])?.code == 0);
     let done = import("a: [api.example.com]\nblocked: ['*', 'https://x.example.org']\n")?;
     ensure!(done.code == 1 && done.out.is_empty() && done.err.contains("hosts.yaml:2:16"), "{done:?}");
+    Ok(())
+}
+
+/// The first parser of AppArmor that knows the profile's version of the rules, and `userns` among them.
+const PARSER_OF_USERNS: u32 = 4;
+
+fn the_parser_of_apparmor_takes_the_profile() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let parser = |args: &[&str]| Client::new("/usr/sbin/apparmor_parser", folder.path()).args(args).run();
+    let version = parser(&["--version"])?.out;
+    let number = version.split_whitespace().find_map(|word| word.split('.').next()?.parse::<u32>().ok());
+    let is_known = number.with_context(|| version.clone())? >= PARSER_OF_USERNS;
+    let published = fs::read_to_string(source::root()?.join("deploy/apparmor/exeat"))?;
+    let (abi, rule) = ("abi <abi/4.0>,\n", "  userns,\n");
+    for part in [abi, rule] {
+        ensure!(published.matches(part).count() == 1, "{part:?} in {published}");
+    }
+    // An older parser says of the rest whether it is right; systems with one have nothing to lift.
+    let profile = match is_known {
+        true => published,
+        false => published.replace(abi, "abi <abi/3.0>,\n").replace(rule, ""),
+    };
+    for (name, from, to, want) in [
+        ("as it is", "", "", Some("exeat")),
+        ("a flag that is none", "(unconfined)", "(unconfirmed)", None),
+        (
+            "a name without a path",
+            "profile exeat /usr/{local/,}bin/exeat",
+            "profile exeat usr/bin/exeat",
+            None,
+        ),
+        ("an include that is not there", "<tunables/global>", "<tunables/no-such>", None),
+        ("no end", "\n}", "\n", None),
+    ] {
+        let text = profile.replacen(from, to, 1);
+        ensure!(from == to || text != profile, "{name}: there is no {from:?}");
+        fs::write(folder.path().join("profile"), text)?;
+        // Neither loaded nor put into a cache.
+        let done = parser(&["--skip-kernel-load", "--skip-cache", "--names", "profile"])?;
+        let names = (done.code == 0).then(|| done.out.trim());
+        ensure!(names == want, "{name}: {done:?}");
+    }
     Ok(())
 }
