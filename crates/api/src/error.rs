@@ -3,11 +3,11 @@
 use axum::{
     Json,
     body::Bytes,
-    extract::{FromRequest, Request},
+    extract::{FromRequest, FromRequestParts, Path, Request},
     response::{IntoResponse, Response},
 };
 use exeat_store::Report;
-use http::StatusCode;
+use http::{StatusCode, request::Parts};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -76,13 +76,32 @@ impl<S: Served, T: DeserializeOwned> FromRequest<S> for Sent<T> {
     }
 }
 
+/// What a path names.
+pub(crate) struct Named<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Named<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let named = Path::from_request_parts(parts, state).await;
+        named
+            .map(|Path(named)| Self(named))
+            .map_err(|rejection| Failure::new(rejection.status(), rejection.body_text()))
+    }
+}
+
 /// Reads JSON that is what a route of `S` expects, and nothing else.
 ///
 /// # Errors
 /// What is wrong, as an answer.
 pub(crate) fn read<S: Served, T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(bytes).map_err(|error| {
+    let wrong = |error: &dyn std::fmt::Display| {
         Failure::request(format!("the body is not what is expected: {error}"))
             .help(format!("send a JSON object as GET {} describes it", S::DOCUMENT))
-    })
+    };
+    // Members in their order, without names, would do for serde.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(wrong(&"it is an array"));
+    }
+    serde_json::from_slice(bytes).map_err(|error| wrong(&error))
 }

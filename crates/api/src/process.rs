@@ -18,7 +18,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{Path, Query, State, rejection::QueryRejection},
+    extract::{Query, State, rejection::QueryRejection},
     middleware,
     response::{IntoResponse, Response},
 };
@@ -33,7 +33,7 @@ pub use order::Ceiling;
 pub use secret::{NewSecret, Secret, SecretError};
 
 use crate::{
-    error::{Failure, Sent},
+    error::{Failure, Named, Sent},
     route::{Served, routed},
     server::Patience,
 };
@@ -180,7 +180,7 @@ async fn list(State(api): State<ProcessApi>) -> Json<List> {
     Json(List { runs: api.0.runs.all().iter().map(|run| run.view(false)).collect() })
 }
 
-async fn one(State(api): State<ProcessApi>, Path(id): Path<String>) -> Result<Json<RunView>, Failure> {
+async fn one(State(api): State<ProcessApi>, Named(id): Named<String>) -> Result<Json<RunView>, Failure> {
     Ok(Json(api.find(&id)?.view(true)))
 }
 
@@ -198,7 +198,7 @@ const WAIT_DEFAULT: u64 = 60;
 
 async fn wait(
     State(api): State<ProcessApi>,
-    Path(id): Path<String>,
+    Named(id): Named<String>,
     waiting: Result<Query<Waiting>, QueryRejection>,
 ) -> Result<Json<RunView>, Failure> {
     let Query(waiting) = waiting.map_err(|error| Failure::request(error.body_text()))?;
@@ -219,7 +219,7 @@ pub(crate) struct SignalOrder {
 
 async fn signal(
     State(api): State<ProcessApi>,
-    Path(id): Path<String>,
+    Named(id): Named<String>,
     Sent(SignalOrder { signal }): Sent<SignalOrder>,
 ) -> Result<Json<RunView>, Failure> {
     let run = api.find(&id)?;

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use exeat_policy::Revision;
@@ -11,7 +11,13 @@ use http::header;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::{admin::Admin, document::tag, error::Failure, flows::time_text, orders::Refused};
+use crate::{
+    admin::Admin,
+    document::tag,
+    error::{Failure, Named},
+    flows::time_text,
+    orders::Refused,
+};
 
 /// The revision that decides, in place of its number.
 const CURRENT: &str = "current";
@@ -86,7 +92,10 @@ pub(crate) async fn list(State(admin): State<Admin>) -> Json<Revisions> {
 }
 
 /// The document itself, byte for byte.
-pub(crate) async fn one(State(admin): State<Admin>, Path(which): Path<String>) -> Result<Response, Failure> {
+pub(crate) async fn one(
+    State(admin): State<Admin>,
+    Named(which): Named<String>,
+) -> Result<Response, Failure> {
     let revision = match which.as_str() {
         CURRENT => admin.proxy.snapshot().policy.revision(),
         number => parse(number)?,

@@ -16,6 +16,10 @@ use exeat_store::{Options, TokenRefused};
 
 use crate::run::{conduct, listeners};
 
+/// Bytes of what is told about the network. It is one message with how the command ended, which has to arrive whatever the
+/// command did to make this long; and the supervisor keeps it.
+const SUMMARY_BYTES_MAX: usize = 64 * 1024;
+
 /// Runs what the supervisor asks for, and says what came of it.
 pub(crate) fn run(supervisor: io::Result<Supervisor>) -> ExitCode {
     let Ok(supervisor) = supervisor else { return Exit::NotRun.into() };
@@ -56,7 +60,7 @@ fn run_job(supervisor: &Supervisor, job: Job, streams: [OwnedFd; 3]) -> anyhow::
     drop(plan);
     let (summary, ended) = conduct(made, loaded, &mut &*supervisor, |_, _| Ok(None), started)?;
     let outcome = ended.or_else(|failure| failure.outcome().ok_or(failure))?;
-    let summary = summary.with_outcome(&outcome).json();
+    let summary = summary.with_outcome(&outcome).json_within(SUMMARY_BYTES_MAX);
     Ok(Said::Ended { outcome, summary })
 }
 

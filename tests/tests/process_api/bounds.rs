@@ -13,6 +13,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
     let mut scenarios = by_each_starter![
         what_is_not_understood_is_refused,
         output_is_cut_off_and_that_is_said,
+        a_long_summary_is_cut_off_and_that_is_said,
         there_are_no_more_runs_than_may_be,
         time_is_limited,
         limits_are_kept_or_refused,
@@ -52,6 +53,12 @@ fn what_is_not_understood_is_refused(starter: Starter) -> Result<()> {
         ("two inputs", r#"{"command":"true","stdin":"","stdin_base64":""}"#.to_owned(), 422),
         ("no base64", r#"{"command":"true","stdin_base64":"*"}"#.to_owned(), 422),
         ("long arguments", json!({ "command": "true", "args": [long, long] }).to_string(), 422),
+        (
+            "control characters",
+            json!({ "command": "true", "args": ["\u{1}".repeat(30_000)] }).to_string(),
+            422,
+        ),
+        ("members without names", r#"["true",[],{},null,null,null,null,{},false]"#.to_owned(), 400),
         ("many arguments", json!({ "command": "true", "args": many }).to_string(), 422),
         ("large variables", json!({ "command": "true", "env": { "A": long } }).to_string(), 422),
         ("many entries", json!({ "command": "true", "policy": { "allow": many } }).to_string(), 422),
@@ -66,6 +73,8 @@ fn what_is_not_understood_is_refused(starter: Starter) -> Result<()> {
     }
     let (_, list) = api.ask("/runs", &[])?;
     ensure!(list["runs"] == json!([]), "{list}");
+    let (status, answer) = api.ask("/runs/%ff/wait", &[])?;
+    ensure!(status == 400 && answer["error"].is_string(), "{status} {answer}");
     // As much as there may be.
     let order = json!({
         "command": "sh", "args": ["-c", "echo ${#A}; wc -c", "x".repeat(60_000)],
@@ -73,6 +82,34 @@ fn what_is_not_understood_is_refused(starter: Starter) -> Result<()> {
     });
     let (status, run) = api.execute(&order)?;
     ensure!(status == 200 && run["stdout"]["text"] == "24000\n900000\n", "{status} {run}");
+    api.exeat.stop()
+}
+
+/// However much a command was refused: how it ended is told, and that there was more.
+fn a_long_summary_is_cut_off_and_that_is_said(starter: Starter) -> Result<()> {
+    const NAMES: usize = 600;
+    let world = World::new()?;
+    let api = Api::start(starter, world.directory(), &[])?;
+    let script = format!(
+        "import socket
+for some in range(0, {NAMES}, 50):
+    proxies = [socket.create_connection(('127.0.0.1', 3128)) for _ in range(50)]
+    for number, proxy in enumerate(proxies, some):
+        proxy.sendall(b'CONNECT n%d.{long}.test:443 HTTP/1.1\\r\\n\\r\\n' % number)
+    for proxy in proxies:
+        proxy.recv(65536)
+        proxy.close()
+raise SystemExit(7)",
+        long = [&"x".repeat(60); 3].map(String::as_str).join("."),
+    );
+    let (status, run) = api.execute(&json!({ "command": "python3", "args": ["-c", script] }))?;
+    let end = &run["end"];
+    ensure!(status == 200 && end["exit_code"] == 7, "{status} {run}");
+    let network = &end["network"];
+    let told = network["refused"].as_array().context("no refusals")?.len();
+    let left_out = network["left_out"]["refused"].as_u64().context("nothing is said to be left out")?;
+    ensure!(told > 50 && left_out > 50, "{told} {left_out}");
+    ensure!(network.to_string().len() < 80_000, "{}", network.to_string().len());
     api.exeat.stop()
 }
 

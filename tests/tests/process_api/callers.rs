@@ -1,6 +1,8 @@
 //! Who is heard: those with the secret, who call it by its name, from where they may.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Result, ensure};
@@ -97,6 +99,23 @@ fn nothing_is_answered_without_the_secret(starter: Starter) -> Result<()> {
     let published = fs::read_to_string(exeat_tests::source::root()?.join("docs/process-api.json"))?;
     let published: serde_json::Value = serde_json::from_str(&published)?;
     ensure!(status == 200 && document == published, "the document is another one");
+    // Who asks without it is not heard any further.
+    let mut stream = TcpStream::connect(ADDRESS)?;
+    stream.write_all("GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(3).as_bytes())?;
+    let mut answers = String::new();
+    // What was not read is lost with a reset.
+    let _ = stream.read_to_string(&mut answers);
+    ensure!(answers.matches("HTTP/1.1 401 ").count() == 1, "{answers}");
+    for (name, fields) in
+        [("two", "Host: localhost\r\nHost: localhost\r\n"), ("no", ""), ("one", "Host: other.test\r\n")]
+    {
+        let mut stream = TcpStream::connect(ADDRESS)?;
+        write!(stream, "GET http://localhost/health HTTP/1.1\r\n{fields}{right}\r\n\r\n")?;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer)?;
+        let want = if name == "one" { b"HTTP/1.1 200" } else { b"HTTP/1.1 400" };
+        ensure!(&answer == want, "{name} Host beside an absolute target: {}", answer.escape_ascii());
+    }
     // Nobody finds it in the log.
     ensure!(!api.exeat.stderr().contains(&api.secret));
     api.exeat.until_logged("a command has ended")?;
@@ -235,6 +254,18 @@ fn it_does_not_start_where_it_would_not_be_safe(starter: Starter) -> Result<()> 
             exeat.stderr()
         );
         ensure!(!exeat.stderr().contains("ready") && !exeat.stderr().contains(&strong), "{name}");
+    }
+    if starter == Starter::Root {
+        // Nothing but its mode keeps it from commands then.
+        let (cert, key) = (home.join("api.pem"), home.join("api.key"));
+        world.authority.issue("api.example.com", &cert, &key)?;
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o644))?;
+        let (cert, key) = (cert.to_string_lossy().into_owned(), key.to_string_lossy().into_owned());
+        let flags = [by_file, &["--tls-cert", &cert, "--tls-key", &key]].concat();
+        write(&strong, 0o600)?;
+        let mut exeat = spawn(starter, home, &flags, &[])?;
+        let status = exeat.wait()?;
+        ensure!(status.code() == Some(1) && exeat.stderr().contains("chmod o="), "{}", exeat.stderr());
     }
     // A secret by the variable is one.
     let mut exeat = spawn(starter, home, &["--addr", ADDRESS], &[(SECRET_VARIABLE, &strong)])?;

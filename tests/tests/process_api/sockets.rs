@@ -33,7 +33,7 @@ const say = (what) => process.stdout.write(JSON.stringify(what) + '\n');
 const counts = [0, 0, 0];
 let largest = 0;
 const long = () => JSON.stringify({ command: 'true', stdin: 'x'.repeat(1 << 20) });
-socket.on('open', () => { socket.send(order === 'long' ? long() : order); });
+socket.on('open', () => { socket.ping(); socket.send(order === 'long' ? long() : order); });
 socket.on('message', (data, isBinary) => {
   if (!isBinary) return say(JSON.parse(data.toString()));
   counts[data[0]] += data.length - 1;

@@ -22,6 +22,8 @@ pub(crate) async fn check(State(api): State<ProcessApi>, request: Request, next:
         Ok(()) => next.run(request).await,
         Err(failure) => {
             let mut answer = failure.into_response();
+            // Who does not know the secret has no use for the connection, and others may wait for its place.
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             if answer.status() == StatusCode::UNAUTHORIZED {
                 // RFC 9110 §11.6.1, RFC 6750 §3.
                 answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -34,13 +36,13 @@ pub(crate) async fn check(State(api): State<ProcessApi>, request: Request, next:
 /// A name that leads here today and elsewhere tomorrow makes a browser take both for one place: only names that are known count.
 fn host(setup: &Setup, request: &Request) -> Result<(), Failure> {
     let mut fields = request.headers().get_all(header::HOST).iter();
-    let host = match (fields.next(), fields.next()) {
+    let field = match (fields.next(), fields.next()) {
         (Some(one), None) => one.to_str().ok(),
         _ => None,
     };
-    // An absolute-form target counts for more than the field (RFC 9112 §3.2.2).
-    let host = request.uri().authority().map(http::uri::Authority::as_str).or(host);
-    let Some(host) = host else {
+    // It has to be there (RFC 9112 §3.2), but an absolute-form target counts for more (§3.2.2).
+    let target = request.uri().authority().map(http::uri::Authority::as_str);
+    let Some(host) = field.map(|field| target.unwrap_or(field)) else {
         return Err(Failure::request("the request needs one Host"));
     };
     let name = without_port(host);

@@ -14,7 +14,8 @@ use serde::Deserialize;
 use super::Shared;
 use crate::error::Failure;
 
-/// Bytes of the command and its arguments, and of all variables: both have to fit into one message to the runner.
+/// Bytes of the command and its arguments, and of all variables, as JSON writes them: so they go to the runner, and both have to
+/// fit into one message.
 const WORDS_BYTES_MAX: usize = 64 * 1024;
 const VARIABLES_BYTES_MAX: usize = 24 * 1024;
 /// Arguments, and variables.
@@ -173,16 +174,16 @@ impl Order {
         if self.command.is_empty() || words().any(|word| word.contains('\0')) {
             return Err(wrong("the command is empty, or it or an argument has a NUL"));
         }
-        let bytes: usize = words().map(String::len).sum();
+        let bytes: usize = words().map(written).sum();
         if words().count() > WORDS_MAX || bytes > WORDS_BYTES_MAX {
             return Err(wrong(format!(
-                "the command has more than {WORDS_MAX} words or {WORDS_BYTES_MAX} bytes"
+                "the command has more than {WORDS_MAX} words, or {WORDS_BYTES_MAX} bytes as JSON writes them"
             )));
         }
-        let bytes: usize = self.env.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let bytes: usize = self.env.iter().map(|(name, value)| written(name) + written(value)).sum();
         if self.env.len() > VARIABLES_MAX || bytes > VARIABLES_BYTES_MAX {
             return Err(wrong(format!(
-                "there are more than {VARIABLES_MAX} variables, or {VARIABLES_BYTES_MAX} bytes of them"
+                "there are more than {VARIABLES_MAX} variables, or {VARIABLES_BYTES_MAX} bytes of them as JSON writes them"
             )));
         }
         for (name, value) in &self.env {
@@ -204,7 +205,7 @@ impl PolicyOrder {
     fn flags(self, listeners: Vec<std::net::SocketAddr>) -> Result<Vec<String>, Failure> {
         let Self { allow, deny, report } = self;
         let entries = || allow.iter().chain(&deny);
-        let bytes: usize = entries().map(String::len).sum();
+        let bytes: usize = entries().map(written).sum();
         if entries().count() > ENTRIES_MAX || bytes > ENTRIES_BYTES_MAX {
             return Err(wrong(format!(
                 "the policy has more than {ENTRIES_MAX} entries or {ENTRIES_BYTES_MAX} bytes"
@@ -297,6 +298,28 @@ fn id() -> Result<String, Failure> {
     Ok(format!("run-{number:016x}"))
 }
 
+/// How many bytes JSON takes for a text, without its quotes.
+fn written(text: impl AsRef<str>) -> usize {
+    let escaped = text.as_ref().chars().map(|char| match char {
+        '"' | '\\' | '\u{8}' | '\t' | '\n' | '\u{c}' | '\r' => 2,
+        '\0'..'\u{20}' => 6,
+        other => other.len_utf8(),
+    });
+    escaped.sum()
+}
+
 fn wrong(error: impl Into<String>) -> Failure {
     Failure::new(StatusCode::UNPROCESSABLE_ENTITY, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_takes_as_many_bytes_as_json_writes() {
+        for text in ["", "plain", "\"\\/", "\u{8}\t\n\u{c}\r", "\0\u{1}\u{1f} \u{7f}", "grün \u{2028}😀"] {
+            assert_eq!(written(text), serde_json::to_string(text).unwrap().len() - 2, "{text:?}");
+        }
+    }
 }

@@ -136,7 +136,16 @@ async fn start(
     place: OwnedSemaphorePermit,
     socket: &mut WebSocket,
 ) -> Result<(Started, Vec<u8>), Failure> {
-    let Ok(Some(Ok(Message::Text(order)))) = timeout(ORDER_TIMEOUT, socket.recv()).await else {
+    let first = async {
+        loop {
+            match socket.recv().await {
+                // They may come at any time (RFC 6455 §5.5.2); a ping is answered by the library.
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                message => return message,
+            }
+        }
+    };
+    let Ok(Some(Ok(Message::Text(order)))) = timeout(ORDER_TIMEOUT, first).await else {
         return Err(Failure::request("the first message has to say what to run, in text"));
     };
     let checked = read::<ProcessApi, Order>(order.as_bytes())?.check(&api.0)?;

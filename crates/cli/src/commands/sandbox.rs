@@ -3,6 +3,7 @@
 use std::env;
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -109,8 +110,11 @@ impl SandboxServe {
     pub fn setup(&self, listeners: Vec<SocketAddr>, issuers: Option<Issuers>) -> anyhow::Result<Setup> {
         let args = &self.args;
         let (secret, secret_file) = self.secret()?;
-        // Root's own files are out of the reach of other users anyway, and behind folders that these cannot enter.
+        // Root's own files are out of the reach of other users, and behind folders that these cannot enter to hide them.
         let is_root = nix::unistd::geteuid().is_root();
+        if let Some(key) = args.tls_key.as_ref().filter(|_| is_root) {
+            refuse_open_to_all(key)?;
+        }
         let hidden = secret_file.into_iter().chain(args.tls_key.clone()).filter(|_| !is_root);
         let hidden = hidden.map(|path| absolute(&path)).collect::<anyhow::Result<Vec<_>>>()?;
         let mut flags = vec![format!("--limits={}", by_word(args.limits.each.limits))];
@@ -186,6 +190,16 @@ impl SandboxServe {
         }
         Ok((secret, Some(file)))
     }
+}
+
+/// # Errors
+/// If every user can read or write the file, and commands are of another user than its owner.
+fn refuse_open_to_all(key: &Path) -> anyhow::Result<()> {
+    let metadata = fs::metadata(key).with_context(|| format!("cannot read `{}`", key.display()))?;
+    if metadata.mode() & 0o006 != 0 {
+        bail!("commands could read the key `{0}`: chmod o= '{0}'", key.display());
+    }
+    Ok(())
 }
 
 /// Where state is kept that nobody has named a folder for.

@@ -146,15 +146,45 @@ impl Summary {
     /// Returns it as one JSON object.
     #[must_use]
     pub fn json(&self) -> Value {
+        self.json_within(usize::MAX)
+    }
+
+    /// Returns it as one JSON object whose rows take `bytes` at the most, half of that for each kind. How many rows there was no
+    /// room for stands in `left_out`, if there were any.
+    #[must_use]
+    pub fn json_within(&self, bytes: usize) -> Value {
         let allowed = |Allowed { target, processes, requests, bytes_up, bytes_down }: &Allowed| json!({ "target": target, "processes": processes, "requests": requests, "bytes_up": bytes_up, "bytes_down": bytes_down });
         let refused = |Refused { target, processes, reason, count, is_at_least: _, entry }: &Refused| json!({ "target": target, "processes": processes, "reason": reason.token(), "count": count, "allow": entry });
-        json!({
-            "allowed": self.allowed.iter().map(allowed).collect::<Vec<_>>(),
-            "refused": self.refused.iter().map(refused).collect::<Vec<_>>(),
+        let (allowed, allowed_left_out) = rows_within(self.allowed.iter().map(allowed), bytes / 2);
+        let (refused, refused_left_out) = rows_within(self.refused.iter().map(refused), bytes / 2);
+        let mut summary = json!({
+            "allowed": allowed,
+            "refused": refused,
             "packets": self.packets.map(|Packets { datagrams, others }| json!({ "udp": datagrams, "other": others })),
             "limits": self.limits.iter().map(|exceeded| exceeded.word()).collect::<Vec<_>>(),
-        })
+        });
+        if let Value::Object(members) = &mut summary
+            && allowed_left_out + refused_left_out > 0
+        {
+            let left_out = json!({ "allowed": allowed_left_out, "refused": refused_left_out });
+            members.insert("left_out".to_owned(), left_out);
+        }
+        summary
     }
+}
+
+/// The first of the rows, as many as `bytes` hold, and how many are left out.
+fn rows_within(rows: impl Iterator<Item = Value>, bytes: usize) -> (Vec<Value>, usize) {
+    let (mut kept, mut left_out, mut room) = (Vec::new(), 0, Some(bytes));
+    for row in rows {
+        room = room.and_then(|room| room.checked_sub(row.to_string().len() + 1));
+        if room.is_some() {
+            kept.push(row);
+        } else {
+            left_out += 1;
+        }
+    }
+    (kept, left_out)
 }
 
 /// A target of an audit record as it stands in the summary: what is behind the host of a URL was not what was decided on, and a
@@ -256,6 +286,18 @@ mod tests {
             .map(|((target, _), (_, count, is_at_least))| (target.as_str(), *count, *is_at_least))
             .collect();
         assert_eq!(told, [("a.test:443", 5, false), ("b.test:443", 3, true)]);
+    }
+
+    #[test]
+    fn rows_that_there_is_no_room_for_are_counted() {
+        let rows = || (0..4).map(|number| json!({ "n": number }));
+        for (bytes, kept, left_out) in
+            [(usize::MAX, 4, 0), (32, 4, 0), (31, 3, 1), (8, 1, 3), (7, 0, 4), (0, 0, 4)]
+        {
+            let (got, missing) = rows_within(rows(), bytes);
+            assert_eq!((got.len(), missing), (kept, left_out), "{bytes}");
+            assert!(got.into_iter().eq(rows().take(kept)), "{bytes}: the first ones");
+        }
     }
 
     #[test]
