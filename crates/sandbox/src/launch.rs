@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::environment;
 use crate::failure::{During, Failure, Step};
+use crate::forbidden::explained;
 use crate::groups::Groups;
 use crate::limits::{Exceeded, Limits};
 use crate::names;
@@ -237,7 +238,9 @@ impl Sandbox {
             ("uid_map", format!("{0} {0} 1", setup.uid)),
             ("gid_map", format!("{0} {0} 1", setup.gid)),
         ] {
-            fs::write(format!("/proc/{}/{file}", self.stage.id()), text).during_with(Step::Mapping, file)?;
+            fs::write(format!("/proc/{}/{file}", self.stage.id()), text)
+                .during_with(Step::Mapping, file)
+                .map_err(explained)?;
         }
         Ok(())
     }

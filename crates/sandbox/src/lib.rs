@@ -11,6 +11,7 @@
 mod bare;
 mod environment;
 mod failure;
+mod forbidden;
 mod groups;
 mod init;
 mod kin;

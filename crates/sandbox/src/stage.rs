@@ -13,6 +13,7 @@ use nix::unistd::{ForkResult, Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::failure::{During, Failure, STATUS_OURS, Step};
+use crate::forbidden::explained;
 use crate::redirect::{self, Loading, RedirectError};
 use crate::wire::{Channel, Setup, ToInside, ToLauncher};
 use crate::{bare, init, network, packets, privileges};
@@ -24,6 +25,10 @@ const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWUSER
     .union(CloneFlags::CLONE_NEWIPC)
     .union(CloneFlags::CLONE_NEWUTS);
 
+/// What to do where the kernel takes no rules.
+const NO_NF_TABLES: &str = "the kernel must have nf_tables with NAT, redirect, reject and counters (modules nft_chain_nat, nft_redir, nft_ct, \
+     nft_reject_inet, nft_objref)";
+
 /// The first descriptor that is not a standard stream.
 const FIRST_OTHER: RawFd = 3;
 
@@ -33,7 +38,7 @@ pub(crate) fn run(command: Vec<OsString>) -> ExitCode {
     let closed = close_inherited();
     let Ok(channel) = Channel::from_stdin() else { return STATUS_OURS.into() };
     let done = closed.during(Step::Descriptors).and_then(|()| set_up(&channel)).and_then(|loading| {
-        unshare(CloneFlags::CLONE_NEWPID).during(Step::Namespaces)?;
+        unshare(CloneFlags::CLONE_NEWPID).during(Step::Namespaces).map_err(explained)?;
         Ok((bare::split().during(Step::Start)?, loading))
     });
     let redirected = match done {
@@ -72,7 +77,7 @@ fn set_up(channel: &Channel) -> Result<Loading, Failure> {
         let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
         setgroups(&groups).during_with(Step::Become, "its groups")?;
     }
-    unshare(NAMESPACES).during(Step::Namespaces)?;
+    unshare(NAMESPACES).during(Step::Namespaces).map_err(explained)?;
     channel.send(&ToLauncher::Unshared).during(Step::Talk)?;
     let Some((ToInside::Mapped, _)) = channel.receive().during(Step::Talk)? else {
         return Err(Failure::new(Step::Talk, "the user was not mapped"));
@@ -81,11 +86,13 @@ fn set_up(channel: &Channel) -> Result<Loading, Failure> {
     // Changing the user has undone it if it was done before.
     set_parent_process_death_signal(Some(Signal::KILL)).during(Step::Start)?;
     // Some systems let anybody make a user namespace, but give no capabilities in it.
-    privileges::keep_over_exec().during(Step::Namespaces)?;
-    let has_ipv6 = network::bring_up().during(Step::Network)?;
+    privileges::keep_over_exec().during(Step::Namespaces).map_err(explained)?;
+    let has_ipv6 = network::bring_up().during(Step::Network).map_err(explained)?;
     let loading = redirect::begin().map_err(|error| during_redirect(&error))?;
     let mut sockets = network::listen(has_ipv6).during(Step::Listen)?;
-    sockets.push(packets::counters().during(Step::Redirect)?);
+    let counters = packets::counters().during(Step::Redirect);
+    // The kernel was asked, and not `nft`.
+    sockets.push(counters.map_err(|failure| failure.with_help(NO_NF_TABLES))?);
     let descriptors: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
     channel.send_with(&ToLauncher::Listening, &descriptors).during(Step::Talk)?;
     Ok(loading)
@@ -98,9 +105,7 @@ fn during_redirect(error: &RedirectError) -> Failure {
         RedirectError::Unusable(_, cause) => {
             Failure { cause: format!("{error}: {cause}"), help: None, ..failure }
         }
-        RedirectError::Refused { .. } => failure.with_help(
-            "the kernel must have nf_tables with NAT and redirect (modules nft_chain_nat, nft_redir)",
-        ),
+        RedirectError::Refused { .. } => failure.with_help(NO_NF_TABLES),
     }
 }
 

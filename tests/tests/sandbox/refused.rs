@@ -64,25 +64,25 @@ fn without_a_whole_proc_it_is_not_run(starter: Starter) -> Result<()> {
 
 fn where_namespaces_are_forbidden_it_is_not_run() -> Result<()> {
     let world = World::new()?;
-    // A limit that holds in a user namespace of its own, and not on the machine.
-    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" run -- touch ran";
-    let outcome = Client::new("unshare", world.directory())
-        .args([
-            "-U",
-            "--map-user=1000",
-            "--map-group=1000",
-            "--keep-caps",
-            "sh",
-            "-c",
-            script,
-            &*binary()?.to_string_lossy(),
-        ])
-        .run()?;
-    ensure!(outcome.code == 125, "{outcome:?}");
-    let is_told =
-        outcome.err.contains("cannot make namespaces") && outcome.err.contains("sudo exeat run --user");
-    ensure!(is_told, "{outcome:?}");
-    ensure!(!world.directory().join("ran").exists(), "it was run");
+    let binary = binary()?.to_string_lossy().into_owned();
+    // Limits that hold in a user namespace of its own, and not on the machine.
+    for (setting, allowed) in
+        [("max_user_namespaces", "0"), ("max_net_namespaces", "0"), ("max_user_namespaces", "100")]
+    {
+        let script = format!("echo {allowed} > /proc/sys/user/{setting} && exec \"$0\" run -q -- touch ran");
+        let args = ["-U", "--map-user=1000", "--map-group=1000", "--keep-caps", "sh", "-c", &script, &binary];
+        let outcome = Client::new("unshare", world.directory()).args(args).run()?;
+        let ran = fs::remove_file(world.directory().join("ran")).is_ok();
+        if allowed != "0" {
+            ensure!(outcome.code == 0 && ran, "the nearest that is enough: {outcome:?}");
+            continue;
+        }
+        ensure!(outcome.code == 125 && !ran, "{setting}: {outcome:?}");
+        let told = format!("user.{setting} is 0");
+        let is_told = outcome.err.contains("cannot make namespaces") && outcome.err.contains(&told);
+        // Who becomes root is held to it as well.
+        ensure!(is_told && !outcome.err.contains("exeat run --user"), "{setting}: {outcome:?}");
+    }
     Ok(())
 }
 
