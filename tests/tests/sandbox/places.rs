@@ -142,6 +142,14 @@ fn git_works_and_keeps_what_it_runs(starter: Starter) -> Result<()> {
     ensure!(out == "refused\n", "{starter:?}: {err}");
     let (out, err) = git(&["--rw", ".git/config"], "repo", "git config core.pager cat && echo changed")?;
     ensure!(out == "changed\n", "{starter:?}: {err}");
+    // What git says where it may not, as docs/run.md has it. The push itself is done.
+    let pushes = "git init -q --bare ../up.git; git remote add up ../up.git || git push -q -u ../up.git HEAD && echo pushed";
+    for flags in [&[][..], &["--rw", ".git"]] {
+        let (out, err) = git(flags, "repo", pushes)?;
+        let told = "error: could not write config file .git/config: Device or resource busy\n";
+        ensure!(out == "pushed\n" && err.contains(told), "{starter:?}: {flags:?}: {out} {err}");
+        fs::remove_dir_all(home.join("up.git"))?;
+    }
     Ok(())
 }
 
