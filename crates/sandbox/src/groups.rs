@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -106,6 +107,14 @@ impl Groups {
         Ok(groups)
     }
 
+    /// Has groups made below that of this process, where nothing else can be had; see [`make_room`].
+    pub(crate) fn make_room() {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let hierarchies = hierarchies(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"));
+        // Without them, what needs them says so.
+        let _ = make_room(&hierarchies, std::process::id(), geteuid().as_raw());
+    }
+
     /// Takes in a process, and all that it will start.
     pub(crate) fn take_in(&self, process: u32) -> Result<(), Failure> {
         self.folders.iter().try_for_each(|folder| {
@@ -190,6 +199,38 @@ impl Hierarchy {
         Err(last)
     }
 }
+
+/// Where this process is alone in a group of version 2 that a user owns, as a service with `Delegate=` is, goes into a group below
+/// it and has its controllers handed down: none with processes of its own can do that. Root finds a place further up.
+fn make_room(hierarchies: &[Hierarchy], process: u32, user: u32) -> io::Result<()> {
+    let Some(Hierarchy { own, .. }) = hierarchies.iter().find(|hierarchy| hierarchy.is_v2) else {
+        return Ok(());
+    };
+    let is_ours = user != 0 && fs::metadata(own)?.uid() == user;
+    if !is_ours || words(&own.join(MEMBERS)) != [process.to_string()] || !words(&own.join(SUBTREE)).is_empty()
+    {
+        return Ok(());
+    }
+    let there = words(&own.join("cgroup.controllers"));
+    let wanted = [Controller::Cpu, Controller::Memory, Controller::Pids].map(Controller::name);
+    let wanted: Vec<String> = wanted
+        .into_iter()
+        .filter(|name| there.iter().any(|own| own == name))
+        .map(|name| format!("+{name}"))
+        .collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let below = own.join(SERVER);
+    match fs::create_dir(&below) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        _ => fs::write(below.join(MEMBERS), process.to_string())?,
+    }
+    fs::write(own.join(SUBTREE), wanted.join(" "))
+}
+
+/// The group that a server goes into to make room for those of commands.
+const SERVER: &str = "exeat-server";
 
 /// The controllers that a group of version 2 hands down.
 const SUBTREE: &str = "cgroup.subtree_control";
@@ -324,6 +365,37 @@ mod tests {
         fs::write(outer.join("memory.events"), "oom 3\noom_kill 1\n").unwrap();
         fs::write(outer.join("command/pids.events"), "max 0\n").unwrap();
         assert_eq!(groups.exceeded(), [Exceeded::Memory]);
+    }
+
+    #[test]
+    fn room_is_made_only_where_nobody_else_is() {
+        let text = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
+        // Whoever runs this may be root; then the folder is given away.
+        let tester = tempfile::tempdir().unwrap().path().metadata().unwrap().uid();
+        let owner = if tester == 0 { 1000 } else { tester };
+        for (name, members, controllers, handed_down, user, want) in [
+            ("alone", "7\n", "cpuset cpu memory pids\n", "\n", owner, "+cpu +memory +pids"),
+            ("fewer controllers", "7\n", "memory pids\n", "\n", owner, "+memory +pids"),
+            ("with others", "7\n8\n", "cpu memory pids\n", "\n", owner, "\n"),
+            ("not in it", "8\n", "cpu memory pids\n", "\n", owner, "\n"),
+            ("no controllers", "7\n", "\n", "\n", owner, "\n"),
+            ("handed down already", "7\n", "cpu memory pids\n", "memory\n", owner, "memory\n"),
+            ("root", "7\n", "cpu memory pids\n", "\n", 0, "\n"),
+            ("somebody else's", "7\n", "cpu memory pids\n", "\n", owner + 1, "\n"),
+        ] {
+            let (_root, hierarchies) = version_2("\n");
+            let own = hierarchies[0].own.clone();
+            for (file, text) in
+                [(MEMBERS, members), ("cgroup.controllers", controllers), (SUBTREE, handed_down)]
+            {
+                fs::write(own.join(file), text).unwrap();
+            }
+            std::os::unix::fs::chown(&own, Some(owner), None).unwrap();
+            make_room(&hierarchies, 7, user).unwrap();
+            assert_eq!(text(own.join(SUBTREE)), want, "{name}");
+            let moved = if want.starts_with('+') { "7" } else { "" };
+            assert_eq!(text(own.join(SERVER).join(MEMBERS)), moved, "{name}");
+        }
     }
 
     #[test]

@@ -78,11 +78,15 @@ pub(crate) struct ProcessLimits {
 }
 
 impl Limits {
-    /// Says whether a command can be held to these limits here, before there is one.
+    /// Gets ready to hold commands to these limits, before there is one. A server that is alone in a control group that
+    /// was delegated to its user goes into one below it, so that there can be groups beside it.
     ///
     /// # Errors
     /// If it cannot.
-    pub fn check(&self) -> Result<(), Failure> {
+    pub fn prepare(&self) -> Result<(), Failure> {
+        if matches!(self.by, LimitedBy::ControlGroups) {
+            Groups::make_room();
+        }
         if self.needs_groups() { Groups::make(self).map(drop) } else { Ok(()) }
     }
 

@@ -161,7 +161,7 @@ impl SandboxServe {
             bail!("--timeout can be a week at the most");
         }
         // Better now than with the first command.
-        limits.check()?;
+        limits.prepare()?;
         Ok(Ceiling {
             memory: limits.memory,
             cpu_thousandths: limits.cpu_thousandths,
