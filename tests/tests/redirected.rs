@@ -18,6 +18,7 @@ use serde_json::Value;
 fn main() -> ExitCode {
     harness::main(scenarios![
         a_redirected_client_reaches_what_its_policy_names_and_nothing_else,
+        one_listener_takes_both_families,
         what_nobody_redirected_is_refused,
         a_name_has_an_address_of_its_own,
         names_of_one_address_are_told_apart,
@@ -106,6 +107,42 @@ fn a_redirected_client_reaches_what_its_policy_names_and_nothing_else() -> Resul
     ensure!(world.accepts() <= 5, "the tunnel may be open by then, and is not used: {:?}", world.reached());
     ensure!(world.dns.queries().is_empty(), "nothing was resolved");
     exeat.stop()
+}
+
+/// A listener on every address of IPv6 takes connections of IPv4 as well, whose addresses the kernel writes in the form of
+/// IPv6. They are the same addresses.
+fn one_listener_takes_both_families() -> Result<()> {
+    let world = World::new()?;
+    nft("table inet world {
+        chain redirected { type nat hook prerouting priority dstnat;
+            iifname \"cable*\" meta l4proto { tcp, udp } th dport 53 redirect to :5353
+            iifname \"cable*\" ip daddr != 10.97.0.0/16 meta l4proto tcp redirect to :3142
+            iifname \"cable*\" ip6 daddr != fd97::/16 meta l4proto tcp redirect to :3142
+        }
+    }")?;
+    let one = container(1)?;
+    let of_v4 = "{ address = \"0.0.0.0:3141\", redirected = true }, ";
+    let home = world.directory();
+    for (mode, config) in [("virtual", virtual_config(NAMES)), ("resolve", resolving_config(NAMES))] {
+        let mut exeat = Exeat::serve(home, &config.replace(of_v4, ""), PROXY)?;
+        for family in ["-4", "-6"] {
+            let secure = one.curl(home, &[family, "--cacert", &world.ca_file(), "https://example.com/"])?;
+            ensure!(secure.out == "hello from example.com\n", "{mode} {family}: {secure:?}");
+        }
+        let accepts = world.accepts();
+        for (target, reason) in [
+            ("93.184.216.36:80", "ip_literal_not_allowed"),
+            ("[2606:2800:220:1::36]:80", "ip_literal_not_allowed"),
+        ] {
+            let refused = one.curl(home, &[&format!("http://{target}/")])?;
+            ensure!(refused.out.contains("egress denied"), "{mode} {target}: {refused:?}");
+            ensure!(decision(&mut exeat, target)?["reason"] == reason, "{mode} {target}");
+        }
+        ensure!(world.accepts() == accepts, "{mode}: {:?}", world.reached());
+        exeat.stop()?;
+        std::fs::remove_file(home.join("audit.jsonl"))?;
+    }
+    Ok(())
 }
 
 fn what_nobody_redirected_is_refused() -> Result<()> {

@@ -9,6 +9,7 @@ mod client;
 mod client_hello;
 mod client_stream;
 mod control;
+pub mod destination;
 mod dial;
 mod flows;
 mod forward;

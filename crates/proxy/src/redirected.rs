@@ -11,7 +11,6 @@ use std::{
 
 use bytes::BytesMut;
 use exeat_audit::Event;
-use exeat_dns::Meaning;
 use exeat_model::{Authority, Host, Port};
 use exeat_policy::Reason;
 use socket2::SockRef;
@@ -22,7 +21,7 @@ use crate::{
     chunk::{CHUNK_BYTES, read_chunk},
     client::Client,
     client_stream::ClientStream,
-    linger,
+    destination, linger,
     opening::begins_like_http,
     respond::{After, Refusal},
     serve::{self, Ask, Credentials},
@@ -46,12 +45,14 @@ const FIRST_WORDS_OF_HTTP: Duration = Duration::from_secs(1);
 pub(crate) fn original_destination(stream: &TcpStream) -> std::io::Result<SocketAddr> {
     let arrived = stream.local_addr()?;
     let socket = SockRef::from(stream);
-    let original = match arrived {
-        SocketAddr::V4(_) => socket.original_dst_v4(),
-        SocketAddr::V6(_) => socket.original_dst_v6(),
+    // A listener on `[::]` takes connections of IPv4 as well, and those are translated by the rules of IPv4.
+    let first = if arrived.ip().to_canonical().is_ipv4() {
+        socket.original_dst_v4()
+    } else {
+        socket.original_dst_v6()
     };
     // ENOENT: connection tracking knows of no translation.
-    Ok(original.ok().and_then(|address| address.as_socket()).unwrap_or(arrived))
+    Ok(destination::original(arrived, first.ok().as_ref()))
 }
 
 /// Serves a redirected `client`, whose `local` address is where it meant to go, until its tunnel is open.
@@ -62,15 +63,12 @@ pub(crate) async fn serve(
 ) -> Option<Relaying> {
     let meant = client.local;
     let mut trail = Trail::new(shared.next_request_id(), &client, METHOD, Target::Bytes(b""));
-    let literal =
-        Port::new(meant.port()).map(|port| Authority { host: Host::Address(meant.ip().into()), port });
-    let Some(literal) = literal else {
+    let Some(literal) = destination::literal(meant) else {
         let refusal = serve::refuse(&mut trail, Reason::RequestMalformed, None);
         refuse(shared, stream, &[], &trail, &refusal).await;
         return None;
     };
     trail.note_target(Target::Authority(&literal, ""));
-    let ip = meant.ip().to_canonical();
     let mut early = BytesMut::new();
     let found = match &shared.answers {
         Some(answers) => {
@@ -86,7 +84,7 @@ pub(crate) async fn serve(
         }
     };
     trail.note_target(Target::Authority(&target, ""));
-    let address = shared.answers.is_some().then_some(ip);
+    let address = shared.answers.is_some().then_some(meant.ip());
     let ask = Ask { target: &target, address, credentials: Credentials::Fields(&[]), via: &[] };
     let asker =
         trail.principal().map(|principal| (trail.source().ip().to_canonical(), principal.name.clone()));
@@ -107,29 +105,31 @@ fn held(shared: &Shared, relaying: Relaying, of: Option<((IpAddr, Arc<str>), IpA
     })
 }
 
-/// Returns what the client asks for: by name, if the address stands for one. Whoever nobody knows gets the address, and is
-/// refused as anybody else whom nobody knows.
+/// Returns what the client asks for: by name, if the address stands for one.
 ///
 /// # Errors
-/// The refusal, if the address stands for nothing that this client was told.
+/// The refusal, if the address stands for nothing that this client was told, or nobody knows who that is.
 fn named(shared: &Shared, trail: &mut Trail, literal: Authority) -> Result<Authority, Refusal> {
     let Some(names) = &shared.virtual_names else { return Ok(literal) };
-    let Host::Address(ip) = &literal.host else { return Ok(literal) };
-    if !names.ranges().contains(ip.get()) {
+    if !matches!(&literal.host, Host::Address(ip) if names.ranges().contains(ip.get())) {
         return Ok(literal);
     }
     let current = shared.current();
     let snapshot = &current.snapshot;
-    let Ok(principal) = snapshot.peer(&trail.client().shown()).alone(snapshot.anonymous.as_ref()) else {
-        return Ok(literal);
+    let peer = snapshot.peer(&trail.client().shown());
+    let known = peer.alone(snapshot.anonymous.as_ref());
+    let principal = match &known {
+        Ok(principal) => principal,
+        Err(error) => {
+            trail.note_workload(&peer);
+            shared.metrics.note_auth(&known);
+            return Err(serve::refuse(trail, error.reason(), Some(&literal)));
+        }
     };
-    trail.note_principal(&principal, &snapshot.policy);
-    match names.meaning(&principal.name, ip.get(), Instant::now()) {
-        Meaning::Name(name) => Ok(Authority { host: Host::Name(name), port: literal.port }),
-        Meaning::Ordinary => Ok(literal),
-        Meaning::Unknown => Err(serve::refuse(trail, Reason::HostNotAllowed, Some(&literal))
-            .with_detail("the address stands for no name that this client was told".to_owned())),
-    }
+    trail.note_principal(principal, &snapshot.policy);
+    destination::wanted(literal.clone(), names, &principal.name, Instant::now()).map_err(|unknown| {
+        serve::refuse(trail, Reason::HostNotAllowed, Some(&literal)).with_detail(unknown.to_string())
+    })
 }
 
 /// Ends a refused connection: with the answer of a proxy if the client speaks HTTP, else with a reset. Neither is a
