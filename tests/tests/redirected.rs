@@ -447,24 +447,29 @@ fn connections_come_as_they_are_by_tproxy() -> Result<()> {
         }
     }")?;
     let one = container(1)?;
-    let config = resolving_config("allow = [\"example.com\", \"db.example.org:22\", \"93.184.216.38\"]");
-    let mut exeat = Exeat::serve(world.directory(), &config, PROXY)?;
+    let policy = "allow = [\"example.com\", \"db.example.org:22\", \"93.184.216.38\"]";
     let home = world.directory();
-    for family in ["-4", "-6"] {
-        let secure = one.curl(home, &[family, "--cacert", &world.ca_file(), "https://example.com/"])?;
-        ensure!(secure.code == 0 && secure.out == "hello from example.com\n", "{secure:?}");
+    for (mode, config) in [("virtual", virtual_config(policy)), ("resolve", resolving_config(policy))] {
+        let mut exeat = Exeat::serve(home, &config, PROXY)?;
+        for family in ["-4", "-6"] {
+            let secure = one.curl(home, &[family, "--cacert", &world.ca_file(), "https://example.com/"])?;
+            ensure!(secure.out == "hello from example.com\n", "{mode} {family}: {secure:?}");
+        }
+        ensure!(greeting(&one, &world, "db.example.org", 22)? == GREETING.trim_end(), "{mode}");
+        let web = one.curl(home, &["http://93.184.216.38/"])?;
+        ensure!(web.code == 0, "{mode}: {web:?}");
+        let accepts = world.accepts();
+        for (host, port) in [("db.example.org", 25), ("93.184.216.36", 443), ("198.18.77.77", 443)] {
+            ensure!(greeting(&one, &world, host, port)? == "reset", "{mode}: {host}:{port}");
+        }
+        ensure!(world.accepts() == accepts, "{mode}: {:?}", world.reached());
+        let record = decision(&mut exeat, "93.184.216.36:443")?;
+        ensure!(record["reason"] == "ip_literal_not_allowed" && record["method"] == "REDIRECT", "{record}");
+        decision(&mut exeat, "db.example.org:22")?;
+        exeat.stop()?;
+        std::fs::remove_file(home.join("audit.jsonl"))?;
     }
-    ensure!(greeting(&one, &world, "db.example.org", 22)? == GREETING.trim_end());
-    let web = one.curl(home, &["http://93.184.216.38/"])?;
-    ensure!(web.code == 0, "{web:?}");
-    let accepts = world.accepts();
-    ensure!(greeting(&one, &world, "db.example.org", 25)? == "reset");
-    ensure!(greeting(&one, &world, "93.184.216.36", 443)? == "reset");
-    ensure!(world.accepts() == accepts, "{:?}", world.reached());
-    let record = decision(&mut exeat, "93.184.216.36:443")?;
-    ensure!(record["reason"] == "ip_literal_not_allowed" && record["method"] == "REDIRECT", "{record}");
-    decision(&mut exeat, "db.example.org:22")?;
-    exeat.stop()
+    Ok(())
 }
 
 /// What the documentation says of bridges is what the kernel does, and the doctor says so.

@@ -5,10 +5,11 @@ use std::io::Read;
 use anyhow::{Result, ensure};
 use exeat_tests::asker::{Asker, Told, question, read_framed, receive, write_framed};
 use exeat_tests::dns::Entry;
+use exeat_tests::namespace::PROXY;
 use exeat_tests::scrape::scrape;
 use hickory_proto::rr::RecordType;
 
-use crate::setup::{APP, OTHER, Setup};
+use crate::setup::{APP, OTHER, Setup, config};
 
 fn other() -> String {
     format!("[workload.other]\naddresses = [\"{OTHER}/32\"]\npolicies = [\"app\"]\n")
@@ -155,5 +156,46 @@ pub(crate) fn connections_are_bounded() -> Result<()> {
     while !reopened()? {
         ensure!(std::time::Instant::now() < end, "no place came back");
     }
+    setup.exeat.stop()
+}
+
+/// A client has as many virtual addresses as the network has. Who asks for one more has no answer, rather than the address of
+/// a name that is in use.
+pub(crate) fn virtual_addresses_run_out() -> Result<()> {
+    let setup = Setup::new("allow = []", "", "")?;
+    let dns =
+        "mode = \"virtual\"\nvirtual = [\"198.18.0.0/28\", \"fd65:7865:6174::/96\"]\nqueries_per_second = 0";
+    let of_other = format!(
+        "[policy.other]\nallow = [\"*.example.org\"]\n[workload.other]\naddresses = [\"{OTHER}/32\"]\npolicies = [\"other\"]\n"
+    );
+    let listen = format!("\"{PROXY}\", {{ address = \"0.0.0.0:3141\", redirected = true }}");
+    let config =
+        config("allow = [\"*.example.org\"]", dns, &of_other).replace(&format!("\"{PROXY}\""), &listen);
+    let mut setup = setup.serve(&config)?;
+    let label = |n: usize| format!("n{n}.example.org");
+    let mut told = Vec::new();
+    for n in 0..14 {
+        let answer = setup.ask(&label(n))?;
+        ensure!(answer.code() == "NOERROR" && answer.addresses().len() == 1, "{n}: {answer:?}");
+        told.extend(answer.addresses());
+    }
+    for (who, n, kind, want) in [
+        (APP, 14, RecordType::A, "SERVFAIL"),
+        (APP, 15, RecordType::AAAA, "SERVFAIL"),
+        (APP, 3, RecordType::A, "NOERROR"),
+        (APP, 3, RecordType::AAAA, "NOERROR"),
+        (OTHER, 14, RecordType::A, "NOERROR"),
+    ] {
+        let answer = Asker::at(who)?.ask(&label(n), kind)?;
+        ensure!(answer.code().starts_with(want), "{who} {n} {kind}: {answer:?}");
+        ensure!(answer.addresses().is_empty() == (want == "SERVFAIL"), "{who} {n} {kind}: {answer:?}");
+    }
+    ensure!(setup.ask(&label(3))?.addresses() == told[3..4], "it has kept its address");
+    told.sort_unstable();
+    told.dedup();
+    ensure!(told.len() == 14, "{told:?}");
+    ensure!(limit_hits("virtual")? == 2.0);
+    let record = setup.record(&label(15), |_| true)?;
+    ensure!(record["reason"] == "dns_failed" && record["principal"]["name"] == "app", "{record}");
     setup.exeat.stop()
 }

@@ -31,7 +31,7 @@ use hostile::{
 };
 use limits::{
     a_source_may_ask_so_often, connections_are_bounded, names_under_a_wildcard_are_bounded,
-    questions_that_wait_are_bounded, what_asks_nothing_counts_too,
+    questions_that_wait_are_bounded, virtual_addresses_run_out, what_asks_nothing_counts_too,
 };
 
 fn main() -> ExitCode {
@@ -59,6 +59,7 @@ fn main() -> ExitCode {
         what_asks_nothing_counts_too,
         questions_that_wait_are_bounded,
         connections_are_bounded,
+        virtual_addresses_run_out,
         a_collector_is_told_what_is_asked_and_decided,
         a_collector_that_comes_and_goes_delays_no_answer,
     ])
