@@ -55,6 +55,11 @@ fn say(socket: &UdpSocket) -> Option<()> {
         message[6..12].copy_from_slice(&head[2..]);
         message.extend_from_slice(rest);
         socket.send_to(&message, client).ok()?;
+        // Whoever throws that away would wait for another until the time is over. This is one; who has an answer does not
+        // read it.
+        bare.metadata.message_type = MessageType::Response;
+        bare.metadata.response_code = ResponseCode::ServFail;
+        socket.send_to(&bare.to_vec().ok()?, client).ok()?;
     }
 }
 

@@ -11,6 +11,8 @@ use proptest::sample::{Index, select};
 
 #[path = "../../../fuzz/checks/client_hello.rs"]
 mod client_hello;
+#[path = "../../../fuzz/checks/destination.rs"]
+mod destination;
 #[path = "../../../fuzz/checks/proxy_header.rs"]
 mod proxy_header;
 #[path = "../../../fuzz/checks/request_head.rs"]
@@ -46,6 +48,13 @@ fn replay(target: &str, most: usize, check: fn(&[u8])) {
 #[test]
 fn every_client_hello_and_prefixes_of_it_pass() {
     replay("client_hello", 256, client_hello::check);
+}
+
+#[test]
+fn every_original_destination_and_prefixes_of_it_pass() {
+    replay("destination", usize::MAX, |bytes| {
+        destination::check(bytes);
+    });
 }
 
 #[test]
@@ -85,6 +94,13 @@ fn edited(target: &str, telling: &'static [u8]) -> impl Strategy<Value = Vec<u8>
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn original_destinations_that_differ_a_little_pass_too(
+        bytes in edited("destination", b"\0\x01\x02\x03\x04\x08\x0a\x0c\x12\x16\x50\xc6\xfd\xff")
+    ) {
+        destination::check(&bytes);
+    }
 
     #[test]
     fn proxy_headers_that_differ_a_little_pass_too(
@@ -152,5 +168,27 @@ fn some_socks5_messages_have_a_target() {
     ] {
         let (message, _) = socks5_wire::request(&read("socks5", name)).unwrap().unwrap();
         assert_eq!(message.authority().map(|target| target.to_string()).as_deref(), Some(want), "{name}");
+    }
+}
+
+#[test]
+fn original_destinations_are_names_addresses_or_nothing() {
+    let seen = destination::Seen::default;
+    for (name, want) in [
+        ("mapped_listener", destination::Seen { permitted: 1, ..seen() }),
+        ("mapped_denied", destination::Seen { refused: 1, ..seen() }),
+        ("nat64_virtual", destination::Seen { refused: 1, ..seen() }),
+        ("metadata", destination::Seen { refused: 4, ..seen() }),
+        ("port_zero", seen()),
+        ("other_family", destination::Seen { permitted: 2, ..seen() }),
+        ("virtual", destination::Seen { named: 6, ..seen() }),
+        ("virtual_of_another", destination::Seen { named: 2, unknown: 2, ..seen() }),
+        ("virtual_never_told", destination::Seen { unknown: 5, ..seen() }),
+        ("virtual_full", destination::Seen { named: 1, exhausted: 2, ..seen() }),
+        ("virtual_kept", destination::Seen { named: 2, ..seen() }),
+        ("answered", destination::Seen { permitted: 4, answered: 4, ..seen() }),
+        ("answered_ended", destination::Seen { permitted: 3, answered: 2, ..seen() }),
+    ] {
+        assert_eq!(destination::check(&read("destination", name)), want, "{name}");
     }
 }
