@@ -16,8 +16,8 @@ const PROCESSES_MAX: usize = 512;
 /// Open files that are looked at for one connection, at about a microsecond each.
 const FILES_MAX: usize = 8192;
 
-/// Our own processes inside, which come first: the one that made the namespaces, and init.
-const OURS: usize = 2;
+/// Our own processes inside, which come first: init.
+const OURS: usize = 1;
 
 /// How often it is looked for processes that were started while others were paused.
 const PAUSE_ROUNDS: usize = 8;
@@ -94,7 +94,7 @@ impl Inside {
     pub(crate) fn pause(&self) -> Paused {
         let mut paused = Paused(Vec::new());
         for _ in 0..PAUSE_ROUNDS {
-            // Each after its parent. The first, and the one below it, are ours.
+            // Each after its parent. The first is ours.
             let all = self.all().into_iter().filter_map(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
             let new: Vec<Pid> = all.skip(OURS).filter(|pid| !paused.0.contains(pid)).collect();
             if new.is_empty() {

@@ -358,7 +358,7 @@ mod tests {
         let groups = Groups::make_in(&hierarchies, &limits, 7).unwrap();
         let outer = root.path().join("slice/exeat-7");
         assert_eq!(fs::read_to_string(outer.join("memory.max")).unwrap(), "1048576");
-        assert_eq!(fs::read_to_string(outer.join("pids.max")).unwrap(), "12");
+        assert_eq!(fs::read_to_string(outer.join("pids.max")).unwrap(), "11");
         groups.take_in(42).unwrap();
         assert_eq!(fs::read_to_string(outer.join("command/cgroup.procs")).unwrap(), "42");
         assert!(groups.exceeded().is_empty());

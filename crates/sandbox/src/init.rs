@@ -1,28 +1,34 @@
-//! Process 1 inside: arranges what the command sees, gives up every privilege, runs the command, and reaps what it leaves.
-//! When this ends, the kernel ends everything inside.
+//! Process 1 inside: makes the network, arranges what the command sees, gives up every privilege, runs the command, and reaps what it
+//! leaves. When this ends, the kernel ends everything inside.
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, ExitCode, Stdio};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Pid, Uid, setresgid, setresuid};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior, set_parent_process_death_signal};
 
 use crate::failure::{During, Failure, STATUS_MISSING, STATUS_UNUSABLE, Step};
+use crate::forbidden::explained;
+use crate::redirect::{self, Loading, RedirectError};
 use crate::signals::Held;
-use crate::wire::{Channel, Ended, Order, ToInside, ToLauncher};
-use crate::{give_back_text, kin, limited, mounts, privileges, syscalls};
+use crate::wire::{Channel, Ended, Order, Setup, ToInside, ToLauncher};
+use crate::{give_back_text, kin, limited, mounts, network, packets, privileges, syscalls};
+
+/// What to do where the kernel takes no rules.
+const NO_NF_TABLES: &str = "the kernel must have nf_tables with NAT, redirect, reject and counters (modules nft_chain_nat, nft_redir, nft_ct, \
+     nft_reject_inet, nft_objref)";
 
 /// Does init's part for `command`.
-pub(crate) fn run(channel: &Channel, command: &[OsString]) -> ExitCode {
-    let said = match confine_and_run(channel, command) {
+pub(crate) fn run(channel: &Channel, setup: &Setup, command: &[OsString]) -> ExitCode {
+    let said = match confine_and_run(channel, setup, command) {
         Ok(ended) => ToLauncher::Ended(ended),
         Err(failure) => ToLauncher::Failed(failure),
     };
@@ -31,10 +37,14 @@ pub(crate) fn run(channel: &Channel, command: &[OsString]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn confine_and_run(channel: &Channel, command: &[OsString]) -> Result<Ended, Failure> {
+fn confine_and_run(channel: &Channel, setup: &Setup, command: &[OsString]) -> Result<Ended, Failure> {
+    become_user(channel, setup)?;
+    // Changing the user has undone it if it was done before.
     set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).during(Step::Start)?;
+    let loading = connect(channel)?;
     privileges::keep_needed().during(Step::Privileges)?;
     let (order, streams) = confine(channel)?;
+    loading.finish().map_err(|error| during_redirect(&error))?;
     channel.send(&ToLauncher::Confined).during(Step::Talk)?;
     let Some((ToInside::Go, _)) = channel.receive().during(Step::Talk)? else {
         return Err(Failure::new(Step::Talk, "it is not to be run"));
@@ -45,7 +55,48 @@ fn confine_and_run(channel: &Channel, command: &[OsString]) -> Result<Ended, Fai
     attend(channel, &child).during(Step::Talk)
 }
 
-/// Does everything that must be done before the command.
+/// Has the launcher map the user, which only somebody outside can do, and becomes that one if it is another one than ours.
+fn become_user(channel: &Channel, setup: &Setup) -> Result<(), Failure> {
+    // Those who are outside mount `/proc`, and it tells their number for this process.
+    let own = fs::read_link("/proc/self").during(Step::Talk)?;
+    let own = own.to_str().and_then(|number| number.parse().ok());
+    let own = own.ok_or_else(|| Failure::new(Step::Talk, "this process has no number"))?;
+    channel.send(&ToLauncher::Unshared(own)).during(Step::Talk)?;
+    let Some((ToInside::Mapped, _)) = channel.receive().during(Step::Talk)? else {
+        return Err(Failure::new(Step::Talk, "the user was not mapped"));
+    };
+    let (uid, gid) = (Uid::from_raw(setup.uid), Gid::from_raw(setup.gid));
+    setresgid(gid, gid, gid).during(Step::Become)?;
+    setresuid(uid, uid, uid).during(Step::Become)
+}
+
+/// Makes the network, and hands the launcher its sockets. The rules are on their way into force.
+fn connect(channel: &Channel) -> Result<Loading, Failure> {
+    // Some systems let anybody make a user namespace, but give no capabilities in it.
+    privileges::keep_over_exec().during(Step::Namespaces).map_err(explained)?;
+    let has_ipv6 = network::bring_up().during(Step::Network).map_err(explained)?;
+    let loading = redirect::begin().map_err(|error| during_redirect(&error))?;
+    let mut sockets = network::listen(has_ipv6).during(Step::Listen)?;
+    let counters = packets::counters().during(Step::Redirect);
+    // The kernel was asked, and not `nft`.
+    sockets.push(counters.map_err(|failure| failure.with_help(NO_NF_TABLES))?);
+    let descriptors: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+    channel.send_with(&ToLauncher::Listening, &descriptors).during(Step::Talk)?;
+    Ok(loading)
+}
+
+fn during_redirect(error: &RedirectError) -> Failure {
+    let failure = Failure::new(Step::Redirect, error);
+    match error {
+        RedirectError::Missing => failure,
+        RedirectError::Unusable(_, cause) => {
+            Failure { cause: format!("{error}: {cause}"), help: None, ..failure }
+        }
+        RedirectError::Refused { .. } => failure.with_help(NO_NF_TABLES),
+    }
+}
+
+/// Does everything else that must be done before the command.
 fn confine(channel: &Channel) -> Result<(Order, [OwnedFd; 3]), Failure> {
     let Some((ToInside::Order(order), descriptors)) = channel.receive().during(Step::Talk)? else {
         return Err(Failure::new(Step::Talk, "there is no order"));

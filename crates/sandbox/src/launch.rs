@@ -6,7 +6,7 @@ use std::io;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::environment;
 use crate::failure::{During, Failure, Step};
+use crate::first::First;
 use crate::forbidden::explained;
 use crate::groups::Groups;
 use crate::limits::{Exceeded, Limits};
@@ -62,12 +63,12 @@ pub struct Beginning(Sandbox);
 /// A sandbox, and the processes that keep it. All of them, the command's included, end when it is dropped.
 #[derive(Debug)]
 pub struct Sandbox {
-    stage: Child,
+    first: First,
     channel: Channel,
     time: Option<Duration>,
     /// Where to ask how many packets were refused.
     counters: Option<OwnedFd>,
-    /// After the stage, whose end empties them.
+    /// After the first process, whose end empties them.
     groups: Option<Groups>,
 }
 
@@ -119,14 +120,21 @@ impl Sandbox {
             .stdin(Stdio::from(theirs))
             .spawn()
             .during(Step::Start)?;
-        let mut sandbox = Self { stage, channel, time: limits.time, counters: None, groups: None };
+        let first = First::Stage(stage);
+        let mut sandbox = Self { first, channel, time: limits.time, counters: None, groups: None };
         if limits.needs_groups() {
             let groups = sandbox.groups.insert(Groups::make(limits)?);
             // It waits for a word of ours: whatever it starts is in them, too.
-            groups.take_in(sandbox.stage.id())?;
+            groups.take_in(sandbox.first.id())?;
         }
         sandbox.say(&ToInside::Setup(user.setup.clone()))?;
-        sandbox.expect(|said| matches!(said, ToLauncher::Unshared))?;
+        let mut init = 0;
+        sandbox.expect(|said| {
+            let ToLauncher::Unshared(number) = said else { return false };
+            init = *number;
+            true
+        })?;
+        sandbox.first.becomes(init)?;
         sandbox.map_user(user)?;
         sandbox.say(&ToInside::Mapped)?;
         Ok(Beginning(sandbox))
@@ -135,7 +143,7 @@ impl Sandbox {
     /// The number of its first process, which has the network of all in it, and is the first ancestor of theirs.
     #[must_use]
     pub fn first_process(&self) -> u32 {
-        self.stage.id()
+        self.first.id()
     }
 
     /// Runs the command, once the sandbox is complete.
@@ -143,21 +151,7 @@ impl Sandbox {
     /// # Errors
     /// If it cannot be made, or the command cannot be run; the status tells whether it is there.
     pub fn start(&self) -> Result<(), Failure> {
-        let (mut is_redirected, mut is_confined) = (false, false);
-        while !(is_redirected && is_confined) {
-            self.expect(|said| {
-                let is = match said {
-                    ToLauncher::Redirected => &mut is_redirected,
-                    ToLauncher::Confined => &mut is_confined,
-                    ToLauncher::Unshared
-                    | ToLauncher::Listening
-                    | ToLauncher::Started
-                    | ToLauncher::Failed(_)
-                    | ToLauncher::Ended(_) => return false,
-                };
-                !std::mem::replace(is, true)
-            })?;
-        }
+        self.expect(|said| matches!(said, ToLauncher::Confined))?;
         self.say(&ToInside::Go)?;
         let started = self.expect(|said| matches!(said, ToLauncher::Started)).map(drop);
         // It may have been, or else the step would be told.
@@ -229,7 +223,7 @@ impl Sandbox {
         }
     }
 
-    /// The stage cannot do this itself where the user is not its own.
+    /// Init cannot do this itself where the user is not its own.
     fn map_user(&self, user: &RunAs) -> Result<(), Failure> {
         let setup = &user.setup;
         for (file, text) in [
@@ -238,7 +232,7 @@ impl Sandbox {
             ("uid_map", format!("{0} {0} 1", setup.uid)),
             ("gid_map", format!("{0} {0} 1", setup.gid)),
         ] {
-            fs::write(format!("/proc/{}/{file}", self.stage.id()), text)
+            fs::write(format!("/proc/{}/{file}", self.first.id()), text)
                 .during_with(Step::Mapping, file)
                 .map_err(explained)?;
         }
@@ -352,8 +346,6 @@ impl Deadline {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        // Init is killed with the stage, and everything inside with init.
-        let _ = self.stage.kill();
-        let _ = self.stage.wait();
+        self.first.end();
     }
 }

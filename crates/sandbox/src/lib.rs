@@ -1,9 +1,10 @@
 //! Runs a command whose only way out is the proxy, whatever the command does.
 //!
-//! The program starts itself anew. This *stage* (`stage.rs`) makes the namespaces and a network that has nothing but
-//! loopback, and binds in it the sockets that the proxy outside serves. *Init* (`init.rs`), which comes of it, is process 1
-//! inside: it puts out of sight what would lead out, gives up every privilege and runs the command. What is told between them and the process that
-//! wants the command run, the *launcher* (`launch.rs`), is in `wire.rs`.
+//! The program starts itself anew. This *stage* (`stage.rs`) makes the namespaces, and a process in them that goes on from there:
+//! *init* (`init.rs`), which is process 1 inside. It makes a network that has nothing but loopback, binds in it the sockets that the
+//! proxy outside serves, puts out of sight what would lead out, gives up every privilege and runs the command. The stage has ended by
+//! then: init is a child of the process that wants the command run, the *launcher* (`launch.rs`). What they tell each other is in
+//! `wire.rs`.
 //!
 //! Each step either succeeds or ends it all: [`Failure`] says which, and what to do about it.
 #![deny(unsafe_code)]
@@ -11,6 +12,7 @@
 mod bare;
 mod environment;
 mod failure;
+mod first;
 mod forbidden;
 mod groups;
 mod init;

@@ -111,5 +111,5 @@ impl Limits {
     }
 }
 
-/// Processes of our own that are counted with the command's: the stage and init.
-pub(crate) const OURS: u64 = 2;
+/// Processes of our own that are counted with the command's: init. The stage is gone by then.
+pub(crate) const OURS: u64 = 1;

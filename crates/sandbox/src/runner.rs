@@ -167,7 +167,7 @@ impl Runner {
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        // The stage is killed with it.
+        // Init is killed with it.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

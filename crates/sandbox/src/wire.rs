@@ -30,7 +30,7 @@ const DESCRIPTORS_MAX: usize = 8;
 pub(crate) enum ToInside {
     /// To the stage: who the command runs as.
     Setup(Setup),
-    /// To the stage: its user is mapped.
+    /// To init: its user is mapped.
     Mapped,
     /// To init: what the command may see. Its standard streams go along, and the host's table of unix sockets.
     Order(Box<Order>),
@@ -40,18 +40,15 @@ pub(crate) enum ToInside {
     Signal(i32),
 }
 
-/// Said by the stage and by init.
+/// Said by init; by the stage only if it fails.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) enum ToLauncher {
-    /// The stage has its namespaces.
-    Unshared,
+    /// Init is there, in its namespaces, and has this number outside.
+    Unshared(u32),
     /// The network is there. The sockets to serve go along: one for clients that know of the proxy, and then, for each family,
     /// one for all other connections, and two for questions by UDP and by TCP; and at last the one to ask for counters by.
     Listening,
-    /// Connections are redirected.
-    Redirected,
-    /// Everything else is done but to run the command. It is said by init, before or after the stage says that connections are
-    /// redirected.
+    /// Everything is done but to run the command, and the rules are in force.
     Confined,
     /// The command runs.
     Started,

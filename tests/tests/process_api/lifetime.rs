@@ -115,7 +115,7 @@ fn runs_are_told_to_end_when_the_server_is(starter: Starter) -> Result<()> {
     let (status, run) = api.execute(&polite)?;
     ensure!(status == 202, "{run}");
     let left = descendants(api.exeat.id())?;
-    ensure!(left.len() > 9, "each has a runner, a stage, init and the command: {left:?}");
+    ensure!(left.len() > 9, "each has a runner, init, the command and what that has started: {left:?}");
     let mut exeat = api.exeat;
     // It may have set its trap by now or be ended by the signal: both are its end.
     exeat.signal(Signal::SIGTERM)?;
@@ -131,7 +131,7 @@ fn a_server_that_is_killed_leaves_nothing_behind(starter: Starter) -> Result<()>
     let api = Api::start(starter, world.directory(), &[])?;
     start_two(&api)?;
     let left = descendants(api.exeat.id())?;
-    ensure!(left.len() > 9, "each has a runner, a stage, init and the command: {left:?}");
+    ensure!(left.len() > 9, "each has a runner, init, the command and what that has started: {left:?}");
     let mut exeat = api.exeat;
     exeat.signal(Signal::SIGKILL)?;
     exeat.wait()?;

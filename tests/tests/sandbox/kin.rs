@@ -138,7 +138,7 @@ fn who_is_killed_with_the_sandbox_was_run(starter: Starter) -> Result<()> {
     BufReader::new(child.stdout.take().context("stdout")?).read_line(&mut line)?;
     let launcher = child.id();
     let children = fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children"))?;
-    kill(Pid::from_raw(children.trim().parse().context("the stage")?), Signal::SIGKILL)?;
+    kill(Pid::from_raw(children.trim().parse().context("init")?), Signal::SIGKILL)?;
     let output = child.wait_with_output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     let is_told = said.contains("the command was ended with its sandbox");

@@ -151,6 +151,10 @@ fn a_command_is_held_to_limits_as_a_whole(starter: Starter) -> Result<()> {
         (["--memory", "64M"], python(TAKE, "256"), 137, "", "[\"memory\"]"),
         (["--pids", "20"], python(START, "10"), 0, "all\n", "[]"),
         (["--pids", "20"], python(START, "30"), 0, "True\n", "[\"pids\"]"),
+        // To the last one, itself included.
+        (["--pids", "20"], python(START, "19"), 0, "all\n", "[]"),
+        (["--pids", "20"], python(START, "20"), 0, "True\n", "[\"pids\"]"),
+        (["--pids", "1"], python(START, "1"), 0, "True\n", "[\"pids\"]"),
     ] {
         let told = run(starter, home, &[&flags[..], &["--json"]].concat(), &command)?;
         ensure!(told.code == code && told.out == out, "{flags:?} {told:?}");
@@ -168,7 +172,7 @@ fn a_command_is_held_to_limits_as_a_whole(starter: Starter) -> Result<()> {
         .or_else(|_| fs::read_to_string(found.join("cpu.max")))?;
     ensure!(quota.trim() == "25000" || quota.trim() == "25000 100000", "{quota}");
     let members = fs::read_to_string(found.join("command/cgroup.procs"))?;
-    ensure!(members.lines().count() >= 3, "{members}");
+    ensure!(members.lines().count() == 2, "init and the command: {members}");
     drop(child.stdin.take());
     child.wait()?;
     ensure!(find(Path::new("/sys/fs/cgroup"), &group).is_none(), "it left a group behind");

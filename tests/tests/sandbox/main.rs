@@ -15,6 +15,7 @@ macro_rules! by_each_starter {
 }
 
 mod action;
+mod around;
 mod ask;
 mod cargo;
 mod clients;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     scenarios.extend(found::scenarios());
     scenarios.extend(ask::scenarios());
     scenarios.extend(command::scenarios());
+    scenarios.extend(around::scenarios());
     scenarios.extend(clients::scenarios());
     scenarios.extend(cargo::scenarios());
     scenarios.extend(planted::scenarios());
