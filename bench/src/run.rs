@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -22,6 +23,9 @@ pub(crate) struct Runs {
     /// How often in this round, with and without; the figures are the medians
     #[arg(long, default_value_t = 10)]
     times: u32,
+    /// Seconds for which the command is quiet once in a round, before memory is looked at a second time
+    #[arg(long, default_value_t = 25)]
+    quiet: u64,
     /// What stands before the command to have it confined, in words that are separated by spaces
     #[arg(long)]
     confined: String,
@@ -35,6 +39,7 @@ struct Ran {
     ready_ms: f64,
     cpu_ms: f64,
     memory_mib: f64,
+    quiet_mib: f64,
 }
 
 /// Runs the command by itself and confined, in turn.
@@ -48,20 +53,21 @@ pub(crate) fn run(runs: &Runs) -> Result<()> {
     let mut all = [Vec::new(), Vec::new()];
     for _ in 0..runs.times {
         for ((_, words), ran) in targets.iter().zip(&mut all) {
-            ran.push(once(words)?);
+            ran.push(once(words, Duration::ZERO)?);
         }
     }
-    for ((name, _), ran) in targets.iter().zip(&all) {
+    for ((name, words), ran) in targets.iter().zip(&all) {
         let mut figures = Figures { units: ran.len() as u64, ..Figures::default() };
         figures.set("ready_ms", median(ran.iter().map(|ran| ran.ready_ms)));
         figures.set("run_cpu_ms", median(ran.iter().map(|ran| ran.cpu_ms)));
         figures.set("own_mib", median(ran.iter().map(|ran| ran.memory_mib)));
+        figures.set("quiet_mib", once(words, Duration::from_secs(runs.quiet))?.quiet_mib);
         runs.sheet.add(name, runs.round, figures)?;
     }
     Ok(())
 }
 
-fn once(words: &[String]) -> Result<Ran> {
+fn once(words: &[String], quiet: Duration) -> Result<Ran> {
     let (program, args) = words.split_first().context("no command")?;
     let (before, began) = (children_ms()?, Instant::now());
     let mut child = Command::new(program)
@@ -82,9 +88,11 @@ fn once(words: &[String]) -> Result<Ran> {
     writeln!(input)?;
     says("done")?;
     let memory_mib = own_kib(&child) as f64 / 1024.0;
+    thread::sleep(quiet);
+    let quiet_mib = own_kib(&child) as f64 / 1024.0;
     writeln!(input)?;
     ensure!(child.wait()?.success(), "it failed");
-    Ok(Ran { ready_ms, cpu_ms: children_ms()? - before, memory_mib })
+    Ok(Ran { ready_ms, cpu_ms: children_ms()? - before, memory_mib, quiet_mib })
 }
 
 /// What the processes hold that are of Exeat and not of the command: the first one, and those that it has made of itself.
@@ -116,9 +124,9 @@ mod tests {
     #[test]
     fn a_command_is_measured_that_says_what_it_has_to() {
         let words = |script: &str| ["sh", "-c", script].map(str::to_owned);
-        let ran = once(&words("echo ready; read line; echo done; read line")).unwrap();
-        assert!(ran.ready_ms > 0.0 && ran.memory_mib == 0.0, "no process of it is ours");
-        once(&words("echo ready; read line; echo failed; read line")).err().unwrap();
-        once(&words("echo ready; read line; echo done; read line; exit 1")).err().unwrap();
+        let ran = once(&words("echo ready; read line; echo done; read line"), Duration::ZERO).unwrap();
+        assert!(ran.ready_ms > 0.0 && ran.memory_mib + ran.quiet_mib == 0.0, "no process of it is ours");
+        once(&words("echo ready; read line; echo failed; read line"), Duration::ZERO).err().unwrap();
+        once(&words("echo ready; read line; echo done; read line; exit 1"), Duration::ZERO).err().unwrap();
     }
 }

@@ -156,7 +156,8 @@ const ALL: &[Bar] = &[
             Some(15.0),
         )
     },
-    value("memory of the processes around it", "run", "own_mib", " MiB", 10.0, None),
+    value("memory of the processes around it, after a request", "run", "own_mib", " MiB", 10.0, None),
+    value("the same when it was quiet", "run", "quiet_mib", " MiB", 10.0, None),
     value("memory with 100,000 principals", "principals", "memory_mib", " MiB", 200.0, None),
     value("ready with 100,000 principals", "principals", "ready_s", " s", 2.0, None),
 ];

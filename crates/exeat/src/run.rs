@@ -33,7 +33,8 @@ const LOG_FILTER: &str = "warn";
 /// How long the last log lines may take to be read.
 const LOG_FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// How often the traffic is looked at meanwhile: the proxy gives up counting after a minute.
+/// How often the traffic is looked at meanwhile, for which the proxy gives up counting after a minute, and text that was needed is
+/// given back. What is needed again comes back in less than a millisecond.
 const LOOK_AGAIN: Duration = Duration::from_secs(20);
 
 /// How long the connections of a command that has ended may take to end. Nobody is at their other side.
@@ -111,7 +112,10 @@ pub(crate) fn conduct(
     let ended = sandbox.start().and_then(|()| {
         started();
         give_back_text();
-        sandbox.wait(signals, LOOK_AGAIN, look)
+        sandbox.wait(signals, LOOK_AGAIN, || {
+            look();
+            give_back_text();
+        })
     });
     if let Some(asker) = asker {
         asker.stop();

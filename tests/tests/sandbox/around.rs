@@ -16,11 +16,12 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         one_process_is_between_it_and_its_launcher,
         all_of_it_is_gone_when_its_launcher_ends,
         all_of_it_ends_with_a_launcher_that_is_killed,
+        what_a_request_took_is_given_back_while_it_runs,
     ]
 }
 
-/// How long the kernel may take to end what has lost its launcher.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the kernel may take to end what has lost its launcher, and the launcher to look whether there is something to give back.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// It starts two that do not want to end, one of them in a session of its own.
 const SCRIPT: &str =
@@ -102,4 +103,31 @@ fn all_of_it_ends_with_a_launcher_that_is_killed(starter: Starter) -> Result<()>
         thread::sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+fn what_a_request_took_is_given_back_while_it_runs(starter: Starter) -> Result<()> {
+    let world = World::new()?;
+    let script = "curl -sS http://example.com/; read end; exit 0";
+    let mut command =
+        starter.command(world.directory(), &["--allow", "example.com"], &["sh", "-c", script])?;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().context("stdout")?).read_line(&mut line)?;
+    ensure!(line == "hello from example.com\n", "{starter:?}: {line:?}");
+    let taken = file_kib(child.id())?;
+    let late = Instant::now() + PATIENCE;
+    while file_kib(child.id())? > taken / 2 {
+        ensure!(Instant::now() < late, "{starter:?}: {} of {taken} KiB are there", file_kib(child.id())?);
+        thread::sleep(Duration::from_millis(50));
+    }
+    drop(child.stdin.take());
+    ensure!(child.wait()?.success(), "{starter:?}");
+    Ok(())
+}
+
+/// How much a process has in memory of files, its own program above all.
+fn file_kib(process: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssFile:")).context("RssFile")?;
+    Ok(line.trim_end_matches("kB").trim().parse()?)
 }
