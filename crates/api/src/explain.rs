@@ -31,7 +31,7 @@ pub(crate) struct Question {
     token: Option<String>,
     /// The workload that the request comes from.
     workload: Option<String>,
-    /// A URL, HOST:PORT, or a host for port 443.
+    /// A URL, HOST:PORT, or a host for port 443. The scheme of a URL says what opens the connection, which is judged then.
     #[schemars(example = "https://api.example.com/")]
     target: String,
     /// The addresses to judge, at most 256. Nothing is resolved.
@@ -44,7 +44,7 @@ pub(crate) struct Question {
 pub(crate) struct Answer {
     /// The policy that was asked.
     revision: u64,
-    /// In canonical form.
+    /// In canonical form; as it was asked for if it is none.
     target: String,
     /// What would be decided.
     #[schemars(extend("enum" = ["allow", "deny"]))]
@@ -116,9 +116,6 @@ pub(crate) async fn post(
     if addresses.is_some_and(|addresses| addresses.len() > ADDRESSES_MAX) {
         return Err(Failure::request(format!("more than {ADDRESSES_MAX} addresses")));
     }
-    let target = parse_target(&question.target).map_err(|error| {
-        Failure::request(error.to_string()).help("write a URL, HOST:PORT, or a host for port 443")
-    })?;
     let snapshot = admin.proxy.snapshot();
     let everyone = Everyone {
         clients: &snapshot.clients,
@@ -148,9 +145,17 @@ pub(crate) async fn post(
     if let Some(name) = workload.filter(|name| snapshot.workloads.get(name).is_none()) {
         return Err(nobody("workload", name));
     }
-    let request = EgressRequest { bound: &principal.bound, target: &target, transport: Transport::Tcp };
     let revision = snapshot.policy.revision().0;
-    let mut explanation = explain(&snapshot.policy, &request, addresses);
+    let asked = match parse_target(&question.target) {
+        Ok(asked) => asked,
+        Err(error) => {
+            let explanation = error.explanation(&snapshot.policy, &principal.bound, &question.target);
+            return Ok(Json(Answer::new(revision, &principal.name, explanation)));
+        }
+    };
+    let request =
+        EgressRequest { bound: &principal.bound, target: &asked.authority, transport: Transport::Tcp };
+    let mut explanation = explain(&snapshot.policy, &request, addresses, asked.opens);
     everyone.add_place(&mut explanation, &principal, workload);
     if admin.proxy.is_revoked(&principal) {
         who::refuse(&mut explanation, "revocation", Reason::TokenRevoked, "the token is revoked".to_owned());

@@ -44,5 +44,5 @@ pub use orders::{Do, Done, Order, Put, Refused, Terms};
 pub use process::{Callers, Ceiling, NewSecret, ProcessApi, Secret, SecretError, Setup};
 pub use socket::{Access, Socket, SocketError, SocketFile};
 pub use status::{Reloading, Status};
-pub use target::{TargetError, parse_target};
+pub use target::{Asked, TargetError, parse_target};
 pub use who::Everyone;

@@ -473,7 +473,8 @@ pub enum Format {
 #[derive(Args, Debug)]
 #[command(
     override_usage = "exeat explain [OPTIONS] <CLIENT> <URL>\n       exeat explain [OPTIONS] --token <FILE> <URL>",
-    after_help = "Exit status: 0 allowed, 1 refused, 78 the configuration is not usable.\n\n\
+    after_help = "Exit status: 0 allowed, 1 refused, 78 the configuration is not usable. What is no destination is \
+                        refused with the reason that the proxy would give.\n\n\
                         Examples:\n  \
                         exeat explain payments https://api.example.com/v1/charges\n  \
                         exeat explain payments db.corp.example:5432 --address 10.20.1.7\n  \
@@ -484,7 +485,7 @@ pub struct ExplainArgs {
     /// The client or workload, by its name in the configuration; `anonymous` for one without credentials. None with --token
     #[arg(value_name = "CLIENT")]
     pub client: String,
-    /// A URL, or HOST:PORT
+    /// A URL, or HOST:PORT. The scheme of a URL says what opens the connection
     #[arg(value_name = "URL", required_unless_present = "token", conflicts_with = "token")]
     pub target: Option<String>,
     /// The configuration file

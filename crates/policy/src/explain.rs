@@ -1,34 +1,39 @@
 //! Why a request is allowed or refused, stage by stage, and the smallest entry that would
 //! allow it. It asks the same functions that decide, so it cannot tell another story.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::net::IpAddr;
 
-use exeat_model::{
-    AddressClass, CanonicalIp, Host, IpBlock, NamePattern, Port, PortRange, PortSet, Transport,
-};
+use exeat_model::Host;
 
 use crate::announce::Announce;
 use crate::caps::Caps;
 use crate::decide::{
-    Allowed, Candidates, Denial, EgressRequest, Verdict, allowing, decide, denied, denied_address, matching,
+    Allowed, Candidates, Denial, EgressRequest, Verdict, allowing, decide, denied, matching,
 };
-use crate::entry::{Destination, Entry, Expect};
+use crate::entry::{Entry, Expect};
 use crate::hop::Resolve;
-use crate::permit::{OpeningRule, covers, permit, permit_via};
+use crate::opening::{OpeningRule, OpensWith, expectations};
+use crate::permit::{permit, permit_via};
 use crate::reason::Reason;
 use crate::rule::{RuleId, RuleView};
-use crate::set::{Mode, PolicySet};
-use crate::transports::Transports;
+use crate::set::{Bound, Mode, PolicySet};
 
-/// Room for an entry as most are written, so that it is written where it stays.
-const ENTRY_BYTES: usize = 128;
+mod help;
+
+pub use help::{helping_entry, smallest_entry};
 
 /// The stage that looks at addresses.
 const ADDRESSES: &str = "addresses";
 
+/// The stage that looks at the first bytes of a connection.
+const OPENING: &str = "opening";
+
 /// What is said of addresses that are allowed only where they are not those of the host that connects.
 const UNLESS_OURS: &str = ", unless one is an address of this host: a listener on every address has the port";
+
+/// What is said where nothing could open the connection.
+const CONTRADICTION: &str = "the rule and a ceiling's expect different protocols to open the connection";
 
 /// How one stage ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,7 +51,7 @@ pub enum Outcome {
 pub struct Stage {
     /// What is looked at: `deny`, `allow`, `ceiling NAME`, `addresses`, `opening`, `bounds`,
     /// `PROXY header` or `next hop`; of a token `issuer's ceiling` for `allow`, and `token` and
-    /// `limit NAME`.
+    /// `limit NAME`; and `target` of what is none.
     pub name: String,
     /// How it ended.
     pub outcome: Outcome,
@@ -75,9 +80,15 @@ pub struct Explanation {
     pub entry_goes_to: Vec<String>,
 }
 
-/// Explains one request. Without addresses the stages that need them stay open.
+/// Explains one request. Without addresses the stages that need them stay open. What opens the connection is judged if
+/// `opens` says with what.
 #[must_use]
-pub fn explain(set: &PolicySet, request: &EgressRequest<'_>, addrs: Option<&[IpAddr]>) -> Explanation {
+pub fn explain(
+    set: &PolicySet,
+    request: &EgressRequest<'_>,
+    addrs: Option<&[IpAddr]>,
+    opens: Option<OpensWith>,
+) -> Explanation {
     let literal = match &request.target.host {
         Host::Address(ip) => Some([ip.get()]),
         Host::Name(_) => None,
@@ -98,18 +109,43 @@ pub fn explain(set: &PolicySet, request: &EgressRequest<'_>, addrs: Option<&[IpA
         Verdict::Deny(denial) => explanation.refused = Some(denial.reason),
         Verdict::Allow(allowed) => {
             explanation.would_deny = allowed.would_deny.map(|d| d.reason);
-            explanation.add_permit(set, permitted(set, request, &allowed, addrs));
+            match permitted(set, request, &allowed, addrs) {
+                Some(permitted) => explanation.add_permit(set, permitted, opens),
+                None => explanation.add_unresolved(set, request, &allowed, opens),
+            }
             explanation.add_way(&allowed);
         }
     }
     if let Some(reason) = explanation.refused {
-        explanation.entry = helping_entry(set, request, reason, addrs.unwrap_or_default());
-        explanation.entry_goes_to = goes_to(set, request, addrs.unwrap_or_default());
+        let addrs = addrs.unwrap_or_default();
+        let entry = helping_entry(set, request, reason, addrs);
+        explanation.entry = entry.and_then(|entry| help::opened_by(entry, request, opens));
+        explanation.entry_goes_to = help::goes_to(set, request, addrs, opens);
     }
     explanation
 }
 
 impl Explanation {
+    /// Explains why `target` is none that could be decided on: for `reason`, with more to say in `detail`.
+    #[must_use]
+    pub fn malformed(set: &PolicySet, bound: &Bound, target: &str, reason: Reason, detail: String) -> Self {
+        Self {
+            // It may hold anything.
+            target: target.escape_debug().to_string(),
+            policies: set.names(bound),
+            stages: vec![Stage {
+                name: "target".to_owned(),
+                outcome: Outcome::Refuse(reason),
+                detail,
+                rule: None,
+            }],
+            refused: Some(reason),
+            would_deny: None,
+            entry: None,
+            entry_goes_to: Vec::new(),
+        }
+    }
+
     /// Returns whether the addresses of an allowed name are still to be looked at. Never where a next hop alone
     /// resolves.
     #[must_use]
@@ -123,35 +159,97 @@ impl Explanation {
         self.stages.iter().filter(refuses).map(|stage| stage.name.as_str())
     }
 
-    fn add_permit(&mut self, set: &PolicySet, permitted: Option<Result<Permitted, Denial>>) {
-        let (outcome, detail, rule, later) = match permitted {
-            None => (Outcome::Open, "not resolved".to_owned(), None, None),
-            Some(Ok(permit)) => {
-                self.would_deny = permit.would_deny.map(|d| d.reason);
-                let later = (permit.opening, permit.caps, permit.announce);
-                (Outcome::Pass, permit.addresses, set.rule(permit.rule), Some(later))
-            }
-            Some(Err(denial)) => {
+    fn add_permit(
+        &mut self,
+        set: &PolicySet,
+        permitted: Result<Permitted, Denial>,
+        opens: Option<OpensWith>,
+    ) {
+        let permit = match permitted {
+            Ok(permit) => permit,
+            Err(denial) => {
                 self.refused = Some(denial.reason);
-                let detail = "no single rule covers every address".to_owned();
-                (Outcome::Refuse(denial.reason), detail, denial.rule.and_then(|r| set.rule(r)), None)
+                let is_contradiction = denial.reason == Reason::TlsRequired;
+                let detail =
+                    if is_contradiction { CONTRADICTION } else { "no single rule covers every address" };
+                let rule = denial.rule.and_then(|rule| set.rule(rule));
+                self.add(ADDRESSES, Outcome::Refuse(denial.reason), detail.to_owned(), rule);
+                return;
             }
         };
-        self.stages.push(Stage { name: ADDRESSES.to_owned(), outcome, detail, rule });
-        if let Some((opening, caps, announce)) = later {
-            self.add_later("opening", opening_detail(&opening));
-            if caps != Caps::default() {
-                self.add_later("bounds", caps.to_string());
-            }
-            if let Some(detail) = announce_detail(announce) {
-                self.add_later("PROXY header", detail.to_owned());
+        self.would_deny = permit.would_deny.map(|d| d.reason);
+        let rule = set.rule(permit.rule);
+        self.add(ADDRESSES, Outcome::Pass, permit.addresses, rule.clone());
+        let expect = permit.opening.expect();
+        self.add_opening(expect, permit.opening.literal(), opens, rule);
+        if permit.caps != Caps::default() {
+            self.add_later("bounds", permit.caps.to_string());
+        }
+        if let Some(detail) = announce_detail(permit.announce) {
+            self.add_later("PROXY header", detail.to_owned());
+        }
+    }
+
+    /// Adds the opening that one rule asks for, and whether the client's is one.
+    fn add_opening(
+        &mut self,
+        expect: Expect,
+        is_literal: bool,
+        opens: Option<OpensWith>,
+        rule: Option<RuleView>,
+    ) {
+        let asks = opening_detail(expect, is_literal);
+        match opens.map(|with| (with, expect.refuses(with))) {
+            None => self.add_later(OPENING, asks.to_owned()),
+            Some((_, None)) => self.add(OPENING, Outcome::Pass, asks.to_owned(), None),
+            Some((with, Some(reason))) => {
+                self.refused = Some(reason);
+                let detail = format!("{asks}, and this request opens it with {}", with.name());
+                self.add(OPENING, Outcome::Refuse(reason), detail, rule);
             }
         }
     }
 
+    /// Adds what can be said without the addresses of the name: which rule permits it depends on them, and so may what has
+    /// to open the connection.
+    fn add_unresolved(
+        &mut self,
+        set: &PolicySet,
+        request: &EgressRequest<'_>,
+        allowed: &Allowed,
+        opens: Option<OpensWith>,
+    ) {
+        self.add(ADDRESSES, Outcome::Open, "not resolved".to_owned(), None);
+        let expectations = expectations(set, request, allowed);
+        if let [Some(expect)] = expectations.as_slice() {
+            return self.add_opening(*expect, false, opens, None);
+        }
+        let refusal = |expect: &Option<Expect>| match (expect, opens) {
+            (None, _) => Some(Reason::TlsRequired),
+            (Some(expect), Some(with)) => expect.refuses(with),
+            (Some(_), None) => None,
+        };
+        let refusals: Option<Vec<Reason>> = expectations.iter().map(refusal).collect();
+        match refusals.as_deref().and_then(<[Reason]>::first) {
+            Some(&reason) => {
+                self.refused = Some(reason);
+                let detail = "no rule accepts what this request opens the connection with";
+                let detail = if expectations == [None] { CONTRADICTION } else { detail };
+                self.add(OPENING, Outcome::Refuse(reason), detail.to_owned(), None);
+            }
+            None => {
+                self.add_later(OPENING, "what must open the connection depends on the address".to_owned())
+            }
+        }
+    }
+
+    fn add(&mut self, name: &str, outcome: Outcome, detail: String, rule: Option<RuleView>) {
+        self.stages.push(Stage { name: name.to_owned(), outcome, detail, rule });
+    }
+
     /// Adds what only the connection will show.
     fn add_later(&mut self, name: &str, detail: String) {
-        self.stages.push(Stage { name: name.to_owned(), outcome: Outcome::Open, detail, rule: None });
+        self.add(name, Outcome::Open, detail, None);
     }
 
     fn add_way(&mut self, allowed: &Allowed) {
@@ -294,12 +392,12 @@ fn refusal_detail(request: &EgressRequest<'_>, reason: Reason) -> String {
     }
 }
 
-fn opening_detail(opening: &OpeningRule) -> String {
-    match (opening.expect(), opening.literal()) {
-        (Expect::Tls, false) => "the connection must open with TLS for the asked name".to_owned(),
-        (Expect::Tls, true) => "the connection must open with TLS".to_owned(),
-        (Expect::Http, _) => "the connection must open with HTTP/1 for the asked host".to_owned(),
-        (Expect::Any, _) => "the connection may open with anything".to_owned(),
+const fn opening_detail(expect: Expect, is_literal: bool) -> &'static str {
+    match (expect, is_literal) {
+        (Expect::Tls, false) => "the connection must open with TLS for the asked name",
+        (Expect::Tls, true) => "the connection must open with TLS",
+        (Expect::Http, _) => "the connection must open with HTTP/1 for the asked host",
+        (Expect::Any, _) => "the connection may open with anything",
     }
 }
 
@@ -309,126 +407,6 @@ fn announce_detail(announce: Announce) -> Option<&'static str> {
         Announce::Client => Some("the upstream is told the client's address"),
         Announce::ClientAndPrincipal => Some("the upstream is told the client's address and its principal"),
     }
-}
-
-/// The policies, and each ceiling that refuses too: an entry helps only if it stands in all.
-fn goes_to(set: &PolicySet, request: &EgressRequest<'_>, addrs: &[IpAddr]) -> Vec<String> {
-    let addrs: Vec<CanonicalIp> = addrs.iter().map(|&ip| CanonicalIp::new(ip)).collect();
-    let lacks = |owners: &[u32]| match matching(set, owners, request) {
-        Ok(rules) => !rules.iter().any(|&rule| addrs.iter().all(|&ip| covers(set, request, rule, ip))),
-        Err(_) => true,
-    };
-    let ceilings: Vec<u32> = request.bound.ceilings.iter().copied().filter(|&c| lacks(&[c])).collect();
-    let mut owners: Vec<u32> = request.bound.policies.iter().copied().take(1).collect();
-    if !ceilings.is_empty() && !lacks(&request.bound.policies) {
-        owners.clear();
-    }
-    let mut titles: Vec<String> =
-        owners.into_iter().chain(ceilings).filter_map(|number| set.title(number)).collect();
-    if let Some(narrowing) = &request.bound.narrowing {
-        if !lacks(&request.bound.policies) {
-            titles.retain(|title| title.starts_with("ceiling "));
-        }
-        let lacking =
-            narrowing.limits().filter(|limit| lacks(limit)).filter_map(|limit| limit.first().copied());
-        titles.extend(lacking.filter_map(|number| set.title(number)));
-        if narrowing.check_host(request).is_err() {
-            titles.push("the token's allowed_hosts".to_owned());
-        }
-    }
-    titles
-}
-
-/// Returns the smallest allow entry that would let the request pass, as [`smallest_entry`] does; `None`, too, if an
-/// address is denied or one of our own listeners.
-#[must_use]
-pub fn helping_entry(
-    set: &PolicySet,
-    request: &EgressRequest<'_>,
-    reason: Reason,
-    addrs: &[IpAddr],
-) -> Option<Entry> {
-    let literal = match &request.target.host {
-        Host::Address(ip) => Some(*ip),
-        Host::Name(_) => None,
-    };
-    let mut addrs_asked = addrs.iter().map(|&ip| CanonicalIp::new(ip)).chain(literal);
-    let is_closed = |ip: CanonicalIp| {
-        set.floor.contains(ip, request.target.port)
-            || [Mode::Enforce, Mode::Report]
-                .iter()
-                .any(|&mode| denied_address(set, request, ip, mode).is_some())
-    };
-    if addrs_asked.any(is_closed) { None } else { smallest_entry(request, reason, addrs) }
-}
-
-/// Returns the smallest allow entry that would let the request pass, computed from the request
-/// alone. `None` where no entry can help: a deny rule, an address that is never reachable, a
-/// malformed request, a dependency that failed; and of a name that leads to a wrong address, if `addrs` does not say
-/// which: the name itself is allowed.
-#[must_use]
-pub fn smallest_entry(request: &EgressRequest<'_>, reason: Reason, addrs: &[IpAddr]) -> Option<Entry> {
-    let target = request.target;
-    let mut entry = match &target.host {
-        Host::Name(name) => Entry::new(Destination::Name(NamePattern::Exact(name.clone()))),
-        Host::Address(ip) if matches!(ip.class(), AddressClass::Never(_)) => return None,
-        Host::Address(ip) => Entry::new(Destination::Network(block_of(ip.get())?)),
-    };
-    let on_default_port = target.port == Port::HTTP || target.port == Port::HTTPS;
-    if !on_default_port {
-        entry.settings.ports = Some(one_port(target.port)?);
-    }
-    if request.transport != Transport::Tcp {
-        entry.settings.transport = Some(Transports::Only(request.transport));
-    }
-    let opening = matches!(reason, Reason::TlsRequired | Reason::SniMissing | Reason::HttpRequired);
-    let missing = matches!(
-        reason,
-        Reason::HostNotAllowed
-            | Reason::PortNotAllowed
-            | Reason::IpLiteralNotAllowed
-            | Reason::AddressNotAllowed
-    );
-    if opening {
-        entry.settings.ports = Some(one_port(target.port)?);
-        entry.settings.expect = Some(Expect::Any);
-    } else if !missing {
-        return None;
-    }
-    if let Host::Name(name) = &target.host {
-        if addrs.is_empty() && reason == Reason::AddressNotAllowed {
-            return None;
-        }
-        entry.settings.addresses = special_use_blocks(addrs)?;
-        if name.is_single_label() && entry.settings.addresses.is_none() {
-            return None;
-        }
-    }
-    Some(entry)
-}
-
-/// The blocks that a rule has to name so that it covers these addresses: none if all are
-/// globally reachable. `None` if one of them can never be reached.
-fn special_use_blocks(addrs: &[IpAddr]) -> Option<Option<Vec<IpBlock>>> {
-    if never(addrs) {
-        return None;
-    }
-    if addrs.iter().all(|&ip| CanonicalIp::new(ip).class() == AddressClass::Global) {
-        return Some(None);
-    }
-    addrs.iter().map(|&ip| block_of(ip)).collect::<Option<Vec<_>>>().map(Some)
-}
-
-fn never(addrs: &[IpAddr]) -> bool {
-    addrs.iter().any(|&ip| matches!(CanonicalIp::new(ip).class(), AddressClass::Never(_)))
-}
-
-fn block_of(ip: IpAddr) -> Option<IpBlock> {
-    IpBlock::parse(&CanonicalIp::new(ip).to_string()).ok()
-}
-
-fn one_port(port: Port) -> Option<PortSet> {
-    PortRange::new(port, port).map(|range| PortSet::from_ranges([range]))
 }
 
 impl fmt::Display for Explanation {
@@ -469,21 +447,5 @@ impl fmt::Display for Stage {
             Some(rule) => write!(f, "  [{} at {}, {}]", rule.text, rule.place, rule.policy),
             None => Ok(()),
         }
-    }
-}
-
-impl Entry {
-    /// Returns the entry as a TOML value: a quoted string, or an inline table.
-    #[must_use]
-    pub fn toml(&self) -> String {
-        let mut text = String::with_capacity(ENTRY_BYTES);
-        // Writing to a string does not fail.
-        let _ok = write!(text, "\"{self}");
-        if text.starts_with("\"{") {
-            text.remove(0);
-        } else {
-            text.push('"');
-        }
-        text
     }
 }

@@ -21,6 +21,7 @@ mod labels;
 mod list;
 mod narrowing;
 mod networks;
+mod opening;
 mod permit;
 mod place;
 mod reach;
@@ -44,9 +45,8 @@ pub use labels::{Label, Labels};
 pub use list::{EntryProblem, List, ListBuilder, Severity};
 pub use narrowing::TokenTerms;
 pub use networks::{NETWORKS_MAX, Network, PortPiece, TooManyNetworks, literal, networks, port_pieces};
-pub use permit::{
-    HopPermit, InfraPermit, OpeningRule, Permit, permit, permit_hop, permit_key_server, permit_via,
-};
+pub use opening::{OpeningRule, OpensWith};
+pub use permit::{HopPermit, InfraPermit, Permit, permit, permit_hop, permit_key_server, permit_via};
 pub use place::{Place, Revision};
 pub use reach::{Reach, Relayed, allows_below, may_resolve, reach, reach_relayed};
 pub use reason::{DnsRefusal, KernelVerdict, Reason};

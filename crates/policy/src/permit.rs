@@ -5,14 +5,15 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use exeat_model::{AddressClass, Authority, CanonicalIp, DnsName, Host, Never, Transport};
+use exeat_model::{AddressClass, Authority, CanonicalIp, Host, Never};
 use smallvec::SmallVec;
 
 use crate::announce::Announce;
 use crate::caps::Caps;
-use crate::decide::{Allowed, Candidates, Denial, EgressRequest, default_expect, denied_address};
-use crate::entry::{Answers, Expect};
+use crate::decide::{Allowed, Candidates, Denial, EgressRequest, denied_address};
+use crate::entry::Answers;
 use crate::hop::{HopSpec, Resolve};
+use crate::opening::{OpeningRule, opening};
 use crate::place::Revision;
 use crate::reason::Reason;
 use crate::rule::{At, ListSide, RuleId};
@@ -184,46 +185,6 @@ impl InfraPermit {
     }
 }
 
-/// What must open a permitted connection before any byte of it goes upstream.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct OpeningRule {
-    expect: Expect,
-    asked: Option<DnsName>,
-    /// Names that the rule lists as `sni` and no ceiling takes away; `None` if it lists none.
-    further: Option<Box<[DnsName]>>,
-}
-
-impl OpeningRule {
-    /// Returns the protocol.
-    #[must_use]
-    pub fn expect(&self) -> Expect {
-        self.expect
-    }
-
-    /// The names that the rule lists as `sni`.
-    pub(crate) fn listed(&self) -> &[DnsName] {
-        self.further.as_deref().unwrap_or_default()
-    }
-
-    /// Returns whether the opening may speak for `name`: the asked name, or one that the rule
-    /// lists as `sni`. A literal target was not asked for by a name, so any name will do unless
-    /// the rule lists some.
-    #[must_use]
-    pub fn accepts_name(&self, name: &DnsName) -> bool {
-        let listed = self.further.as_ref().map(|names| names.contains(name));
-        match &self.asked {
-            Some(asked) => asked == name || listed.unwrap_or(false),
-            None => listed.unwrap_or(true),
-        }
-    }
-
-    /// Returns whether the target was an address, which needs no server name.
-    #[must_use]
-    pub fn literal(&self) -> bool {
-        self.asked.is_none()
-    }
-}
-
 /// Turns an allow into a permit for the addresses that the target stands for.
 ///
 /// One rule must cover every address alone, and so must one rule of each ceiling. `answers =
@@ -360,19 +321,23 @@ fn first_that_covers(
     allowed: &Allowed,
     covering: impl Fn(RuleId) -> Result<Addresses, Denial>,
 ) -> Result<Found, Denial> {
-    let leaves = |rule: &RuleId| set.owner(rule.owner).is_some_and(|owner| owner.way == allowed.own_way);
     let mut refusal = allowed.would_deny;
-    for &rule in allowed.policies.iter().filter(|rule| leaves(rule)) {
+    for &rule in allowed.policies.iter().filter(|rule| leaves(set, allowed, rule)) {
         match covering(rule) {
             Ok(covered) => return Ok(Found { rule, covered, would_deny: None }),
             Err(denial) => refusal = Some(refusal.unwrap_or(denial)),
         }
     }
     let denial = refusal.unwrap_or(Denial::of(Reason::AddressNotAllowed));
-    match allowed.report.filter(leaves) {
+    match allowed.report.filter(|rule| leaves(set, allowed, rule)) {
         Some(rule) => Ok(Found { rule, covered: covering(rule)?, would_deny: Some(denial) }),
         None => Err(denial),
     }
+}
+
+/// Whether the way out of a rule is the request's.
+pub(crate) fn leaves(set: &PolicySet, allowed: &Allowed, rule: &RuleId) -> bool {
+    set.owner(rule.owner).is_some_and(|owner| owner.way == allowed.own_way)
 }
 
 /// Whether `rule` and a rule of each ceiling allow a name without its addresses: no address, if so.
@@ -467,47 +432,6 @@ pub(crate) fn covers(set: &PolicySet, request: &EgressRequest<'_>, rule: RuleId,
     }
 }
 
-/// What must open the connection: what the rule and each ceiling's rule say together.
-fn opening(
-    set: &PolicySet,
-    request: &EgressRequest<'_>,
-    allowed: &Allowed,
-    rule: RuleId,
-    covered: &[CanonicalIp],
-) -> Result<OpeningRule, Denial> {
-    let port = request.target.port;
-    let expect_of = |rule: RuleId| -> Expect {
-        set.terms(rule).and_then(|t| t.expect).unwrap_or_else(|| default_expect(port))
-    };
-    let sni_of =
-        |rule: RuleId| -> &[DnsName] { set.terms(rule).and_then(|t| t.settings).map_or(&[], |s| &s.sni) };
-    let mut expect = expect_of(rule);
-    let mut further = sni_of(rule).to_vec();
-    // Report mode must not break what it watches, so a ceiling's opening does not bind it.
-    let ceilings = if rule.at == At::Report { &[][..] } else { &allowed.ceilings[..] };
-    for ceiling in ceilings {
-        let Some(above) = above(set, request, ceiling, covered) else { continue };
-        expect = both(expect, expect_of(above))
-            .ok_or(Denial { reason: Reason::TlsRequired, rule: Some(above) })?;
-        further.retain(|name| sni_of(above).contains(name));
-    }
-    let tls_required = Denial { reason: Reason::TlsRequired, rule: Some(rule) };
-    let is_regulated = request.bound.narrowing.as_ref().is_some_and(|narrowing| narrowing.class.is_some());
-    match request.transport {
-        // Datagrams have no first bytes that could be looked at.
-        Transport::Udp if is_regulated => return Err(tls_required),
-        Transport::Udp => expect = Expect::Any,
-        Transport::Tcp if is_regulated => expect = both(expect, Expect::Tls).ok_or(tls_required)?,
-        Transport::Tcp => {}
-    }
-    let asked = match &request.target.host {
-        Host::Name(name) => Some(name.clone()),
-        Host::Address(_) => None,
-    };
-    let further = (!sni_of(rule).is_empty()).then(|| further.into());
-    Ok(OpeningRule { expect, asked, further })
-}
-
 /// What the upstream is told of the client. Only an entry can ask for it: report mode opens connections that nobody
 /// listed, and a metadata service has its own protocol.
 fn announce(set: &PolicySet, rule: RuleId) -> Announce {
@@ -534,7 +458,7 @@ fn caps(set: &PolicySet, request: &EgressRequest<'_>, allowed: &Allowed, found: 
 }
 
 /// The rule of a ceiling that lets all of `covered` through.
-fn above(
+pub(crate) fn above(
     set: &PolicySet,
     request: &EgressRequest<'_>,
     ceiling: &Candidates,
@@ -546,14 +470,4 @@ fn above(
         covered => covered.iter().all(|&ip| covers(set, request, *rule, ip)),
     };
     ceiling.iter().copied().find(covers_all)
-}
-
-/// What satisfies both expectations, if anything does.
-fn both(a: Expect, b: Expect) -> Option<Expect> {
-    match (a, b) {
-        (Expect::Any, other) | (other, Expect::Any) => Some(other),
-        (Expect::Tls, Expect::Tls) => Some(Expect::Tls),
-        (Expect::Http, Expect::Http) => Some(Expect::Http),
-        (Expect::Tls, Expect::Http) | (Expect::Http, Expect::Tls) => None,
-    }
 }

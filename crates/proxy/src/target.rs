@@ -122,16 +122,22 @@ impl Target {
     }
 }
 
+impl From<AuthorityError> for TargetError {
+    fn from(error: AuthorityError) -> Self {
+        match error {
+            AuthorityError::Port(_) | AuthorityError::PortMissing => Self::Port,
+            AuthorityError::NotAscii
+            | AuthorityError::Userinfo
+            | AuthorityError::Brackets
+            | AuthorityError::Name(_)
+            | AuthorityError::Address
+            | AuthorityError::ZoneId => Self::Host(error),
+        }
+    }
+}
+
 fn authority(text: &str, default_port: Option<Port>) -> Result<Authority, TargetError> {
-    Authority::parse(text, default_port).map_err(|error| match error {
-        AuthorityError::Port(_) | AuthorityError::PortMissing => TargetError::Port,
-        AuthorityError::NotAscii
-        | AuthorityError::Userinfo
-        | AuthorityError::Brackets
-        | AuthorityError::Name(_)
-        | AuthorityError::Address
-        | AuthorityError::ZoneId => TargetError::Host(error),
-    })
+    Ok(Authority::parse(text, default_port)?)
 }
 
 /// Splits `scheme ":" rest` (RFC 3986 §3.1). `host:443` has the same shape, so a rest of digits is no URL.

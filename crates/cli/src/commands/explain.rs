@@ -12,7 +12,7 @@ use exeat_api::{Everyone, parse_target};
 use exeat_dns::Resolver;
 use exeat_identity::{Principal, TOKEN_BYTES_MAX};
 use exeat_model::{Host, Transport};
-use exeat_policy::{EgressRequest, Revision, explain};
+use exeat_policy::{EgressRequest, Explanation, Revision, explain};
 use exeat_store::{Loaded, Options};
 
 use crate::args::ExplainArgs;
@@ -27,8 +27,6 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
             return Ok(Exit::Config);
         }
     };
-    // With a token the URL is all that is named.
-    let target = parse_target(args.target.as_ref().unwrap_or(&args.client))?;
     let everyone = Everyone {
         clients: &loaded.clients,
         workloads: &loaded.workloads,
@@ -44,11 +42,26 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
     if let Some(name) = workload.filter(|name| loaded.workloads.get(name).is_none()) {
         bail!("there is no workload `{name}` in {}", args.config.display());
     }
-    let request = EgressRequest { bound: &principal.bound, target: &target, transport: Transport::Tcp };
-    let addrs = addresses(args, &loaded, &request)?;
-    let mut explanation = explain(&loaded.policy, &request, addrs.as_deref());
-    everyone.add_place(&mut explanation, &principal, workload);
-    to_stdout(&explanation)?;
+    // With a token the URL is all that is named.
+    let target = args.target.as_ref().unwrap_or(&args.client);
+    match parse_target(target) {
+        Ok(asked) => {
+            let request = EgressRequest {
+                bound: &principal.bound,
+                target: &asked.authority,
+                transport: Transport::Tcp,
+            };
+            let addrs = addresses(args, &loaded, &request)?;
+            let mut explanation = explain(&loaded.policy, &request, addrs.as_deref(), asked.opens);
+            everyone.add_place(&mut explanation, &principal, workload);
+            tell(&explanation)
+        }
+        Err(error) => tell(&error.explanation(&loaded.policy, &principal.bound, target)),
+    }
+}
+
+fn tell(explanation: &Explanation) -> anyhow::Result<Exit> {
+    to_stdout(explanation)?;
     Ok(if explanation.refused.is_some() { Exit::Refused } else { Exit::Success })
 }
 
@@ -94,7 +107,7 @@ fn addresses(
         return Ok(Some(args.address.clone()));
     }
     let Host::Name(name) = &request.target.host else { return Ok(None) };
-    if !args.resolve || !explain(&loaded.policy, request, None).lacks_addresses() {
+    if !args.resolve || !explain(&loaded.policy, request, None, None).lacks_addresses() {
         return Ok(None);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

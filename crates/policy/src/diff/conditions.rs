@@ -14,7 +14,7 @@ use super::probe::Permitted;
 use super::{Direction, Hosts, Opening, Pair, What};
 use crate::decide::{Denial, each_match, owners};
 use crate::entry::Expect;
-use crate::permit::OpeningRule;
+use crate::opening::OpeningRule;
 use crate::reason::Reason;
 use crate::rule::{ListSide, RuleId};
 

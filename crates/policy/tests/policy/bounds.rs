@@ -99,7 +99,7 @@ fn entries_and_explanations_show_bounds() {
     assert_eq!(entry.toml(), text);
     let world = world(&[], &[allowing("p", vec![entry])], &[]);
     let shown =
-        explain(&world.set, &world.request(&target("example.com:443")), Some(&ips(&["93.184.216.34"])));
+        explain(&world.set, &world.request(&target("example.com:443")), Some(&ips(&["93.184.216.34"])), None);
     let shown = shown.to_string();
     assert!(shown.contains("\n  bounds     max_age = \"90m\", max_bytes_down = 4096\n"), "{shown}");
 }

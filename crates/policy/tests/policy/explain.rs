@@ -1,12 +1,14 @@
 //! Explanations: what each stage said, and an entry that really helps.
 
-use exeat_policy::{Announce, Entry, Explanation, Outcome, explain};
+use std::net::IpAddr;
+
+use exeat_policy::{Announce, Entry, Expect, Explanation, OpensWith, Outcome, explain};
 
 use crate::support::*;
 
 fn explained(world: &World, text: &str, addrs: Option<&[&str]>) -> Explanation {
     let addrs = addrs.map(ips);
-    explain(&world.set, &world.request(&target(text)), addrs.as_deref())
+    explain(&world.set, &world.request(&target(text)), addrs.as_deref(), None)
 }
 
 #[test]
@@ -158,5 +160,152 @@ fn what_an_upstream_is_told_is_a_stage() {
         let explained = explained(&world, "lb.example.com:443", Some(&["93.184.216.34"]));
         let stage = explained.stages.iter().find(|stage| stage.name == "PROXY header");
         assert_eq!(stage.map(|stage| stage.detail.as_str()), want, "{announce:?}");
+    }
+}
+
+const TLS: Option<OpensWith> = Some(OpensWith::Tls);
+const HTTP: Option<OpensWith> = Some(OpensWith::Http);
+
+/// An entry with an `expect`, for these ports.
+fn expecting(text: &str, expect: Expect) -> Entry {
+    let mut entry = entry(text);
+    entry.settings.expect = Some(expect);
+    entry
+}
+
+#[test]
+fn what_opens_the_connection_is_judged_where_a_scheme_tells() {
+    let db = {
+        let mut entry = expecting("db.example.com:443", Expect::Any);
+        entry.settings.addresses = Some(vec![exeat_model::IpBlock::parse("10.0.0.0/8").unwrap()]);
+        entry
+    };
+    let allow = [
+        entry("plain.example.com"),
+        entry("93.184.216.34"),
+        expecting("free.example.com:80,443", Expect::Any),
+        expecting("tls.example.com:80,8080", Expect::Tls),
+        expecting("http.example.com:443", Expect::Http),
+        db,
+        entry("db.example.com:443"),
+    ];
+    let policy = Rules { name: "p", allow: allow.to_vec(), ..Rules::default() };
+    let free = world(&[], std::slice::from_ref(&policy), &[]);
+    let only_tls = [expecting("*.example.com:80,443,8080", Expect::Tls)];
+    let ceiling = Rules { name: "c", allow: only_tls.to_vec(), ..Rules::default() };
+    let below = world(&[], &[policy], &[ceiling]);
+    let (tls, http) = (Some("tls_required"), Some("http_required"));
+    for (world, text, opens, want) in [
+        (&free, "plain.example.com:443", None, None),
+        (&free, "plain.example.com:443", TLS, None),
+        (&free, "plain.example.com:443", HTTP, tls),
+        (&free, "plain.example.com:80", HTTP, None),
+        (&free, "plain.example.com:80", TLS, http),
+        (&free, "93.184.216.34:80", TLS, http),
+        (&free, "93.184.216.34:443", TLS, None),
+        (&free, "free.example.com:443", HTTP, None),
+        (&free, "free.example.com:80", TLS, None),
+        (&free, "tls.example.com:80", HTTP, tls),
+        (&free, "tls.example.com:8080", TLS, None),
+        (&free, "http.example.com:443", TLS, http),
+        (&free, "other.example.com:80", TLS, Some("host_not_allowed")),
+        (&below, "plain.example.com:443", TLS, None),
+        (&below, "free.example.com:80", HTTP, tls),
+        (&below, "free.example.com:80", TLS, None),
+        // A rule and a ceiling that contradict each other.
+        (&below, "plain.example.com:80", HTTP, tls),
+        (&below, "plain.example.com:80", TLS, tls),
+        (&below, "plain.example.com:80", None, tls),
+    ] {
+        let ask = |addrs: Option<&[IpAddr]>| explain(&world.set, &world.request(&target(text)), addrs, opens);
+        // The same without the addresses, where they make no difference.
+        for addrs in [None, Some(&ips(&["93.184.216.34"])[..])] {
+            let told = ask(addrs);
+            assert_eq!(told.refused.map(|reason| reason.token()), want, "{text} {opens:?} {addrs:?}: {told}");
+            assert_eq!(
+                told.refusing().next().is_some(),
+                want.is_some(),
+                "{text} {opens:?} {addrs:?}: {told}"
+            );
+        }
+    }
+    // Which rule permits it depends on the address.
+    let open = |addrs: Option<&[IpAddr]>| {
+        explain(&free.set, &free.request(&target("db.example.com:443")), addrs, HTTP)
+    };
+    let of = |addr| open(Some(&ips(&[addr])[..])).refused.map(|reason| reason.token());
+    assert_eq!((of("10.0.0.1"), of("93.184.216.34")), (None, tls));
+    let told = open(None).to_string();
+    assert!(told.starts_with("allow ") && told.contains("depends on the address"), "{told}");
+}
+
+/// What is advised for a URL makes it pass, and there is no advice where nothing does.
+#[test]
+fn the_entry_for_a_url_helps() {
+    let strict = || Rules { name: "c", allow: vec![entry("*.example.com")], ..Rules::default() };
+    for (case, allow, ceilings, text, opens, want, goes_to) in [
+        (
+            "TLS on 80",
+            &["example.com"][..],
+            vec![],
+            "example.com:80",
+            TLS,
+            "{ host = \"example.com\", ports = [80], expect = \"any\" }",
+            &["p"][..],
+        ),
+        (
+            "HTTP on 443, of an address",
+            &["93.184.216.34"],
+            vec![],
+            "93.184.216.34:443",
+            HTTP,
+            "{ network = \"93.184.216.34\", ports = [443], expect = \"any\" }",
+            &["p"],
+        ),
+        (
+            "not listed at all",
+            &[],
+            vec![],
+            "example.com:80",
+            TLS,
+            "{ host = \"example.com\", ports = [80], expect = \"any\" }",
+            &["p"],
+        ),
+        (
+            "not listed, and as the port has it",
+            &[],
+            vec![],
+            "example.com:80",
+            HTTP,
+            "\"example.com\"",
+            &["p"],
+        ),
+        (
+            "a ceiling is in the way, too",
+            &["a.example.com"],
+            vec![strict()],
+            "a.example.com:443",
+            HTTP,
+            "{ host = \"a.example.com\", ports = [443], expect = \"any\" }",
+            &["p", "ceiling c"],
+        ),
+    ] {
+        let told = |allow: Vec<Entry>, ceilings: &[Rules]| {
+            let policy = Rules { name: "p", allow, ..Rules::default() };
+            let world = world(&[], &[policy], ceilings);
+            explain(&world.set, &world.request(&target(text)), Some(&ips(&["93.184.216.34"])), opens)
+        };
+        let refused = told(entries(allow), &ceilings);
+        let advice = refused.entry.clone().unwrap_or_else(|| panic!("{case}: {refused}"));
+        assert_eq!(advice.toml(), want, "{case}");
+        assert_eq!(refused.entry_goes_to, goes_to, "{case}");
+        let with = |mut entries: Vec<Entry>| {
+            entries.push(advice.clone());
+            entries
+        };
+        let ceilings: Vec<Rules> =
+            ceilings.into_iter().map(|c| Rules { allow: with(c.allow.clone()), ..c }).collect();
+        let again = told(with(entries(allow)), &ceilings);
+        assert_eq!(again.refused, None, "{case}: {again}");
     }
 }

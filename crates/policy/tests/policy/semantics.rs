@@ -305,7 +305,8 @@ fn a_listener_on_every_address_is_reached_at_none() {
     ] {
         let permit = world.run(&target(target_text), &[]).unwrap();
         assert_eq!(permit.must_be_elsewhere(), must_be_elsewhere, "{target_text}");
-        let told = exeat_policy::explain(&world.set, &world.request(&target(target_text)), None).to_string();
+        let told =
+            exeat_policy::explain(&world.set, &world.request(&target(target_text)), None, None).to_string();
         assert_eq!(told.contains("unless one is an address of this host"), must_be_elsewhere, "{told}");
     }
 }

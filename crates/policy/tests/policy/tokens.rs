@@ -276,7 +276,7 @@ fn an_explanation_says_which_side_refuses() {
     let snapshot = || world(&[], &policies, &[]);
     let token = Token { hosts: Some("a.example.com,other.test"), policy: Some("team"), ..Token::default() };
     let world = with_token(snapshot(), token);
-    let says = |text: &str| explain(&world.set, &world.request(&target(text)), None).to_string();
+    let says = |text: &str| explain(&world.set, &world.request(&target(text)), None, None).to_string();
     assert_eq!(
         says("b.example.com:443"),
         "deny   b.example.com:443  host_not_allowed
