@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use exeat_model::{Port, PortRange, PortSet};
 
 /// The ports at which pieces begin.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Cuts(BTreeSet<u16>);
 
 impl Cuts {

@@ -88,6 +88,16 @@ impl List {
         self.len() == 0
     }
 
+    /// The number of entries that are no references to groups; they are numbered from 0.
+    pub(crate) fn own_len(&self) -> u32 {
+        u32::try_from(self.slots.len()).unwrap_or(NONE)
+    }
+
+    /// Whether the entry is a network.
+    pub(crate) fn is_network(&self, number: u32) -> bool {
+        self.slots.get(number).is_some_and(|slot| slot.kind == Kind::Network)
+    }
+
     /// Returns the groups that the list refers to, with the place of each reference.
     #[must_use]
     pub fn groups(&self) -> &[(String, Place)] {
@@ -234,6 +244,16 @@ impl List {
     /// The networks that the entries speak of.
     pub(crate) fn blocks(&self) -> &[IpBlock] {
         &self.blocks
+    }
+
+    /// The IPv4 networks of entries that lie within the block, of a block of several networks each of them.
+    pub(crate) fn networks_within(&self, block: IpBlock) -> impl Iterator<Item = IpBlock> + use<'_> {
+        let nets = block.networks().into_iter().filter_map(|net| match net {
+            IpNet::V4(net) => Some(net),
+            IpNet::V6(_) => None,
+        });
+        let within = nets.flat_map(|net| self.v4.children(&net).map(|(inner, _)| inner));
+        within.filter_map(|net| IpBlock::between(net.network().into(), net.broadcast().into()))
     }
 
     /// How narrow an entry is: the narrower match is cited first. Exact names and single

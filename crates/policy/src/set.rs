@@ -196,6 +196,11 @@ impl Owner {
         }
     }
 
+    /// Whether it gives something, which a ceiling does not.
+    pub(crate) fn is_policy(&self) -> bool {
+        self.role == Role::Policy
+    }
+
     fn title(&self) -> String {
         match self.role {
             Role::Policy => self.name.to_string(),

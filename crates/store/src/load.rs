@@ -114,6 +114,10 @@ fn load_source(
     } else {
         compile(document, options).map_err(|finding| notes.push_whole(finding)).ok()
     };
+    if let Some(loaded) = &compiled {
+        let mut places = Places { source: &source, notes: &mut notes, files: &mut files };
+        references::lint(&loaded.policy, &mut places);
+    }
     let read = files.take_read();
     let mut problems = notes.finish(&source, CONFIGURATION_PROBLEMS_MAX);
     problems.extend(files.finish());

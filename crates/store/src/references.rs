@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use exeat_policy::{
-    Destination, EntryProblem, Labels, List, Place, Resolve, Severity as EntrySeverity, Side,
+    Destination, EntryProblem, Labels, List, Place, PolicySet, Resolve, Severity as EntrySeverity, Side,
 };
 
 use crate::caps;
@@ -43,6 +43,15 @@ impl Places<'_, '_> {
         } else {
             self.files.push(&place.file, place.line, finding);
         }
+    }
+
+    fn push_entry(&mut self, problem: EntryProblem) {
+        let EntryProblem { severity, place, message, correction } = problem;
+        let finding = match severity {
+            EntrySeverity::Error => Finding::error(Code::InvalidEntry, message),
+            EntrySeverity::Warning => Finding::warning(Code::Suspicious, message),
+        };
+        self.push(&place, finding.help(correction));
     }
 }
 
@@ -96,13 +105,12 @@ fn warn_unused_groups(document: &Document, used: &Used<'_>, notes: &mut Notes) {
 
 /// Tells what there is to say about entries on this side.
 fn check_entries(list: &List, side: Side, places: &mut Places<'_, '_>) {
-    for EntryProblem { severity, place, message, correction } in list.problems(side) {
-        let finding = match severity {
-            EntrySeverity::Error => Finding::error(Code::InvalidEntry, message),
-            EntrySeverity::Warning => Finding::warning(Code::Suspicious, message),
-        };
-        places.push(&place, finding.help(correction));
-    }
+    list.problems(side).for_each(|problem| places.push_entry(problem));
+}
+
+/// Tells what there is to say about entries that only all rules together show.
+pub(crate) fn lint(policy: &PolicySet, places: &mut Places<'_, '_>) {
+    exeat_policy::lint(policy).into_iter().for_each(|problem| places.push_entry(problem));
 }
 
 /// Groups that are reached from lists of one side or the other.

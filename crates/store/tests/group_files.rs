@@ -42,8 +42,24 @@ fn check(name: &str, side: &str, content: &[u8], want: &[&str]) {
 #[test]
 fn problems_have_the_line_of_the_file() {
     let long = format!("a.example.com\n{}\nb.example.com\n# {}\n", "x".repeat(5000), "y".repeat(5000));
-    let cases: [(&str, &str, &[u8], &[&str]); 13] = [
-        ("clean", "deny", b"a.example.com\n*.b.example.com:8443\n10.0.0.0/8\n@any-public\n", &[]),
+    let cases: [(&str, &str, &[u8], &[&str]); 15] = [
+        ("clean", "deny", b"a.example.com\n*.b.example.com:8443\n10.0.0.0/8\n@any-public:8443\n", &[]),
+        (
+            "nothing left",
+            "deny",
+            b"a.example.com\n@any-public\n",
+            &[
+                "exeat.toml:7:10 `@any-public` opens nothing: `@any-public` at hosts.txt:2 denies it | remove one of the two",
+            ],
+        ),
+        (
+            "never reachable",
+            "allow",
+            b"a.example.com\n224.0.0.1\n",
+            &[
+                "hosts.txt:2:1 `224.0.0.1` opens nothing: addresses that are multicast are never reachable | remove the entry",
+            ],
+        ),
         ("empty", "deny", b"", &[]),
         (
             "comments, blank lines, CRLF, byte order mark",

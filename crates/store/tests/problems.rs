@@ -4,6 +4,8 @@
 mod certificates;
 #[path = "problems/entries.rs"]
 mod entries;
+#[path = "problems/lint.rs"]
+mod lint;
 #[path = "problems/policies.rs"]
 mod policies;
 #[path = "problems/workloads.rs"]

@@ -7,6 +7,7 @@ mod bounds;
 mod diff;
 mod explain;
 mod hops;
+mod lint;
 mod networks;
 mod reach;
 mod reference;

@@ -8,7 +8,7 @@ fn policies_groups_and_ceilings() {
         (
             "a deny may be wide",
             "[policy.p]\nallow = [\"@any-public\"]\ndeny = [\"*\", \"*.com\", \"intranet\"]",
-            &[],
+            &["w 2:10 `@any-public` opens nothing: `*` at t.toml:3:9 denies it | remove one of the two"],
         ),
         (
             "a deny has no conditions",
