@@ -1,7 +1,9 @@
 //! The firewall on a bridge whose clients may send any frame, as Docker lets its containers; and who else is there.
 
+use std::fs;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ fn main() -> ExitCode {
         a_network_has_one_firewall,
         names_are_told_to_clients_alone,
         clients_get_their_addresses,
+        whoever_names_no_bridge_is_told_which_there_are,
+        planted_programs_are_not_run,
     ])
 }
 
@@ -188,7 +192,7 @@ fn a_network_has_one_firewall() -> Result<()> {
     let first = bridged.attached()?;
     let before = bridged.lan.router.command("nft").args(["list", "ruleset"]).output()?.stdout;
     let folder = bridged.world.directory().join("second");
-    std::fs::create_dir(&folder)?;
+    fs::create_dir(&folder)?;
     let inside = format!("--net={}", bridged.lan.router.path());
     let args = ["firewall", "attach", "--interface", "wan", "--socket", "s", "example.com"];
     let mut second = Exeat::spawn_as(&folder, &["nsenter", &inside, "--"], &args, |_| ())?;
@@ -201,6 +205,67 @@ fn a_network_has_one_firewall() -> Result<()> {
     ensure!(before == after, "{}", String::from_utf8_lossy(&after));
     first.stop()?;
     bridged.attached()?.stop()
+}
+
+fn whoever_names_no_bridge_is_told_which_there_are() -> Result<()> {
+    let bridged = Bridged::new()?;
+    bridged.lan.router.ip("link add br-0123456789ab type bridge\n")?;
+    let inside = format!("--net={}", bridged.lan.router.path());
+    let of_docker = "`docker network ls` shows which network has the ID that follows br-";
+    for (flag, device, want) in [
+        (
+            "--bridge",
+            "shop",
+            &["the bridges here are ", "br0 (10.88.1.1, fd88:1::1)", "br-0123456789ab", of_docker][..],
+        ),
+        ("--interface", "lan9", &["the devices here are ", "br0 (10.88.1.1, fd88:1::1)", "lan1", "wan ("]),
+    ] {
+        let args = ["firewall", "attach", flag, device, "--socket", "s", "example.com"];
+        let mut exeat =
+            Exeat::spawn_as(bridged.world.directory(), &["nsenter", &inside, "--"], &args, |_| ())?;
+        let (status, said) = (exeat.wait()?, exeat.stderr());
+        ensure!(status.code() == Some(1), "{status}: {said}");
+        ensure!(said.contains(&format!("there is no network device `{device}`")), "{said}");
+        ensure!(want.iter().all(|want| said.contains(want)), "{flag} {device}: {said}");
+        ensure!(!said.contains("lan1") || flag == "--interface", "no bridge: {said}");
+    }
+    Ok(())
+}
+
+/// Root's search path may lead through folders that others can write.
+fn planted_programs_are_not_run() -> Result<()> {
+    let bridged = Bridged::new()?;
+    let home = bridged.world.directory();
+    let bin = home.join("bin");
+    fs::create_dir(&bin)?;
+    for name in ["nft", "ip"] {
+        let planted =
+            format!("#!/bin/sh\necho {name} >> {}/planted\nexec /usr/sbin/{name} \"$@\"\n", home.display());
+        fs::write(bin.join(name), planted)?;
+        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755))?;
+    }
+    fs::set_permissions(&bin, fs::Permissions::from_mode(0o777))?;
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH")?);
+    let inside = format!("--net={}", bridged.lan.router.path());
+    let args = ["firewall", "attach", "--bridge", "br0", "--socket", "fw.sock", "example.com"];
+    let mut exeat = Exeat::spawn_as(home, &["nsenter", &inside, "--"], &args, |command| {
+        command.env("PATH", &path);
+    })?;
+    exeat.wait_until_ready()?;
+    exeat.stop()?;
+    let mut missing = Exeat::spawn_as(
+        home,
+        &["nsenter", &inside, "--"],
+        &["firewall", "attach", "--bridge", "none", "a.example.com"],
+        |command| {
+            command.env("PATH", &path);
+        },
+    )?;
+    missing.wait()?;
+    // Both have been run by then.
+    ensure!(missing.stderr().contains("the bridges here are br0"), "{}", missing.stderr());
+    ensure!(!home.join("planted").exists(), "{:?} was run", fs::read_to_string(home.join("planted")));
+    Ok(())
 }
 
 /// The host's address on the bridge answers no matter by which device it is asked: our listeners do not.

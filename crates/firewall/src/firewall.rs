@@ -30,7 +30,7 @@ use crate::{
     watch::Watch,
 };
 
-pub use config::{Attached, Config, addresses};
+pub use config::{Attached, Config};
 pub use opened::OpenedView;
 
 /// The least time that something is open for after it was asked for or used.

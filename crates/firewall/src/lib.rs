@@ -6,6 +6,7 @@
 
 mod conntrack;
 mod counts;
+mod devices;
 mod doctor;
 mod element;
 mod firewall;
@@ -17,6 +18,7 @@ mod neighbours;
 mod nft;
 mod packet_count;
 mod plan;
+mod program;
 mod refused;
 mod script;
 mod state;
@@ -24,16 +26,16 @@ mod watch;
 mod wire;
 
 pub use counts::{Counted, Counts};
+pub use devices::addresses;
 pub use doctor::{Attachment, Finding, Grade, doctor};
 pub use element::{Element, Sender, Station};
-pub use firewall::{
-    Attached, Config, Firewall, FirewallError, LIFETIME_MIN, OpenedView, Swept, addresses, remove,
-};
+pub use firewall::{Attached, Config, Firewall, FirewallError, LIFETIME_MIN, OpenedView, Swept, remove};
 pub use group::{GROUPS_MAX, Group};
 pub use namespace::devices_towards;
 pub use nft::{NFT_VERSION_MIN, NftError, check_permitted, version};
 pub use packet_count::Count;
 pub use plan::{Deciding, Device, Plan};
+pub use program::program;
 pub use refused::{Fate, NAMES_MAX, Packet, Packets};
 pub use script::{LOG_GROUP, OWN_MARK};
 pub use state::Client;

@@ -18,6 +18,8 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
+use crate::program::program;
+
 /// Where `ip netns` keeps namespaces.
 const NAMED: &str = "/run/netns";
 /// More than any answer about one namespace.
@@ -152,10 +154,12 @@ pub(crate) fn ip_json(args: &[&str]) -> io::Result<Value> {
 /// # Errors
 /// If it cannot be run, or fails.
 pub(crate) fn ip(args: &[&str]) -> io::Result<String> {
-    let output = Command::new("ip").args(args).stdin(Stdio::null()).output();
-    let output = output.map_err(|error| {
+    let unusable = |error: io::Error| {
         io::Error::new(error.kind(), format!("the program `ip` (iproute2) does not run: {error}"))
-    })?;
+    };
+    let program = program("ip").ok_or_else(|| unusable(io::ErrorKind::NotFound.into()))?;
+    let output =
+        Command::new(program).env_clear().args(args).stdin(Stdio::null()).output().map_err(unusable)?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

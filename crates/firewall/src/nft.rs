@@ -6,6 +6,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use crate::program::program;
+
 /// The first version that knows all that we write, and that is found in distributions still in use.
 pub const NFT_VERSION_MIN: (u32, u32, u32) = (1, 0, 2);
 /// Bytes of what `nft` complains of that are kept: its first lines say what is wrong.
@@ -62,7 +64,7 @@ pub fn check_permitted() -> Result<(), NftError> {
 /// # Errors
 /// If it is missing, too old, or cannot be run.
 pub fn version() -> Result<String, NftError> {
-    let output = Command::new("nft").arg("--version").stdin(Stdio::null()).output().map_err(run_error)?;
+    let output = command()?.arg("--version").stdin(Stdio::null()).output().map_err(run_error)?;
     let text = String::from_utf8_lossy(&output.stdout);
     let found = text.split_whitespace().find_map(|word| word.strip_prefix('v')).unwrap_or_default();
     let mut numbers = found.split('.').map(|number| number.parse().unwrap_or(0));
@@ -78,7 +80,7 @@ pub fn version() -> Result<String, NftError> {
 /// # Errors
 /// If `nft` cannot be run or refuses it: then nothing of it is in force.
 pub(crate) fn run(script: &str) -> Result<(), NftError> {
-    let mut child = Command::new("nft")
+    let mut child = command()?
         .args(["-f", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -101,6 +103,13 @@ pub(crate) fn run(script: &str) -> Result<(), NftError> {
     } else {
         NftError::Refused { complaint }
     })
+}
+
+/// The program, with nothing of what this process was told besides.
+pub(crate) fn command() -> Result<Command, NftError> {
+    let mut command = Command::new(program("nft").ok_or(NftError::Missing)?);
+    command.env_clear();
+    Ok(command)
 }
 
 fn run_error(error: io::Error) -> NftError {

@@ -1,22 +1,11 @@
 //! What the kernel does with packets inside: connections go to the proxy, everything else is refused at once.
 
-use std::env;
-use std::ffi::OsStr;
 use std::fmt::Write;
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use crate::network::REDIRECTED;
-
-/// Where the system's programs lie. A user's search path comes last: it may begin with folders that the user can write, and a command
-/// of an earlier run with the user.
-const FOLDERS: [&str; 5] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin"];
-
-/// Permissions that let others than the owner write, and the one that keeps entries of a directory to their owners.
-const OTHERS_WRITE: u32 = 0o022;
-const STICKY: u32 = 0o1000;
 
 /// The table of the rules, in the family `inet`, and its counters: of datagrams of UDP that are refused, and of all else that is.
 pub(crate) const TABLE: &str = "exeat";
@@ -42,7 +31,7 @@ pub(crate) struct Loading {
 
 /// Has the rules take force. They do not before the end of it has been [waited for](Loading::finish).
 pub(crate) fn begin() -> Result<Loading, RedirectError> {
-    let nft = find().ok_or(RedirectError::Missing)?;
+    let nft = exeat_firewall::program("nft").ok_or(RedirectError::Missing)?;
     let unusable = |error| RedirectError::Unusable(nft.clone(), error);
     let mut child = Command::new(&nft)
         .args(["-f", "-"])
@@ -105,36 +94,6 @@ fn rules() -> String {
     )
 }
 
-/// Returns the program, which nobody but root can have put there.
-fn find() -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let fixed = FOLDERS.iter().map(Path::new).find_map(|folder| program(folder, "nft".as_ref()));
-    fixed.or_else(|| {
-        let mut folders = env::split_paths(&path).filter(|folder| folder.is_absolute());
-        // What it is now is what is run: a link could be another one by then.
-        folders.find_map(|folder| {
-            program(&folder, "nft".as_ref())?.canonicalize().ok().filter(|it| is_roots(it))
-        })
-    })
-}
-
-/// Whether nobody but root can write what is at a path without links, nor put anything else in its place.
-fn is_roots(path: &Path) -> bool {
-    path.ancestors().enumerate().all(|(depth, part)| {
-        part.symlink_metadata().is_ok_and(|metadata| {
-            let is_shared = metadata.mode() & OTHERS_WRITE != 0;
-            // In a directory such as that of Nix, others may add to what is there.
-            metadata.uid() == 0 && (!is_shared || depth > 0 && metadata.mode() & STICKY != 0)
-        })
-    })
-}
-
-fn program(folder: &Path, name: &OsStr) -> Option<PathBuf> {
-    let path = folder.join(name);
-    let metadata = path.metadata().ok()?;
-    (metadata.is_file() && metadata.permissions().mode() & 0o111 != 0).then_some(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,30 +105,5 @@ mod tests {
         assert!(at("ip daddr 127.0.0.0/8 return") < at("nfproto ipv4 meta l4proto tcp redirect to :3129"));
         assert!(at("ip6 daddr ::1 return") < at("nfproto ipv6 meta l4proto tcp redirect to :3129"));
         assert!(at("hook output priority 0; policy drop;") < at("reject with icmpx"));
-    }
-
-    #[test]
-    fn only_what_nobody_but_root_can_write_is_taken_from_a_search_path() {
-        assert!(is_roots(&Path::new("/bin/sh").canonicalize().unwrap()) || !is_ours(Path::new("/")));
-        let folder = tempfile::tempdir().unwrap();
-        let nft = folder.path().canonicalize().unwrap().join("nft");
-        std::fs::write(&nft, "").unwrap();
-        let set =
-            |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
-        // Of root it is ours, of a user it is the user's.
-        let is_root = is_ours(Path::new("/"));
-        set(&nft, 0o755);
-        assert_eq!(is_roots(&nft), is_root);
-        for (path, mode) in [(&*nft, 0o775), (&*nft, 0o757), (folder.path(), 0o777), (folder.path(), 0o770)] {
-            let before = path.metadata().unwrap().permissions().mode();
-            set(path, mode);
-            assert!(!is_roots(&nft), "{} {mode:o}", path.display());
-            set(path, before);
-        }
-        assert_eq!(is_roots(&nft), is_root);
-    }
-
-    fn is_ours(path: &Path) -> bool {
-        path.metadata().unwrap().uid() == nix::unistd::geteuid().as_raw()
     }
 }

@@ -77,7 +77,7 @@ impl Source {
                 }
             }
         }
-        let addresses = exeat_firewall::addresses(args.bridges.iter().chain(&args.interfaces))?;
+        let addresses = exeat_firewall::addresses(&args.bridges, &args.interfaces)?;
         if addresses.is_empty() && args.cgroups.is_empty() {
             bail!(
                 "{} has no address that clients could ask for names at",

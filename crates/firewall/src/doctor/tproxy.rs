@@ -1,11 +1,7 @@
 //! Rules of somebody with `tproxy` for what comes by a bridge. While the kernel hands the packets of bridges to the rules of
 //! IP by itself (`net.bridge.bridge-nf-call-iptables`), such a rule takes none of them: connections pass it by.
 
-use std::{
-    collections::BTreeSet,
-    io,
-    process::{Command, Stdio},
-};
+use std::{collections::BTreeSet, io, process::Stdio};
 
 use serde_json::Value;
 
@@ -49,7 +45,7 @@ fn text(chain: &str) -> String {
 
 /// The rules of all tables, without the elements of sets.
 fn rules() -> io::Result<Value> {
-    let mut nft = Command::new("nft");
+    let mut nft = crate::nft::command().map_err(io::Error::other)?;
     nft.args(["--terse", "--json", "list", "ruleset"]).stdin(Stdio::null()).stderr(Stdio::null());
     serde_json::from_slice(&nft.output()?.stdout).map_err(io::Error::other)
 }

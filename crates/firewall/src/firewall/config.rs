@@ -1,15 +1,12 @@
 //! What a firewall is made of, and what follows from that alone.
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, time::Duration};
 
 use ipnet::IpNet;
 
 use super::LIFETIME_MIN;
 use crate::{
+    devices::ip,
     group::{self, Group, Located},
     plan::{Deciding, Device, Plan},
     script::{self, Frame, GROUP_LABELS},
@@ -131,32 +128,6 @@ impl Config {
         // Whoever is not sure is held as well: that shows, and a mark that lets others through would not.
         self.groups.iter().any(|attached| attached.group.is_ours().unwrap_or(false))
     }
-}
-
-/// Returns the addresses of devices that clients can send to, with their devices: none that holds for one link alone.
-///
-/// # Errors
-/// If there is no such device.
-pub fn addresses<'a>(devices: impl Iterator<Item = &'a String> + Clone) -> io::Result<Vec<(IpAddr, String)>> {
-    for device in devices.clone() {
-        if number(device).is_none() {
-            let message = format!("there is no network device `{device}`");
-            return Err(io::Error::new(io::ErrorKind::NotFound, message));
-        }
-    }
-    let is_named = |name: &str| devices.clone().any(|device| device == name);
-    let found = nix::ifaddrs::getifaddrs()?.filter(|found| is_named(&found.interface_name));
-    let found = found.filter_map(|found| Some((ip(found.address?)?, found.interface_name)));
-    let is_of_link = |address: &IpAddr| match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    };
-    Ok(found.filter(|(address, _)| !is_of_link(address)).collect())
-}
-
-fn ip(address: nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
-    let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-    v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
 }
 
 pub(super) fn number(device: &str) -> Option<u32> {
