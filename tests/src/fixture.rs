@@ -2,11 +2,12 @@
 
 use sha2::{Digest, Sha256};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::http::Reply;
 use crate::namespace::PROXY;
 use crate::raw::{Raw, authorization};
+use crate::world::GREETING;
 
 /// The client's name; its policy has the same.
 pub const CLIENT: &str = "app";
@@ -78,4 +79,25 @@ pub fn ask(line: &str) -> Result<(Raw, Reply)> {
 pub fn get(rest: &str) -> Result<(u16, Option<String>)> {
     let (_, reply) = ask(&format!("GET http://{rest}"))?;
     Ok((reply.status, reply.head.field("x-deny-reason").map(str::to_owned)))
+}
+
+/// An open tunnel of the client to port 25 of the host, where a server has spoken first.
+///
+/// # Errors
+/// When it is refused, or the server says something else.
+pub fn tunnel(host: &str) -> Result<Raw> {
+    let (mut tunnel, reply) = ask(&format!("CONNECT {host}:25"))?;
+    ensure!(reply.status == 200, "{host}: {reply:?}");
+    ensure!(tunnel.exactly(GREETING.len())? == GREETING.as_bytes());
+    Ok(tunnel)
+}
+
+/// Sends something through a [`tunnel`], which comes back.
+///
+/// # Errors
+/// When it does not.
+pub fn echoes(tunnel: &mut Raw) -> Result<()> {
+    tunnel.send("are you there")?;
+    ensure!(tunnel.exactly(13)? == b"are you there");
+    Ok(())
 }

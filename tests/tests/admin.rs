@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use exeat_tests::api::Document;
 use exeat_tests::client::{Client, Outcome};
 use exeat_tests::exeat::{Exeat, binary};
-use exeat_tests::fixture::{PASSWORD, ask, configuration, get, password_entry, request_with};
+use exeat_tests::fixture::{PASSWORD, ask, configuration, echoes, get, password_entry, request_with};
 use exeat_tests::namespace::PROXY;
 use exeat_tests::origin::PATIENCE;
 use exeat_tests::raw::{Raw, authorization};
@@ -82,12 +82,6 @@ fn tunnel_of_app(host: &str) -> Result<Raw> {
 
 fn tunnel_of_other(host: &str) -> Result<Raw> {
     tunnel("other", "the-other-password-of-32-characters", host)
-}
-
-fn echoes(tunnel: &mut Raw) -> Result<()> {
-    tunnel.send("are you there")?;
-    ensure!(tunnel.exactly(13)? == b"are you there");
-    Ok(())
 }
 
 fn until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {

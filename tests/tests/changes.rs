@@ -8,10 +8,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use exeat_tests::api;
 use exeat_tests::exeat::Exeat;
-use exeat_tests::fixture::{ask, auth, configuration, get, request_with};
+use exeat_tests::fixture::{ask, configuration, get, tunnel};
 use exeat_tests::namespace::PROXY;
-use exeat_tests::raw::Raw;
-use exeat_tests::world::{GREETING, World};
+use exeat_tests::world::World;
 use exeat_tests::{harness, scenarios};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
@@ -153,14 +152,6 @@ fn what_is_put_and_put_back_is_recorded() -> Result<()> {
     exeat.stop()
 }
 
-fn tunnel() -> Result<Raw> {
-    let mut tunnel = Raw::proxy()?;
-    let reply = tunnel.ask(request_with("CONNECT mail.example.org:25", &auth()))?;
-    ensure!(reply.status == 200, "{reply:?}");
-    ensure!(tunnel.exactly(GREETING.len())? == GREETING.as_bytes());
-    Ok(tunnel)
-}
-
 fn what_ends_flows_is_recorded() -> Result<()> {
     let world = World::new()?;
     let mut exeat = serve(&world)?;
@@ -176,7 +167,7 @@ fn what_ends_flows_is_recorded() -> Result<()> {
         is_recorded(exeat, number, 1, &want).with_context(|| line.to_owned())
     };
     let client = "{\"client\":\"app\"}";
-    let mut open = tunnel()?;
+    let mut open = tunnel("mail.example.org")?;
     let want = json!({ "action": "quarantine", "result": "done", "target": "client app", "flows": 1 });
     check(&mut exeat, "POST /v1/quarantine", client, 200, &want)?;
     open.closed()?;
@@ -185,7 +176,7 @@ fn what_ends_flows_is_recorded() -> Result<()> {
     let want = json!({ "action": "release", "result": "unchanged", "target": "client app" });
     check(&mut exeat, "DELETE /v1/quarantine?client=app", "", 404, &want)?;
 
-    let mut open = tunnel()?;
+    let mut open = tunnel("mail.example.org")?;
     let target = "client app, to mail.example.org";
     let want = json!({ "action": "cut", "result": "done", "target": target, "flows": 1 });
     check(&mut exeat, "DELETE /v1/flows?client=app&target=mail.example.org", "", 200, &want)?;

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use exeat_tests::client::Client;
 use exeat_tests::dns::Entry;
 use exeat_tests::exeat::Exeat;
-use exeat_tests::fixture::{CLIENT, PASSWORD, ask, configuration, get};
+use exeat_tests::fixture::{CLIENT, PASSWORD, ask, configuration, echoes, get, tunnel};
 use exeat_tests::http::Reply;
 use exeat_tests::namespace::PROXY;
 use exeat_tests::raw::Raw;
@@ -44,20 +44,6 @@ fn reload(exeat: &mut Exeat, world: &World, policy: &str) -> Result<()> {
     exeat.signal(Signal::SIGHUP)?;
     exeat.wait_for_output("reloaded")?;
     exeat.wait_for_output("open flows decided on again").map(drop)
-}
-
-/// An open tunnel to a server that has spoken first.
-fn tunnel(host: &str) -> Result<Raw> {
-    let (mut tunnel, reply) = ask(&format!("CONNECT {host}:25"))?;
-    ensure!(reply.status == 200, "{host}: {reply:?}");
-    ensure!(tunnel.exactly(GREETING.len())? == GREETING.as_bytes());
-    Ok(tunnel)
-}
-
-fn echoes(tunnel: &mut Raw) -> Result<()> {
-    tunnel.send("are you there")?;
-    ensure!(tunnel.exactly(13)? == b"are you there");
-    Ok(())
 }
 
 /// Reads until the tunnel is reset.

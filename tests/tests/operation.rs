@@ -11,10 +11,10 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, ensure};
 use exeat_tests::client::{Client, Outcome};
 use exeat_tests::exeat::{Exeat, binary};
-use exeat_tests::fixture::{ask, configuration, get, request_with};
+use exeat_tests::fixture::{ask, configuration, echoes, get, request_with, tunnel};
 use exeat_tests::namespace::{HOSTS_FILE_NAME, PROXY};
 use exeat_tests::raw::{Raw, authorization};
-use exeat_tests::world::{GREETING, World};
+use exeat_tests::world::World;
 use exeat_tests::{harness, scenarios};
 use nix::sys::signal::Signal;
 
@@ -53,20 +53,6 @@ fn status(host: &str) -> Result<u16> {
 fn status_as(user: &str, password: &str) -> Result<u16> {
     let request = request_with("GET http://example.com/", &authorization(user, password));
     Ok(Raw::proxy()?.ask(request)?.status)
-}
-
-/// An open tunnel to a server that has spoken first.
-fn tunnel() -> Result<Raw> {
-    let (mut tunnel, reply) = ask("CONNECT mail.example.org:25")?;
-    ensure!(reply.status == 200, "{reply:?}");
-    ensure!(tunnel.exactly(GREETING.len())? == GREETING.as_bytes());
-    Ok(tunnel)
-}
-
-fn echoes(tunnel: &mut Raw) -> Result<()> {
-    tunnel.send("are you there")?;
-    ensure!(tunnel.exactly(13)? == b"are you there");
-    Ok(())
 }
 
 fn exeat(directory: &Path, args: &[&str]) -> Result<Outcome> {
@@ -174,7 +160,7 @@ fn the_audit_file_is_private() -> Result<()> {
 fn a_drain_lets_a_tunnel_finish() -> Result<()> {
     let world = World::new()?;
     let mut exeat = Exeat::serve(world.directory(), &config(r#""mail.example.org:25""#, ""), PROXY)?;
-    let mut tunnel = tunnel()?;
+    let mut tunnel = tunnel("mail.example.org")?;
     exeat.signal(Signal::SIGTERM)?;
     exeat.wait_for_output("draining")?;
     exeat.wait_until_closed(PROXY.parse()?)?;
@@ -193,7 +179,7 @@ fn a_drain_ends_at_its_limit() -> Result<()> {
     let world = World::new()?;
     let config = config(r#""mail.example.org:25""#, "[limits]\ndrain_timeout = \"300ms\"\n");
     let mut exeat = Exeat::serve(world.directory(), &config, PROXY)?;
-    let mut tunnel = tunnel()?;
+    let mut tunnel = tunnel("mail.example.org")?;
     exeat.signal(Signal::SIGTERM)?;
     tunnel.closed()?;
     let status = exeat.wait()?;
@@ -219,7 +205,7 @@ fn a_second_signal_ends_it_at_once() -> Result<()> {
     let world = World::new()?;
     let config = config(r#""mail.example.org:25""#, "[limits]\ndrain_timeout = \"1h\"\n");
     let mut exeat = Exeat::serve(world.directory(), &config, PROXY)?;
-    let mut tunnel = tunnel()?;
+    let mut tunnel = tunnel("mail.example.org")?;
     exeat.signal(Signal::SIGTERM)?;
     exeat.wait_for_output("draining")?;
     exeat.signal(Signal::SIGTERM)?;

@@ -13,10 +13,9 @@ use anyhow::{Context, Result, ensure};
 use exeat_tests::api::{self, Document};
 use exeat_tests::client::{Client, Outcome};
 use exeat_tests::exeat::{Exeat, binary};
-use exeat_tests::fixture::{ask, auth, configuration, get, request_with};
+use exeat_tests::fixture::{ask, configuration, echoes, get, tunnel};
 use exeat_tests::namespace::PROXY;
-use exeat_tests::raw::Raw;
-use exeat_tests::world::{GREETING, World};
+use exeat_tests::world::World;
 use exeat_tests::{harness, scenarios};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -92,21 +91,6 @@ fn current(world: &World) -> Result<String> {
     let reply = api::send(&socket(world), "GET /v1/policy/revisions/current", "", b"")?;
     ensure!(reply.status == 200 && reply.head.field("content-type") == Some("application/toml"), "{reply:?}");
     Ok(String::from_utf8(reply.body)?)
-}
-
-/// An open tunnel to a server that has spoken first.
-fn tunnel(host: &str) -> Result<Raw> {
-    let mut tunnel = Raw::proxy()?;
-    let reply = tunnel.ask(request_with(&format!("CONNECT {host}:25"), &auth()))?;
-    ensure!(reply.status == 200, "{reply:?}");
-    ensure!(tunnel.exactly(GREETING.len())? == GREETING.as_bytes());
-    Ok(tunnel)
-}
-
-fn echoes(tunnel: &mut Raw) -> Result<()> {
-    tunnel.send("are you there")?;
-    ensure!(tunnel.exactly(13)? == b"are you there");
-    Ok(())
 }
 
 fn a_put_ends_what_it_no_longer_allows_and_nothing_else() -> Result<()> {

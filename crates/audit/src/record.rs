@@ -7,7 +7,7 @@ use std::{
 };
 
 use exeat_model::DnsName;
-use exeat_policy::{Labels, Mode, Reason, Revision};
+use exeat_policy::{Labels, Mode, Reason, Revision, RuleView};
 
 use crate::{control::ControlRecord, line, text::Text};
 
@@ -173,6 +173,12 @@ pub struct RuleRecord {
     pub place: String,
     /// The entry as it is written there.
     pub text: String,
+}
+
+impl From<RuleView> for RuleRecord {
+    fn from(RuleView { policy, place, text }: RuleView) -> Self {
+        Self { policy, place: place.to_string(), text }
+    }
 }
 
 impl Record {

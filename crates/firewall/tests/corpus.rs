@@ -2,40 +2,31 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
-use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
 
 use exeat_firewall::Fate;
 use exeat_firewall::kernel_wire::{self, Listed};
 use proptest::prelude::*;
-use proptest::sample::{Index, select};
 
+#[path = "../../../fuzz/replay/corpus.rs"]
+mod corpus;
+#[path = "../../../fuzz/replay/edited.rs"]
+mod edited;
 #[path = "../../../fuzz/checks/netlink.rs"]
 mod netlink;
 
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/netlink")
-}
-
-fn corpus() -> Vec<Vec<u8>> {
-    let files = fs::read_dir(folder()).unwrap();
-    let inputs: Vec<_> = files.map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect();
-    assert!(!inputs.is_empty(), "there is no corpus");
-    inputs
-}
+use corpus::replay;
+use edited::edited;
 
 fn read(name: &str) -> Vec<u8> {
-    fs::read(folder().join(name)).unwrap()
+    edited::read("netlink", name)
 }
 
 #[test]
 fn every_answer_of_the_kernel_and_its_prefixes_pass() {
-    for bytes in corpus() {
-        for end in 0..=bytes.len() {
-            netlink::check(&bytes[..end]);
-        }
-    }
+    replay("netlink", usize::MAX, |bytes| {
+        netlink::check(bytes);
+    });
 }
 
 #[test]
@@ -82,33 +73,15 @@ fn the_least_number_of_an_error_is_one_too() {
     assert!(kernel_wire::flows(&bytes).is_err());
 }
 
-/// Inputs of the corpus with a few bytes changed, put in or left out. The bytes are some that mean something to the
-/// reader: lengths and types of messages and attributes, families and flags, and the numbers of errors.
-fn edited() -> impl Strategy<Value = Vec<u8>> {
-    let telling: &[u8] =
-        b"\0\x01\x02\x03\x04\x05\x06\x08\x0a\x0c\x10\x11\x14\x16\x18\x20\x40\x45\x60\x7f\x80\xff";
-    let edits = proptest::collection::vec((any::<Index>(), select(telling), 0..3), 1..4);
-    (select(corpus()), edits).prop_map(|(mut bytes, edits)| {
-        for (at, byte, kind) in edits {
-            if bytes.is_empty() {
-                break;
-            }
-            let at = at.index(bytes.len());
-            match kind {
-                0 => bytes[at] = byte,
-                1 => bytes.insert(at, byte),
-                _ => drop(bytes.remove(at)),
-            }
-        }
-        bytes
-    })
-}
+/// Lengths and types of messages and attributes, families and flags, and the numbers of errors.
+const TELLING: &[u8] =
+    b"\0\x01\x02\x03\x04\x05\x06\x08\x0a\x0c\x10\x11\x14\x16\x18\x20\x40\x45\x60\x7f\x80\xff";
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 4096, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn answers_that_differ_a_little_pass_too(bytes in edited()) {
+    fn answers_that_differ_a_little_pass_too(bytes in edited("netlink", TELLING)) {
         netlink::check(&bytes);
     }
 }

@@ -320,10 +320,11 @@ impl PolicySet {
         bound.owners().filter_map(|number| Some(self.owner(number)?.title())).collect()
     }
 
-    /// Returns whether a policy of `bound` is in report mode.
+    /// Returns whether refusals of `bound` are carried out: not all, if one of its policies is in report mode.
     #[must_use]
-    pub fn reports(&self, bound: &Bound) -> bool {
-        bound.policies.iter().any(|&n| self.owner(n).is_some_and(|o| o.mode == Mode::Report))
+    pub fn mode(&self, bound: &Bound) -> Mode {
+        let reports = bound.policies.iter().any(|&n| self.owner(n).is_some_and(|o| o.mode == Mode::Report));
+        if reports { Mode::Report } else { Mode::Enforce }
     }
 
     /// Returns a rule as it was written. `None` for a rule of another snapshot.

@@ -40,9 +40,7 @@ impl Cited {
         {
             return Some(Arc::clone(record));
         }
-        let view = policy.rule(rule)?;
-        let record =
-            Arc::new(RuleRecord { policy: view.policy, place: view.place.to_string(), text: view.text });
+        let record = Arc::new(RuleRecord::from(policy.rule(rule)?));
         *kept = Some((rule, Arc::clone(&record)));
         Some(record)
     }

@@ -124,7 +124,7 @@ impl Trail {
     /// Notes who asks and which snapshot decides.
     pub(crate) fn note_principal(&mut self, principal: &Arc<Principal>, policy: &PolicySet) {
         self.revision = Some(policy.revision());
-        self.mode = Some(if policy.reports(&principal.bound) { Mode::Report } else { Mode::Enforce });
+        self.mode = Some(policy.mode(&principal.bound));
         self.principal = Some(Arc::clone(principal));
     }
 

@@ -2,17 +2,17 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use exeat_proxy::{Limits, proxy_protocol_wire, socks5_wire};
 use proptest::prelude::*;
-use proptest::sample::{Index, select};
 
 #[path = "../../../fuzz/checks/client_hello.rs"]
 mod client_hello;
 #[path = "../../../fuzz/checks/destination.rs"]
 mod destination;
+#[path = "../../../fuzz/replay/corpus.rs"]
+mod corpus;
+#[path = "../../../fuzz/replay/edited.rs"]
+mod edited;
 #[path = "../../../fuzz/checks/proxy_header.rs"]
 mod proxy_header;
 #[path = "../../../fuzz/checks/request_head.rs"]
@@ -20,30 +20,8 @@ mod request_head;
 #[path = "../../../fuzz/checks/socks5.rs"]
 mod socks5;
 
-fn folder(target: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target)
-}
-
-fn read(target: &str, name: &str) -> Vec<u8> {
-    fs::read(folder(target).join(name)).unwrap()
-}
-
-fn corpus(target: &str) -> Vec<Vec<u8>> {
-    let files = fs::read_dir(folder(target)).unwrap();
-    let inputs: Vec<_> = files.map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect();
-    assert!(!inputs.is_empty(), "{target} has no corpus");
-    inputs
-}
-
-/// Checks every input of the corpus, and prefixes of it: all of them, or about `most` at equal distances.
-fn replay(target: &str, most: usize, check: fn(&[u8])) {
-    for bytes in corpus(target) {
-        check(&bytes);
-        for end in (0..bytes.len()).step_by(bytes.len() / most + 1) {
-            check(&bytes[..end]);
-        }
-    }
-}
+use corpus::replay;
+use edited::{edited, read};
 
 #[test]
 fn every_client_hello_and_prefixes_of_it_pass() {
@@ -70,26 +48,6 @@ fn every_request_head_and_its_prefixes_pass() {
 #[test]
 fn every_socks5_message_and_its_prefixes_pass() {
     replay("socks5", usize::MAX, socks5::check);
-}
-
-/// Inputs of the corpus with a few bytes changed, put in or left out. The bytes are some that mean something to the
-/// reader.
-fn edited(target: &str, telling: &'static [u8]) -> impl Strategy<Value = Vec<u8>> {
-    let edits = proptest::collection::vec((any::<Index>(), select(telling), 0..3), 1..4);
-    (select(corpus(target)), edits).prop_map(|(mut bytes, edits)| {
-        for (at, byte, kind) in edits {
-            if bytes.is_empty() {
-                break;
-            }
-            let at = at.index(bytes.len());
-            match kind {
-                0 => bytes[at] = byte,
-                1 => bytes.insert(at, byte),
-                _ => drop(bytes.remove(at)),
-            }
-        }
-        bytes
-    })
 }
 
 proptest! {

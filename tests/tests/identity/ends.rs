@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read};
 
 use anyhow::{Context, Result, bail, ensure};
 use exeat_tests::exeat::Exeat;
-use exeat_tests::fixture::{PASSWORD, password_entry};
+use exeat_tests::fixture::{PASSWORD, echoes, password_entry};
 use exeat_tests::namespace::PROXY;
 use exeat_tests::raw::{Raw, authorization};
 use exeat_tests::world::World;
@@ -12,12 +12,6 @@ use exeat_tests::world::World;
 use crate::setup::{
     BATCH, FACTOR, NOWHERE, config, denied, exeat_says, get_at, listen, ok, record_of, reload, tunnel,
 };
-
-pub(crate) fn echoes(tunnel: &mut Raw) -> Result<()> {
-    tunnel.send("are you there")?;
-    ensure!(tunnel.exactly(13)? == b"are you there");
-    Ok(())
-}
 
 pub(crate) fn is_reset(tunnel: &mut Raw) -> Result<()> {
     let mut bytes = [0; 64];

@@ -6,13 +6,12 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use exeat_tests::exeat::{Exeat, binary};
-use exeat_tests::fixture::PASSWORD;
+use exeat_tests::fixture::{PASSWORD, echoes};
 use exeat_tests::namespace::PROXY;
 use exeat_tests::raw::authorization;
 use exeat_tests::world::World;
 use serde_json::Value;
 
-use crate::ends::echoes;
 use crate::setup::{
     Answer, BATCH, FACTOR, NOWHERE, ask_unix_with, config, denied, get_at, listen, ok, tunnel,
 };

@@ -9,14 +9,14 @@ use anyhow::{Context, Result, ensure};
 use exeat_tests::client::Client;
 use exeat_tests::container::Container;
 use exeat_tests::exeat::Exeat;
-use exeat_tests::fixture::{PASSWORD, request_with};
+use exeat_tests::fixture::{PASSWORD, echoes, request_with};
 use exeat_tests::namespace::PROXY;
 use exeat_tests::raw::Raw;
 use exeat_tests::world::{GREETING, World};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::ends::{echoes, is_reset};
+use crate::ends::is_reset;
 use crate::setup::{
     Answer, LOOPBACK, NOWHERE, OTHERS, ask_unix, config, denied, get_from, has_other_users, let_in, ok,
     record_of, reload, tunnel,

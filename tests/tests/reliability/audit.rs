@@ -79,7 +79,7 @@ pub(crate) fn a_full_disk_stops_no_decision() -> Result<()> {
     let world = World::new()?;
     let (file, ballast) = full_disk(&world)?;
     let mut exeat = Exeat::serve(world.directory(), &recording_to(&file, false), PROXY)?;
-    let mut open = tunnel()?;
+    let mut open = tunnel("mail.example.org")?;
     ask_often("example.com", 200, MANY)?;
     exeat.wait_for_output("audit log cannot be written")?;
     ask_often("example.com", 200, MANY)?;
@@ -109,7 +109,7 @@ pub(crate) fn a_full_disk_stops_every_decision_that_must_be_recorded() -> Result
     let world = World::new()?;
     let (file, ballast) = full_disk(&world)?;
     let mut exeat = Exeat::serve(world.directory(), &recording_to(&file, true), PROXY)?;
-    let mut open = tunnel()?;
+    let mut open = tunnel("mail.example.org")?;
     exeat.until("the disk to be full", |_| Ok(unavailable(&get("example.com/")?).then_some(())))?;
     let (reached, accepts) = (world.http.requests().len(), world.accepts());
     let (get_told, connect_told) = (get("example.com/")?, connect()?);
@@ -248,7 +248,7 @@ pub(crate) fn an_unread_standard_error_stops_nothing() -> Result<()> {
         command.stderr(Stdio::from(writer));
     })?;
     exeat.wait_until_listening(PROXY.parse()?)?;
-    let mut echo_tunnel = tunnel()?;
+    let mut echo_tunnel = tunnel("mail.example.org")?;
     let lost =
         || -> Result<f64> { scrape()?.get("exeat_log_lines_lost_total").copied().context("the metric") };
     ensure!(lost()? == 0.0);

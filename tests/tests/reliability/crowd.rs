@@ -96,7 +96,7 @@ pub(crate) fn descriptors_run_out() -> Result<()> {
     let limits = "[limits]\nhead_timeout = \"60s\"\n";
     let config = config(r#""example.com", "mail.example.org:25""#, limits);
     let mut exeat = serve_under(&world, &["prlimit", &limit], &config)?;
-    let mut open = tunnel()?;
+    let mut open = tunnel("mail.example.org")?;
     let before = exeat.descriptors()?;
     exeat.until_logged("too few file descriptors")?;
     let idle = (0..2 * DESCRIPTORS).map(|_| Raw::proxy()).collect::<Result<Vec<_>>>()?;

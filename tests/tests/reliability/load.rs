@@ -126,7 +126,7 @@ fn ask_until(over: &AtomicBool, number: usize) -> Result<Done> {
 /// One tunnel for the whole time.
 fn echo_until(over: &AtomicBool, number: usize) -> Result<Done> {
     let mut done = Done::default();
-    let mut tunnel = tunnel()?;
+    let mut tunnel = tunnel("mail.example.org")?;
     while done.bytes == 0 || !over.load(Ordering::Relaxed) {
         echo(&mut tunnel, &noise(number * 1000 + done.bytes, CHUNK))?;
         done.bytes += CHUNK;
@@ -277,7 +277,7 @@ pub(crate) fn a_stop_under_load_finishes_what_was_accepted() -> Result<()> {
     }))?;
     let allow = r#""*.example.org", "mail.example.org:25""#;
     let mut exeat = Exeat::serve(world.directory(), &config(allow, ""), PROXY)?;
-    let mut open = tunnel()?;
+    let mut open = tunnel("mail.example.org")?;
     thread::scope(|scope| -> Result<()> {
         let clients = scope.spawn(|| {
             at_once(REQUESTS, |number| {

@@ -15,9 +15,9 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 use exeat_tests::exeat::Exeat;
-use exeat_tests::fixture::configuration;
+use exeat_tests::fixture::{configuration, tunnel};
 use exeat_tests::raw::Raw;
-use exeat_tests::world::{GREETING, World};
+use exeat_tests::world::World;
 use exeat_tests::{fixture, harness, scenarios};
 
 use audit::*;
@@ -67,14 +67,6 @@ fn serve_under(world: &World, wrapper: &[&str], config: &str) -> Result<Exeat> {
 /// The status of a GET for the host on a connection of its own.
 fn status(host: &str) -> Result<u16> {
     Ok(fixture::get(&format!("{host}/"))?.0)
-}
-
-/// An open tunnel to a server that has spoken first and sends everything back.
-fn tunnel() -> Result<Raw> {
-    let (mut tunnel, reply) = fixture::ask("CONNECT mail.example.org:25")?;
-    anyhow::ensure!(reply.status == 200, "{reply:?}");
-    anyhow::ensure!(tunnel.exactly(GREETING.len())? == GREETING.as_bytes());
-    Ok(tunnel)
 }
 
 /// Sends `bytes` through a [`tunnel`] and checks that they come back.

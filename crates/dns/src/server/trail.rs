@@ -62,7 +62,7 @@ impl<'a> Trail<'a> {
     /// Notes who asks and which snapshot decides.
     pub(crate) fn note_principal(&mut self, principal: &Arc<Principal>, policy: &PolicySet) {
         self.revision = Some(policy.revision());
-        self.mode = Some(if policy.reports(&principal.bound) { Mode::Report } else { Mode::Enforce });
+        self.mode = Some(policy.mode(&principal.bound));
         self.principal = Some(Arc::clone(principal));
     }
 
@@ -96,10 +96,7 @@ impl<'a> Trail<'a> {
     }
 
     fn note_rule(&mut self, policy: &PolicySet, rule: Option<RuleId>) {
-        let view = rule.and_then(|rule| policy.rule(rule));
-        self.rule = view.map(|view| {
-            Arc::new(RuleRecord { policy: view.policy, place: view.place.to_string(), text: view.text })
-        });
+        self.rule = rule.and_then(|rule| policy.rule(rule)).map(|view| Arc::new(view.into()));
     }
 
     /// Returns the record of this question, answered with `code`.

@@ -9,7 +9,7 @@ use std::{
 
 use exeat_identity::Principal;
 use exeat_model::{Authority, Host};
-use exeat_policy::{Denial, Mode, Reason, RuleId};
+use exeat_policy::{Denial, Reason, RuleId};
 use smallvec::SmallVec;
 
 use super::{FlowFilter, FlowId, FlowKind, FlowView, Flows, Spoken};
@@ -196,7 +196,7 @@ impl Flow {
             },
             rule: standing.rule().and_then(|rule| policy.rule(rule)),
             revision: policy.revision(),
-            mode: if policy.reports(&principal.bound) { Mode::Report } else { Mode::Enforce },
+            mode: policy.mode(&principal.bound),
             would_deny: standing.grant.would_deny().map(|denial| denial.reason),
             started: self.started,
             age: self.meter.started().elapsed(),
