@@ -1,6 +1,7 @@
 //! What is said to open nothing opens nothing, and what its neighbours open is not told of.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::LazyLock;
 
 use exeat_model::{Authority, CanonicalIp, DnsName, Host, Port, Transport};
 use exeat_policy::{Defaults, Entry, EntryProblem, Floor, Mode, lint};
@@ -139,7 +140,9 @@ fn a_network_around_the_world_and_this_host_is_told() {
     }
 }
 
-/// Requests around everything that entries of [`any_entry`] speak of.
+/// Requests around everything that entries of [`any_entry`] speak of. The same for each case.
+static REQUESTS: LazyLock<Vec<(Transport, Authority, Vec<IpAddr>)>> = LazyLock::new(|| requests().collect());
+
 fn requests() -> impl Iterator<Item = (Transport, Authority, Vec<IpAddr>)> {
     let names = NAMES.iter().flat_map(|name| [(*name).to_owned(), format!("zz.{name}")]);
     let names =
@@ -178,8 +181,8 @@ proptest! {
         let kept = (1u32..).zip(&policy.allow).filter(|(line, _)| !lines.contains(line));
         let allow = kept.map(|(_, entry)| entry.clone()).collect();
         let after = world(&[], &[Rules { allow, ..policy }], &ceilings);
-        for (transport, target, addrs) in requests() {
-            let permits = |world: &World| world.run_over(transport, &target, &addrs).map(|p| p.addrs().to_vec()).ok();
+        for (transport, target, addrs) in REQUESTS.iter() {
+            let permits = |world: &World| world.run_over(*transport, target, addrs).map(|p| p.addrs().to_vec()).ok();
             prop_assert_eq!(permits(&before), permits(&after), "{}/{} at {:?}: {:?}", transport, target, addrs, of_policy);
         }
     }
