@@ -7,10 +7,10 @@ use proptest::prelude::*;
 
 #[path = "../../../fuzz/checks/client_hello.rs"]
 mod client_hello;
-#[path = "../../../fuzz/checks/destination.rs"]
-mod destination;
 #[path = "../../../fuzz/replay/corpus.rs"]
 mod corpus;
+#[path = "../../../fuzz/checks/destination.rs"]
+mod destination;
 #[path = "../../../fuzz/replay/edited.rs"]
 mod edited;
 #[path = "../../../fuzz/checks/proxy_header.rs"]
