@@ -346,7 +346,8 @@ pub struct DiffArgs {
 pub enum ImportCommand {
     /// Print the configuration of a YAML file with a list of hosts for each group
     #[command(
-        after_help = "`blocked` lists what is refused; its `*`, everything that no group has, holds anyway.\n\
+        after_help = "`blocked` lists what is refused; its `*`, everything that no group has, holds anyway. Lists with other names\n\
+                      that say so (`deny`, `blocklist`) are errors.\n\
                       What is not carried over is told with its place; nothing is printed if that might refuse something.\n\
                       Exit status: 0 all of it is carried over, 1 some or all is not.\n\n\
                       Example:\n  \

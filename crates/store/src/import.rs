@@ -15,7 +15,7 @@ use crate::entry;
 use crate::load::{CONFIGURATION_PROBLEMS_MAX, Options, load_text, read_text};
 use crate::names;
 use crate::notes::Notes;
-use crate::problem::{Code, Finding, Problem, Severity};
+use crate::problem::{Code, Finding, Problem, Severity, shown};
 use crate::report::Report;
 use crate::source::Source;
 
@@ -26,6 +26,22 @@ const POLICY: &str = "imported";
 
 /// The group whose hosts are refused.
 const BLOCKED: &str = "blocked";
+
+/// Parts of names of lists that elsewhere are what is refused. Here any other list than [`BLOCKED`] is what may be reached, so none
+/// is taken to be that which says otherwise of itself.
+const REFUSING: [&str; 11] = [
+    "deny",
+    "denied",
+    "denies",
+    "block",
+    "blacklist",
+    "forbid",
+    "reject",
+    "disallow",
+    "exclude",
+    "prohibit",
+    "banned",
+];
 
 /// Loads of what is written: each tells a hundred problems, and beyond that the file is something else.
 const LOADS_MAX: usize = 8;
@@ -75,6 +91,9 @@ struct HostList {
 
 /// Makes a configuration of what can be one.
 fn convert(lists: Vec<HostList>, notes: &mut Notes) -> Option<String> {
+    if is_something_else(&lists, notes) {
+        return None;
+    }
     let (blocked, groups): (Vec<_>, Vec<_>) = lists.into_iter().partition(|list| list.name.text == BLOCKED);
     let denied = read_blocked(blocked, notes)?;
     let mut groups = read_groups(groups, notes);
@@ -99,6 +118,33 @@ fn convert(lists: Vec<HostList>, notes: &mut Notes) -> Option<String> {
             .help("correct these first"),
     );
     None
+}
+
+/// Tells whether keys of the file show that its lists mean something else than here, and says so.
+fn is_something_else(lists: &[HostList], notes: &mut Notes) -> bool {
+    let is_version = |list: &&HostList| matches!(list.name.text.as_str(), "version" | "apiVersion");
+    let is_services = |list: &&HostList| list.name.text == "services" && !list.is_whole;
+    if let Some(list) = lists.iter().find(|list| is_version(list) || is_services(list)) {
+        // What has been told of the lists would be about this format.
+        notes.retain(|_| false);
+        let message = format!("`{}` is no list of hosts: this file is of another format", list.name.text);
+        let help = "write the policy by hand; of an access list of Smokescreen, each service is a client with a policy";
+        notes.push(list.name.span.clone(), Finding::error(Code::Syntax, message).help(help));
+        return true;
+    }
+    let mut found = false;
+    for list in lists.iter().filter(|list| list.name.text != BLOCKED) {
+        let name = list.name.text.to_lowercase();
+        if REFUSING.iter().any(|part| name.contains(part)) {
+            found = true;
+            let name = shown(&list.name.text);
+            let message =
+                format!("`{name}` says that its hosts are refused, and a group is what may be reached");
+            let help = "call it `blocked` if they are, else give it another name";
+            notes.push(list.name.span.clone(), Finding::error(Code::Suspicious, message).help(help));
+        }
+    }
+    found
 }
 
 /// What is refused, without the `*` that says what holds here anyway. `None` if that cannot be said in full.

@@ -162,6 +162,46 @@ fn what_refuses_is_carried_over_whole_or_nothing_is() {
     assert!(wide.0.unwrap().contains("deny = [\n  \"*.com\",\n]"), "{:?}", wide.1);
 }
 
+/// In other formats these lists are what is refused: as groups here, they would be allowed.
+#[test]
+fn lists_whose_names_refuse_are_no_groups() {
+    for name in [
+        "deny",
+        "denied-hosts",
+        "blocklist",
+        "Blocked",
+        "blockedHosts",
+        "global_deny_list",
+        "FORBIDDEN",
+        "blacklist",
+        "disallowed",
+    ] {
+        let (text, told) = imported(&format!("a: [example.com]\n{name}: [evil.example.com]\n"));
+        assert!(text.is_none() && told.len() == 1, "{name}: {text:?} {told:?}");
+        let want = format!("2:1 error `{name}` says that its hosts are refused");
+        assert!(told[0].starts_with(&want), "{told:?}");
+    }
+    let (text, told) = imported("a: [example.com]\ndeniz: [x.example.com]\nservices: [y.example.com]\n");
+    assert!(text.is_some_and(|text| text.contains("@deniz") && text.contains("@services")), "{told:?}");
+}
+
+#[test]
+fn access_lists_of_smokescreen_give_nothing() {
+    let services =
+        "services:\n- name: app\n  project: x\n  action: enforce\n  allowed_domains: [example.com]\n";
+    for (text, place) in [
+        (format!("version: v1\n{services}global_deny_list: [evil.example.com]\n"), "1:1"),
+        (format!("{services}global_allow_list: [example.com]\n"), "1:1"),
+        (format!("global_allow_list: [example.com]\n{services}"), "2:1"),
+        ("a: [example.com]\napiVersion: v1\n".to_owned(), "2:1"),
+    ] {
+        let (written, told) = imported(&text);
+        assert!(written.is_none() && told.len() == 1, "{text}: {written:?} {told:?}");
+        assert!(told[0].starts_with(&format!("{place} error ")), "{told:?}");
+        assert!(told[0].contains("is no list of hosts: this file is of another format"), "{told:?}");
+    }
+}
+
 #[test]
 fn files_that_are_something_else_give_nothing() {
     let deep = format!("a: {}{}", "[".repeat(100), "]".repeat(100));
