@@ -107,7 +107,7 @@ pub(crate) async fn between(
 
 /// Loads a document as the configuration file would be, under another name.
 fn load(admin: &Admin, name: &str, text: &str, revision: Revision) -> Result<Made, Failure> {
-    let options = Options { revision, listeners: admin.listeners.to_vec() };
+    let options = Options { listeners: admin.listeners.to_vec(), ..Options::new(revision) };
     let loaded = load_text(name, text, &admin.base_dir, &options).map_err(|report| {
         Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "the configuration has errors")
             .help("correct each of `problems` and try again")

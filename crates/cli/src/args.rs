@@ -209,7 +209,7 @@ pub struct RunArgs {
     /// A file or directory that it may write though one above it is --ro or --hide, or it is protected by itself; repeatable
     #[arg(long = "rw", value_name = "PATH")]
     pub writable: Vec<PathBuf>,
-    /// A file or directory that is empty for the command; repeatable
+    /// A file or directory that is empty for the command; nothing is hidden where nothing is; repeatable
     #[arg(long, value_name = "PATH")]
     pub hide: Vec<PathBuf>,
     /// A unix socket of the host that the command may connect to; repeatable
@@ -234,7 +234,7 @@ pub struct CheckArgs {
     /// How to print problems
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
-    /// Let warnings count as errors
+    /// Let warnings count as errors, but for those of file modes
     #[arg(long)]
     pub strict: bool,
 }

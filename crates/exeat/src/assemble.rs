@@ -109,7 +109,7 @@ async fn serve(
         || health_bound != loaded.settings.api.listen
     {
         // A configured port 0 has got its number only now, as every listener for a group has, and the floor must know it.
-        let options = Options { revision: Revision(1), listeners: ours.clone() };
+        let options = Options { listeners: ours.clone(), ..Options::new(Revision(1)) };
         loaded = source.load(&options).context("the configuration changed while starting")?;
     }
     exeat_cli::announce(&source, &loaded, &bound, &dns_bound, health_bound);

@@ -177,7 +177,7 @@ impl Reloader {
 
     /// The next load has the next number.
     fn options(&self) -> Options {
-        Options { revision: Revision(self.revision().0 + 1), listeners: self.bound.clone() }
+        Options { listeners: self.bound.clone(), ..Options::new(Revision(self.revision().0 + 1)) }
     }
 
     /// Whether what was loaded would decide as what decides now: the same texts, for the same listeners and addresses

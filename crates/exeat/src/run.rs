@@ -16,7 +16,7 @@ use exeat_proxy::{Door, Limits, Parts, Processes, Proxy};
 use exeat_sandbox::{
     Failure, Held, NAMES, Outcome, PROXY, REDIRECTED, Sandbox, Signals, Sockets, give_back_text,
 };
-use exeat_store::{Loaded, Options};
+use exeat_store::{Loaded, Options, Purpose};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::asking::Asker;
@@ -42,7 +42,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// Runs the command, and returns its exit status.
 pub(crate) fn run(command: &Run) -> ExitCode {
-    let options = Options { listeners: listeners(), ..Options::new(Revision(1)) };
+    let options = Options { listeners: listeners(), purpose: Purpose::Run, ..Options::new(Revision(1)) };
     confined(command, &options).unwrap_or_else(|error| {
         exeat_cli::print_error(&error);
         error.downcast_ref().map_or(Exit::NotRun.into(), |failure: &Failure| failure.status.into())

@@ -17,6 +17,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior, set_parent_proces
 
 use crate::failure::{During, Failure, STATUS_MISSING, STATUS_UNUSABLE, Step};
 use crate::forbidden::explained;
+use crate::program::why_not;
 use crate::redirect::{self, Loading, RedirectError};
 use crate::signals::Held;
 use crate::wire::{Channel, Ended, Order, Setup, ToInside, ToLauncher};
@@ -129,6 +130,9 @@ fn start(command: &[OsString], order: &Order, streams: [OwnedFd; 3]) -> Result<C
         };
     }
     command.spawn().map_err(|error| {
+        let named = order.environment.iter().rfind(|(name, _)| name == "PATH");
+        let path = named.map_or_else(|| env::var_os("PATH"), |(_, path)| path.clone());
+        let error = why_not(program, path.as_deref(), error);
         let failure = Failure::new(Step::Command, format_args!("`{}`: {error}", program.display()));
         let is_missing = error.kind() == io::ErrorKind::NotFound;
         Failure { status: if is_missing { STATUS_MISSING } else { STATUS_UNUSABLE }, ..failure }

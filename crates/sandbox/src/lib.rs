@@ -28,6 +28,7 @@ mod packets;
 mod places;
 mod plan;
 mod privileges;
+mod program;
 mod redirect;
 mod repository;
 mod rules;

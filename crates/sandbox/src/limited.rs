@@ -2,6 +2,7 @@
 //!
 //! They are not init's own, which must not run out of anything.
 
+use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
 use std::os::unix::process::CommandExt;
@@ -11,6 +12,7 @@ use nix::sys::resource::{Resource, setrlimit};
 
 use crate::failure::{STATUS_MISSING, STATUS_OURS, STATUS_UNUSABLE};
 use crate::limits::ProcessLimits;
+use crate::program::why_not;
 
 /// The argument that makes this program hold itself to limits. They follow, and then the command.
 pub(crate) const LIMITED: &str = "sandbox-limited";
@@ -38,6 +40,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
             return STATUS_OURS.into();
         }
     };
+    let error = why_not(program, env::var_os("PATH").as_deref(), error);
     eprintln!("error: cannot run the command: `{}`: {error}", program.display());
     if error.kind() == ErrorKind::NotFound { STATUS_MISSING.into() } else { STATUS_UNUSABLE.into() }
 }

@@ -53,6 +53,8 @@ pub(crate) struct Document {
     pub(crate) workloads: Vec<Workload>,
     pub(crate) certificates: Vec<Certificate>,
     pub(crate) issuers: Vec<Issuer>,
+    /// Whether it says how a proxy is reached or who may use one, or has no policy that a command could be under.
+    pub(crate) is_for_proxy: bool,
     /// Whether the text is broken, so that parts of it may be missing here.
     pub(crate) broken: bool,
 }
@@ -137,6 +139,8 @@ fn read_sections(root: &DeTable<'_>, broken: bool, cx: &mut Cx<'_, '_>) -> Docum
         workloads: each(root, &keys::WORKLOAD, cx, workloads::read),
         certificates: each(root, &keys::CERTIFICATE, cx, certificates::read),
         issuers: each(root, &keys::ISSUER, cx, issuers::read),
+        is_for_proxy: !root.contains_key(keys::POLICY.name)
+            || keys::OF_PROXIES.iter().any(|section| root.contains_key(section.name)),
         broken,
     };
     if let Some(span) = mode_span {

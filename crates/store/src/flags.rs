@@ -153,6 +153,7 @@ fn policy(
         bind: None,
         metadata: Vec::new(),
         next_hop: None,
+        empty: None,
     })
 }
 
@@ -176,6 +177,7 @@ fn document(policy: Policy) -> Document {
         workloads: Vec::new(),
         certificates: Vec::new(),
         issuers: Vec::new(),
+        is_for_proxy: true,
         broken: false,
     }
 }

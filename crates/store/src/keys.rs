@@ -256,6 +256,10 @@ pub(crate) const SECTIONS: [&Section; 16] = [
     &ISSUER,
 ];
 
+/// Those by which a proxy is reached, and those of who may use it. `exeat run` heeds none of them but `anonymous` in the first.
+pub(crate) const OF_PROXIES: [&Section; 7] =
+    [&PROXY, &DNS, &FIREWALL, &API, &CLIENT, &WORKLOAD, &CERTIFICATE];
+
 /// Keys of an entry written as a table.
 pub(crate) const ENTRY: &[&str] = &[
     "host",

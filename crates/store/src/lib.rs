@@ -54,7 +54,9 @@ pub use edit::{EditError, Existing, NewClient, WriteError, add_client, add_entry
 pub use files::{GROUP_FILE_BYTES_MAX, GROUP_FILE_PROBLEMS_MAX, GROUP_LINE_BYTES_MAX};
 pub use flags::{AttachFlags, FLAGS_CLIENT, Flags, from_attach_flags, from_flags};
 pub use import::{Imported, import_hosts_yaml};
-pub use load::{CONFIGURATION_BYTES_MAX, CONFIGURATION_PROBLEMS_MAX, Options, load, load_as, load_text};
+pub use load::{
+    CONFIGURATION_BYTES_MAX, CONFIGURATION_PROBLEMS_MAX, Options, Purpose, load, load_as, load_text,
+};
 pub use problem::{Code, Location, Problem, Severity};
 pub use report::{Colour, Report};
 pub use revisions::{History, HistoryError, Kept, News, Origin, REVISIONS_BYTES_MAX, REVISIONS_MAX};

@@ -45,14 +45,27 @@ pub struct Options {
     /// Listeners that are bound already, for the floor, besides those that the configuration names. A
     /// configured port 0 becomes known only once it is bound.
     pub listeners: Vec<SocketAddr>,
+    /// Who uses the configuration.
+    pub purpose: Purpose,
 }
 
 impl Options {
-    /// Options for a first load.
+    /// Options for a first load of a proxy.
     #[must_use]
     pub fn new(revision: Revision) -> Self {
-        Self { revision, listeners: Vec::new() }
+        Self { revision, listeners: Vec::new(), purpose: Purpose::Serve }
     }
+}
+
+/// Who uses a configuration. What is worth a warning to a proxy need not be to a confined command.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Purpose {
+    /// A proxy, which serves those whom the configuration names.
+    Serve,
+    /// One confined command, which is told the policy that it is under. Who else could use what is no matter.
+    Run,
+    /// What the file is for: a command, if it says nothing of how a proxy is reached, nor of who may use one.
+    AsWritten,
 }
 
 /// Reads a configuration file and the group files it names.
@@ -100,7 +113,8 @@ fn load_source(
     let document = document::read(&mut source, base_dir, &mut notes, &mut files);
     if !document.broken {
         next_hops::check(&document, &options.listeners, &mut notes);
-        references::check(&document, &mut Places { source: &source, notes: &mut notes, files: &mut files });
+        let mut places = Places { source: &source, notes: &mut notes, files: &mut files };
+        references::check(&document, options.purpose, &mut places);
     }
     if metadata.is_some_and(|metadata| metadata.mode() & MODE_WORLD_READABLE != 0)
         && !document.clients.is_empty()

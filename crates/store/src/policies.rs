@@ -33,6 +33,8 @@ pub(crate) struct Policy {
     pub(crate) metadata: Vec<(CanonicalIp, Place)>,
     /// The way out, and where its name stands.
     pub(crate) next_hop: Option<(NextHop, Range<usize>)>,
+    /// Where it says that it allows nothing.
+    pub(crate) empty: Option<Range<usize>>,
 }
 
 /// Reads a policy.
@@ -61,7 +63,7 @@ pub(crate) fn read_policy(named: &Named<'_, '_>, cx: &mut Cx<'_, '_>) -> Policy 
         && mode == Mode::Enforce
         && policy.metadata.is_empty()
     {
-        warn_empty(named, named.span.clone(), cx.notes);
+        warn_empty(&named.title, named.span.clone(), cx.notes);
     }
     policy
 }
@@ -73,7 +75,11 @@ pub(crate) fn read_ceiling(named: &Named<'_, '_>, cx: &mut Cx<'_, '_>) -> Policy
     named.fields.required("bind", &named.title, help, cx.notes);
     let help = "write allow = [\"@any-public\"] if it only denies; without, nothing is allowed";
     named.fields.required("allow", &named.title, help, cx.notes);
-    read(named, Mode::Enforce, cx)
+    let ceiling = read(named, Mode::Enforce, cx);
+    if let Some(span) = &ceiling.empty {
+        warn_empty(&named.title, span.clone(), cx.notes);
+    }
+    ceiling
 }
 
 fn read(named: &Named<'_, '_>, mode: Mode, cx: &mut Cx<'_, '_>) -> Policy {
@@ -84,9 +90,7 @@ fn read(named: &Named<'_, '_>, mode: Mode, cx: &mut Cx<'_, '_>) -> Policy {
     let defaults = entry::read_defaults(fields, cx.notes);
     let allow = read_list(fields, "allow", Some(Side::Allow), &defaults, cx);
     let written_empty = |value: &&Value<'_>| value.get_ref().as_array().is_some_and(|list| list.is_empty());
-    if let Some(value) = fields.get("allow").filter(written_empty).filter(|_| mode == Mode::Enforce) {
-        warn_empty(named, value.span(), cx.notes);
-    }
+    let empty = fields.get("allow").filter(written_empty).filter(|_| mode == Mode::Enforce);
     Policy {
         name: named.name.to_owned(),
         span: named.span.clone(),
@@ -97,6 +101,7 @@ fn read(named: &Named<'_, '_>, mode: Mode, cx: &mut Cx<'_, '_>) -> Policy {
         bind: read_bind(fields, cx.notes),
         metadata: read_metadata(named, cx),
         next_hop: None,
+        empty: empty.map(toml::Spanned::span),
         defaults,
     }
 }
@@ -131,8 +136,17 @@ fn check_announce_is_for_upstreams(named: &Named<'_, '_>, policy: &Policy, notes
     }
 }
 
-fn warn_empty(named: &Named<'_, '_>, span: Range<usize>, notes: &mut Notes) {
-    let finding = Finding::warning(Code::Suspicious, format!("{} allows nothing", named.title));
+/// Warns of clients whose policy says that it allows nothing. A command may well be meant to reach nothing.
+pub(crate) fn warn_said_empty(policies: &[Policy], notes: &mut Notes) {
+    for policy in policies {
+        if let Some(span) = &policy.empty {
+            warn_empty(&format!("[policy.{}]", shown(&policy.name)), span.clone(), notes);
+        }
+    }
+}
+
+fn warn_empty(title: &str, span: Range<usize>, notes: &mut Notes) {
+    let finding = Finding::warning(Code::Suspicious, format!("{title} allows nothing"));
     notes.push(span, finding.help("list what it allows, such as allow = [\"api.example.com\"]"));
 }
 
@@ -176,10 +190,7 @@ fn read_bind(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<Labels> {
     let labels = read_labels(value, "bind", notes)?;
     if value.get_ref().as_table().is_some_and(|table| table.is_empty()) {
         let finding = Finding::error(Code::InvalidValue, "an empty `bind` binds nobody");
-        notes.push(
-            value.span(),
-            finding.help("name a label, such as { space = \"payments-prod\" }, or remove `bind`"),
-        );
+        notes.push(value.span(), finding.help("name a label, such as { space = \"payments-prod\" }"));
     }
     Some(labels)
 }

@@ -14,9 +14,10 @@ use crate::document::Document;
 use crate::files::Files;
 use crate::groups::Group;
 use crate::issuers;
+use crate::load::Purpose;
 use crate::next_hops;
 use crate::notes::Notes;
-use crate::policies::Policy;
+use crate::policies::{self, Policy};
 use crate::problem::{Code, Finding, shown};
 use crate::source::Source;
 use crate::suggest::closest;
@@ -56,7 +57,7 @@ impl Places<'_, '_> {
 }
 
 /// Checks every reference of a document.
-pub(crate) fn check(document: &Document, places: &mut Places<'_, '_>) {
+pub(crate) fn check(document: &Document, purpose: Purpose, places: &mut Places<'_, '_>) {
     let graph = Graph::new(&document.groups);
     let owners = || document.policies.iter().chain(&document.ceilings);
     let lists = owners().flat_map(|owner| [&owner.allow, &owner.deny]);
@@ -82,13 +83,28 @@ pub(crate) fn check(document: &Document, places: &mut Places<'_, '_>) {
     for policy in &document.policies {
         graph.check_unresolved(policy, places);
     }
+    let is_for_proxy = is_for_proxy(document, purpose);
+    if is_for_proxy {
+        policies::warn_said_empty(&document.policies, places.notes);
+    }
     // Where something is wrong, what seems to be unused may be what was meant.
     if !places.notes.has_errors() && !places.files.has_errors() {
         caps::check(document, places);
         warn_unused_groups(document, &used, places.notes);
-        warn_unused_policies(document, places.notes);
         next_hops::warn_unused(document, places.notes);
-        warn_powerless(document, places.notes);
+        if is_for_proxy {
+            warn_unused_policies(document, places.notes);
+            warn_powerless(document, places.notes);
+        }
+    }
+}
+
+/// Whether clients of a proxy are to use this.
+fn is_for_proxy(document: &Document, purpose: Purpose) -> bool {
+    match purpose {
+        Purpose::Serve => true,
+        Purpose::Run => false,
+        Purpose::AsWritten => document.is_for_proxy,
     }
 }
 

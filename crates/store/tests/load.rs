@@ -13,7 +13,9 @@ use exeat_identity::{Accepted, Authenticator};
 use exeat_model::{Authority, Host, Transport};
 use exeat_policy::{Announce, Denial, EgressRequest, Labels, Reason, Revision, Verdict, decide, permit};
 use exeat_proxy::Limits;
-use exeat_store::{Flags, LISTEN_DEFAULT, Listener, Loaded, Options, Problem, from_flags, load, load_text};
+use exeat_store::{
+    Flags, LISTEN_DEFAULT, Listener, Loaded, Options, Problem, Purpose, from_flags, load, load_text,
+};
 
 const HASH: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -187,6 +189,41 @@ fn a_file_that_others_can_read_is_warned_of_if_it_has_secrets() {
         fs::write(&path, toml).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         assert_eq!(messages(&load(&path, &options()).unwrap()), want, "{name}");
+    }
+}
+
+/// Of a file that is for commands alone, nobody is missing: the policy is named when it is used.
+#[test]
+fn what_is_for_a_command_needs_no_clients() {
+    let nobody = "nobody can use this proxy: there is no client, and `anonymous` is \"none\"";
+    let policies = "[policy.ci]\nallow = [\"example.com:443\"]\n[policy.nothing]\nallow = []\n";
+    let for_proxy = [
+        nobody,
+        "policy `ci` is not used",
+        "policy `nothing` is not used",
+        "[policy.nothing] allows nothing",
+    ];
+    let with_http2 = format!("[proxy]\nhttp2 = false\n{policies}");
+    let with_client = format!("{policies}[client.a]\npasswords = [\"{HASH}\"]\npolicies = [\"ci\"]\n");
+    let cases: [(&str, &str, Purpose, &[&str]); 8] = [
+        ("a proxy of it", policies, Purpose::Serve, &for_proxy),
+        ("a command of it", policies, Purpose::Run, &[]),
+        ("policies alone are for commands", policies, Purpose::AsWritten, &[]),
+        ("[proxy] is for proxies", &with_http2, Purpose::AsWritten, &for_proxy),
+        ("[proxy] and a command", &with_http2, Purpose::Run, &[]),
+        ("clients are of proxies", &with_client, Purpose::AsWritten, &for_proxy[2..]),
+        ("no policy is for nobody", "[limits]\n", Purpose::AsWritten, &for_proxy[..1]),
+        (
+            "what a policy forgets to say is told to all",
+            "[policy.p]\n",
+            Purpose::Run,
+            &["[policy.p] allows nothing"],
+        ),
+    ];
+    for (name, text, purpose, want) in cases {
+        let options = Options { purpose, ..options() };
+        let loaded = load_text("t.toml", text, Path::new(""), &options).unwrap();
+        assert_eq!(messages(&loaded), want, "{name}");
     }
 }
 

@@ -38,7 +38,9 @@ fn it_ends_as_the_command_does(starter: Starter) -> Result<()> {
         (&["--allow", "*"], &["true"], 125),
         (&["--no-such-flag"], &["true"], 125),
         (&["--ro", "no-such-file"], &["true"], 125),
-        (&["--hide", "no-such-file"], &["true"], 125),
+        (&["--ro", "data/below"], &["true"], 125),
+        // Where nothing is, nothing can be read.
+        (&["-q", "--hide", "no-such-file", "--hide", "data/below"], &["true"], 0),
         (&["--socket", "data"], &["true"], 125),
     ] {
         let output = starter.command(home, flags, command)?.stdin(Stdio::null()).output()?;

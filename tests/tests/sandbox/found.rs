@@ -77,8 +77,11 @@ fn a_file_above_counts_once_it_was_looked_at(starter: Starter) -> Result<()> {
         unseen.code == 125 && unseen.err.contains("nobody has looked at it yet"),
         "{starter:?}: {unseen:?}"
     );
-    let trusted = run(starter, home, &["--trust-config", "-q"], &GET)?;
+    let log = ["--trust-config", "-q", "--audit", "../../open/log.jsonl"];
+    let trusted = run(starter, home, &log, &GET)?;
     ensure!(trusted.out == "hello from example.com\n", "{starter:?}: {trusted:?}");
+    let records = fs::read_to_string(home.join("open/log.jsonl"))?;
+    ensure!(records.contains("\"name\":\"example.com\""), "{starter:?}: {records}");
     let refused = run(starter, home, &["--trust-config", "-q"], &["curl", "-sSf", "http://evil.test/"])?;
     ensure!(refused.code == 22, "{starter:?}: {refused:?}");
     let accepts = world.accepts();

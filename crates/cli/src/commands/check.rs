@@ -1,16 +1,17 @@
 //! `check`: the same code that `serve` loads with, and nothing binds.
 
 use exeat_policy::Revision;
-use exeat_store::{Options, Severity};
+use exeat_store::{Code, Options, Purpose, Report, Severity};
 
 use crate::args::{CheckArgs, Format};
 use crate::output::{Exit, print_report, to_stderr, to_stdout};
 
 /// Checks one configuration file.
 pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
-    let loaded = exeat_store::load(&args.config, &Options::new(Revision(1)));
+    let options = Options { purpose: Purpose::AsWritten, ..Options::new(Revision(1)) };
+    let loaded = exeat_store::load(&args.config, &options);
     let (report, usable) = match &loaded {
-        Ok(loaded) => (&loaded.warnings, !args.strict || loaded.warnings.is_empty()),
+        Ok(loaded) => (&loaded.warnings, !args.strict || is_spotless(&loaded.warnings)),
         Err(report) => (report, false),
     };
     match args.format {
@@ -28,4 +29,9 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
         to_stderr(&format!("{}: usable{remark}\n", args.config.display()));
     }
     Ok(Exit::Success)
+}
+
+/// Whether nothing is told of the text itself. The mode of a file is that of this copy, as a checkout made it, and not of the one in use.
+fn is_spotless(report: &Report) -> bool {
+    report.problems().iter().all(|problem| problem.code() == Code::Permissions)
 }

@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::SystemTime;
@@ -93,6 +94,10 @@ impl Run {
             to_stderr(&format!(
                 "exeat: the command runs as {name}, since root owns what holds it; --user names another\n"
             ));
+        }
+        let absent = args.hide.iter().filter(|path| is_absent(path));
+        for path in absent.filter(|_| !args.quiet) {
+            to_stderr(&format!("exeat: there is no `{}` to hide\n", path.display()));
         }
         Ok(Sandbox::begin(&args.command, &user, &args.limits.limits()?)?)
     }
@@ -196,6 +201,9 @@ impl Run {
         let absolute = |paths: &[PathBuf]| {
             let there = |path: &PathBuf| {
                 let path = directory.join(path);
+                if is_absent(&path) {
+                    bail!("there is no `{}`: --ro and --rw name what is there already", path.display());
+                }
                 path.symlink_metadata()
                     .with_context(|| format!("`{}` cannot be protected", path.display()))?;
                 Ok(path)
@@ -207,12 +215,14 @@ impl Run {
         let config = self.config().map(Path::to_owned).into_iter().chain(files);
         let config = config.map(|path| directory.join(path));
         let locked = config.chain(audit_log(loaded)?).collect();
+        // Where nothing is, nothing can be read; but what cannot be looked at may well be there.
+        let hidden: Vec<PathBuf> = args.hide.iter().filter(|path| !is_absent(path)).cloned().collect();
         // What it may reach is for this proxy to know; elsewhere the token might open more.
         let token = args.token.as_deref().and_then(token::file).map(|path| directory.join(path));
         Ok(Plan {
             command: args.command.clone(),
             user: self.user()?,
-            hidden: absolute(&args.hide)?.into_iter().chain(token).collect(),
+            hidden: absolute(&hidden)?.into_iter().chain(token).collect(),
             read_only: absolute(&args.read_only)?,
             writable: absolute(&args.writable)?.into_iter().map(no_link).collect::<anyhow::Result<_>>()?,
             locked,
@@ -223,6 +233,12 @@ impl Run {
             limits: args.limits.limits()?,
         })
     }
+}
+
+/// Whether there is nothing at a path, not even a link that leads nowhere.
+fn is_absent(path: &Path) -> bool {
+    let error = path.symlink_metadata().err();
+    error.is_some_and(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory))
 }
 
 /// Returns what a path stands for if no symbolic link is part of it: the command of an earlier run may have made that link, to

@@ -73,9 +73,7 @@ fn policies_groups_and_ceilings() {
         (
             "a selector of nothing",
             "[policy.p]\nallow = [\"a.example.com\"]\nbind = {}",
-            &[
-                "e 3:8 an empty `bind` binds nobody | name a label, such as { space = \"payments-prod\" }, or remove `bind`",
-            ],
+            &["e 3:8 an empty `bind` binds nobody | name a label, such as { space = \"payments-prod\" }"],
         ),
         (
             "unused",
