@@ -140,9 +140,11 @@ fn reloads_take_effect_or_say_what_is_wrong() -> Result<()> {
     let world = World::new()?;
     let exeat = serve(&world)?;
     ensure!(get("example.com/")?.0 == 200 && get("a.example.org/")?.0 == 403);
-    Exeat::write_config(world.directory(), &config("\"*.example.org\""))?;
+    let other = config("\"*.example.org\"").replace("[audit]", "[limits]\ntunnels_per_client = 7\n[audit]");
+    Exeat::write_config(world.directory(), &other)?;
     let reloaded = command(&world, &["reload"])?;
     ensure!(reloaded.code == 0 && reloaded.out == "reloaded: revision 2\n", "{reloaded:?}");
+    ensure!(reloaded.err.contains("takes effect at a restart only: limits\n"), "{reloaded:?}");
     ensure!(get("example.com/")?.0 == 403 && get("a.example.org/")?.0 == 200);
     // A bad one changes nothing, and says each problem with its place. The socket is still found in the broken file.
     Exeat::write_config(

@@ -318,6 +318,18 @@ fn added_clients_get_in_and_comments_stay() -> Result<()> {
     ensure!(record["principal"]["labels"]["space"] == "dev", "{record}");
     let again = exeat(world.directory(), &["client", "add", "second", "--policy", "app", "--generated"])?;
     ensure!(again.code == 1, "{again:?}");
+    // Neither what would not load nor a password that nobody has seen is written.
+    let text = fs::read_to_string(world.directory().join("exeat.toml"))?;
+    let bad = exeat(world.directory(), &["client", "add", "third", "--policy", "ap", "--generated"])?;
+    ensure!(bad.code == 78 && bad.out.is_empty() && bad.err.contains("there is no policy `ap`"), "{bad:?}");
+    let (_, nobody_reads) = std::io::pipe()?;
+    let unseen = Command::new(binary()?)
+        .args(["client", "add", "third", "--policy", "app", "--generated"])
+        .current_dir(world.directory())
+        .stdout(nobody_reads)
+        .output()?;
+    ensure!(unseen.status.code() == Some(1), "{unseen:?}");
+    ensure!(fs::read_to_string(world.directory().join("exeat.toml"))? == text);
     process.stop()
 }
 

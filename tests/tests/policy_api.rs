@@ -524,7 +524,14 @@ fn differences_are_sets() -> Result<()> {
     ensure!(same.code == 0 && same.out.contains("\"total\":0"), "{same:?}");
     let piped = format!("echo '[policy' | {} policy diff -", binary()?.display());
     let bad = Client::new("/bin/sh", world.directory()).args(["-c", &piped]).run()?;
-    ensure!(bad.code == 78 && bad.err.contains("sent:1:"), "{bad:?}");
+    ensure!(bad.code == 78 && bad.err.contains("standard input:1:"), "{bad:?}");
+    // Problems are where whoever sends the document has it.
+    fs::write(world.directory().join("bad.toml"), new.replace("[proxy]\n", "[proxy]\nnonsense = 1\n"))?;
+    for words in [["policy", "diff", "bad.toml"], ["policy", "put", "bad.toml"]] {
+        let bad = command(&world, &words)?;
+        ensure!(bad.code == 78 && bad.err.starts_with("bad.toml:"), "{words:?}: {bad:?}");
+        ensure!(bad.err.contains(": error: unknown key `nonsense`"), "{words:?}: {bad:?}");
+    }
     exeat.stop()
 }
 

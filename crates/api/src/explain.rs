@@ -14,7 +14,7 @@ use crate::{
     error::{Failure, Sent},
     recorded,
     target::parse_target,
-    who::{self, Everyone},
+    who::{Everyone, add_revocation},
 };
 
 /// Addresses of one question: more than any name has that would be resolved.
@@ -158,7 +158,7 @@ pub(crate) async fn post(
     let mut explanation = explain(&snapshot.policy, &request, addresses, asked.opens);
     everyone.add_place(&mut explanation, &principal, workload);
     if admin.proxy.is_revoked(&principal) {
-        who::refuse(&mut explanation, "revocation", Reason::TokenRevoked, "the token is revoked".to_owned());
+        add_revocation(&mut explanation);
     }
     Ok(Json(Answer::new(revision, &principal.name, explanation)))
 }

@@ -45,4 +45,4 @@ pub use process::{Callers, Ceiling, NewSecret, ProcessApi, Secret, SecretError, 
 pub use socket::{Access, Socket, SocketError, SocketFile};
 pub use status::{Reloading, Status};
 pub use target::{Asked, TargetError, parse_target};
-pub use who::Everyone;
+pub use who::{Everyone, add_revocation};

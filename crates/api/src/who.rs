@@ -97,8 +97,13 @@ fn open(explanation: &mut Explanation, detail: String) {
     explanation.stages.insert(0, stage);
 }
 
+/// Adds to the explanation of a token's request that the token is revoked.
+pub fn add_revocation(explanation: &mut Explanation) {
+    refuse(explanation, "revocation", Reason::TokenRevoked, "the token is revoked".to_owned());
+}
+
 /// Adds a stage that comes before all others and refuses, so that no entry would help.
-pub(crate) fn refuse(explanation: &mut Explanation, name: &str, reason: Reason, detail: String) {
+fn refuse(explanation: &mut Explanation, name: &str, reason: Reason, detail: String) {
     explanation.refused = Some(reason);
     explanation.entry = None;
     explanation.entry_goes_to.clear();

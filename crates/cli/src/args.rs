@@ -128,7 +128,7 @@ pub enum Command {
                         exeat serve --config /etc/exeat/exeat.toml\n\n\
                         RUST_LOG sets the log level: RUST_LOG=exeat=debug exeat serve …")]
 pub struct ServeArgs {
-    /// The configuration file [default: the nearest exeat.toml here or above, once you have looked at it]
+    /// The configuration file [default: ./exeat.toml]
     #[arg(long, short, value_name = "FILE", conflicts_with_all = ["allow", "deny", "listen", "report", "audit"])]
     pub config: Option<PathBuf>,
     /// Allow a destination without a configuration file: a name, *.name, network, each with :ports; repeatable
@@ -310,6 +310,9 @@ pub struct ExplainArgs {
     /// Judge the request as one with the token in this file instead of a client's; - is standard input
     #[arg(long, value_name = "FILE")]
     pub token: Option<PathBuf>,
+    /// The socket of the running proxy that knows whether the token was revoked [default: $EXEAT_SOCKET, or that of the configuration]
+    #[arg(long, value_name = "PATH", requires = "token")]
+    pub socket: Option<PathBuf>,
     /// Judge the request as one from this workload
     #[arg(long, value_name = "NAME")]
     pub workload: Option<String>,

@@ -79,6 +79,13 @@ impl Control {
         Ok(Self { path: find(given)?, runtime })
     }
 
+    /// Finds the socket: as given, of the environment, or of this configuration; `None` if none of them names one.
+    pub(crate) fn of(given: Option<&Path>, config: &Path) -> anyhow::Result<Option<Self>> {
+        let path = named(given).or_else(|| exeat_store::api_socket(config));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(path.map(|path| Self { path, runtime }))
+    }
+
     /// Asks for `target` and returns the answer, whatever its status.
     pub(crate) fn ask(&self, method: Method, target: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
         let ask = Ask::new(method, target);
@@ -138,12 +145,15 @@ impl Answer {
     }
 }
 
+/// The socket as given, or that of the environment.
+fn named(given: Option<&Path>) -> Option<PathBuf> {
+    let variable = || env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty());
+    given.map(Path::to_owned).or_else(|| variable().map(PathBuf::from))
+}
+
 fn find(given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    if let Some(path) = given {
-        return Ok(path.to_owned());
-    }
-    if let Some(path) = env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()) {
-        return Ok(path.into());
+    if let Some(path) = named(given) {
+        return Ok(path);
     }
     exeat_store::api_socket(Path::new(CONFIG)).with_context(|| {
         format!(

@@ -267,6 +267,19 @@ fn it_does_not_start_where_it_would_not_be_safe(starter: Starter) -> Result<()> 
         let status = exeat.wait()?;
         ensure!(status.code() == Some(1) && exeat.stderr().contains("chmod o="), "{}", exeat.stderr());
     }
+    // No secret is made for a server that cannot be.
+    let unmade = home.join("unmade");
+    let flags = ["--addr", ADDRESS, "--secret-file", &unmade.to_string_lossy()];
+    let wrong = match starter {
+        Starter::Root => exeat_tests::exeat::Exeat::spawn(
+            home,
+            &[&["sandbox", "serve", "--user", "no-such-user"], &flags[..]].concat(),
+        ),
+        Starter::Nobody | Starter::Tester => {
+            spawn(starter, home, &[&flags[..], &["--user", "no-such-user"]].concat(), &[])
+        }
+    };
+    ensure!(wrong?.wait()?.code() == Some(1) && !unmade.exists());
     // A secret by the variable is one.
     let mut exeat = spawn(starter, home, &["--addr", ADDRESS], &[(SECRET_VARIABLE, &strong)])?;
     exeat.until_logged("ready")?;

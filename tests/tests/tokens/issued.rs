@@ -178,6 +178,14 @@ pub(crate) fn the_admin_api_issues_tokens_and_says_which_side_refuses() -> Resul
     let question = json!({"token": token, "target": "example.com"}).to_string();
     let (_, said) = ask_api(&world, "POST /v1/explain", &question)?;
     ensure!(said["reason"] == "token_revoked" && said["refused_by"] == json!(["revocation"]), "{said}");
+    let told = explained(&world, &["--token", "token", "example.com"])?;
+    ensure!(told.starts_with("deny   example.com:443  token_revoked\n"), "{told}");
+    // Of one that does not run, nobody knows.
+    let nowhere = ["explain", "--token", "token", "example.com"];
+    let unknown = Client::new(exeat_tests::exeat::binary()?, world.directory()).args(nowhere);
+    let unknown = unknown.env("EXEAT_SOCKET", "nowhere.sock").run()?;
+    ensure!(unknown.code == 0 && unknown.out.starts_with("allow  example.com:443\n"), "{unknown:?}");
+    ensure!(unknown.err.starts_with("whether the token was revoked is not known: "), "{unknown:?}");
 
     fs::remove_file(world.directory().join("issuer.pem"))?;
     Exeat::write_config(world.directory(), &config.replace(lines, ""))?;

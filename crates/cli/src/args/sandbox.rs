@@ -52,7 +52,7 @@ pub struct SandboxServeArgs {
     /// An origin whose pages may call it, such as `https://console.example.com`; repeatable
     #[arg(long, value_name = "ORIGIN")]
     pub allow_origin: Vec<String>,
-    /// As root: the user that commands run as
+    /// As root: the user that commands run as, if not who called sudo, or nobody
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
     /// The configuration whose issuers' tokens callers may have commands run under

@@ -33,7 +33,7 @@ pub enum TokenCommand {
     /// Say whether a configuration accepts a token now, and if not, every check that it fails
     #[command(
         after_help = "The token is read from standard input. Whether it was revoked, only the running \
-                            proxy knows: exeat explain --token asks it.\n\nExample:\n  exeat token verify --config exeat.toml < token"
+                            proxy knows: exeat explain --token asks it, where one runs.\n\nExample:\n  exeat token verify --config exeat.toml < token"
     )]
     Verify {
         /// The configuration file

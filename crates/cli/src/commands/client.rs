@@ -1,14 +1,14 @@
 //! `client hash` and `client add`: passwords are read or made here and leave as hashes only.
 
-use std::io::{IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Write};
 
 use anyhow::{Context, bail};
 use exeat_identity::{generate_password, hash_generated, hash_password};
-
-use exeat_store::{Existing, NewClient};
+use exeat_policy::Revision;
+use exeat_store::{Existing, NewClient, Options};
 
 use crate::args::{AddArgs, ClientCommand};
-use crate::output::{Exit, to_stderr, to_stdout};
+use crate::output::{Exit, print_report, to_stderr, to_stdout};
 
 /// The longest password read, in bytes. Longer input is a mistake, such as a piped file.
 const PASSWORD_BYTES_MAX: u64 = 1024;
@@ -23,12 +23,12 @@ pub(crate) fn run(command: ClientCommand) -> anyhow::Result<Exit> {
             }
             to_stdout(format_args!("{hash}\n"))?;
         }
-        ClientCommand::Add(args) => add(&args)?,
+        ClientCommand::Add(args) => return add(&args),
     }
     Ok(Exit::Success)
 }
 
-fn add(args: &AddArgs) -> anyhow::Result<()> {
+fn add(args: &AddArgs) -> anyhow::Result<Exit> {
     let path = &args.config;
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let (hash, password) = make_hash(args.generated)?;
@@ -40,14 +40,25 @@ fn add(args: &AddArgs) -> anyhow::Result<()> {
     };
     let existing = if args.rotate { Existing::AddPassword } else { Existing::Refuse };
     let changed = exeat_store::add_client(&text, &client, existing)?;
-    exeat_store::write_atomically(path, &changed)
-        .with_context(|| format!("cannot write `{}`", path.display()))?;
-    to_stderr(&format!("client `{}` written to {}; reload with SIGHUP\n", args.name, path.display()));
-    if let Some(password) = password {
-        to_stderr("password, shown this once: ");
-        to_stdout(format_args!("{password}\n"))?;
+    // A running proxy would refuse it, and so would the next start.
+    if let Err(report) = exeat_store::load_as(path, &changed, &Options::new(Revision(1))) {
+        print_report(&report);
+        to_stderr(&format!("nothing is written: {} would not be usable\n", path.display()));
+        return Ok(Exit::Config);
     }
-    Ok(())
+    // Once only its hash is left it cannot be shown any more.
+    if let Some(password) = &password {
+        to_stderr("password, shown this once: ");
+        let mut stdout = io::stdout();
+        let shown = writeln!(stdout, "{password}").and_then(|()| stdout.flush());
+        shown.context("cannot show the password; nothing is written")?;
+    }
+    exeat_store::write_atomically(path, &changed).with_context(|| {
+        let void = if password.is_some() { "; the password above does not count" } else { "" };
+        format!("cannot write `{}`{void}", path.display())
+    })?;
+    to_stderr(&format!("client `{}` written to {}; reload with SIGHUP\n", args.name, path.display()));
+    Ok(Exit::Success)
 }
 
 /// Returns a hash and, if the password was made here, the password.
@@ -61,11 +72,11 @@ fn make_hash(generated: bool) -> anyhow::Result<(String, Option<String>)> {
 }
 
 fn read_password() -> anyhow::Result<String> {
-    if std::io::stdin().is_terminal() {
+    if io::stdin().is_terminal() {
         to_stderr("password, then Enter and Ctrl-D (it is shown as you type; pipe it in to avoid that):\n");
     }
     let mut password = String::new();
-    std::io::stdin()
+    io::stdin()
         .take(PASSWORD_BYTES_MAX + 1)
         .read_to_string(&mut password)
         .context("cannot read the password on standard input")?;

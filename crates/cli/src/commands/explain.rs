@@ -8,15 +8,18 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
-use exeat_api::{Everyone, parse_target};
+use exeat_api::{Everyone, add_revocation, parse_target};
 use exeat_dns::Resolver;
 use exeat_identity::{Principal, TOKEN_BYTES_MAX};
 use exeat_model::{Host, Transport};
-use exeat_policy::{EgressRequest, Explanation, Revision, explain};
+use exeat_policy::{EgressRequest, Explanation, Reason, Revision, explain};
 use exeat_store::{Loaded, Options};
+use http::Method;
+use serde_json::{Value, json};
 
 use crate::args::ExplainArgs;
-use crate::output::{Exit, print_report, to_stdout};
+use crate::control::Control;
+use crate::output::{Exit, print_report, to_stderr, to_stdout};
 
 /// Explains one request.
 pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
@@ -34,16 +37,20 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
         anonymous: loaded.anonymous.as_ref(),
         is_central: loaded.settings.central,
     };
-    let principal = match &args.token {
-        Some(path) => of_token(path, &loaded)?,
-        None => named(args, everyone)?,
+    // With a token the URL is all that is named.
+    let target = args.target.as_ref().unwrap_or(&args.client);
+    let (principal, is_revoked) = match &args.token {
+        Some(path) => {
+            let token = read_token(path)?;
+            let principal = of_token(&token, &loaded)?;
+            (principal, is_revoked(args, &token, target)?)
+        }
+        None => (named(args, everyone)?, false),
     };
     let workload = args.workload.as_deref();
     if let Some(name) = workload.filter(|name| loaded.workloads.get(name).is_none()) {
         bail!("there is no workload `{name}` in {}", args.config.display());
     }
-    // With a token the URL is all that is named.
-    let target = args.target.as_ref().unwrap_or(&args.client);
     match parse_target(target) {
         Ok(asked) => {
             let request = EgressRequest {
@@ -54,6 +61,9 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
             let addrs = addresses(args, &loaded, &request)?;
             let mut explanation = explain(&loaded.policy, &request, addrs.as_deref(), asked.opens);
             everyone.add_place(&mut explanation, &principal, workload);
+            if is_revoked {
+                add_revocation(&mut explanation);
+            }
             tell(&explanation)
         }
         Err(error) => tell(&error.explanation(&loaded.policy, &principal.bound, target)),
@@ -74,12 +84,30 @@ fn named(args: &ExplainArgs, everyone: Everyone<'_>) -> anyhow::Result<Arc<Princ
     }
 }
 
-/// Whom a token is for. Whether it was revoked, only the running proxy knows.
-fn of_token(path: &Path, loaded: &Loaded) -> anyhow::Result<Arc<Principal>> {
-    let token = read_token(path)?;
+/// Whom a token is for.
+fn of_token(token: &str, loaded: &Loaded) -> anyhow::Result<Arc<Principal>> {
     crate::keys::fetch(loaded)?;
-    let principal = loaded.issuers.verify(&loaded.policy, &token, SystemTime::now());
+    let principal = loaded.issuers.verify(&loaded.policy, token, SystemTime::now());
     principal.context("the token is not accepted")
+}
+
+/// Asks the running proxy, which alone knows, whether a token was revoked. Where none can be asked, that is said, unless it was named.
+fn is_revoked(args: &ExplainArgs, token: &str, target: &str) -> anyhow::Result<bool> {
+    let asked = Control::of(args.socket.as_deref(), &args.config)?.map(|control| {
+        let question = json!({ "token": token, "target": target });
+        control.get(Method::POST, "/v1/explain", Some(&question))
+    });
+    let unknown = match asked {
+        Some(Ok(answer)) => {
+            let reason = answer.get("reason").and_then(Value::as_str);
+            return Ok(reason == Some(Reason::TokenRevoked.token()));
+        }
+        Some(Err(error)) if args.socket.is_some() => return Err(error),
+        Some(Err(error)) => format!("{error:#}"),
+        None => "no running proxy was asked; name one with --socket".to_owned(),
+    };
+    to_stderr(&format!("whether the token was revoked is not known: {unknown}\n"));
+    Ok(false)
 }
 
 /// Reads the token of a file, or of standard input for `-`.

@@ -10,7 +10,10 @@ use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::args::{Output, PolicyCommand, PolicyDiffArgs, PutArgs, PutHow, RevisionsArgs, RollbackArgs};
-use crate::commands::{diff, reload::told};
+use crate::commands::{
+    diff,
+    reload::{notes, told, told_of_sent},
+};
 use crate::control::{Answer, Ask, Control, printable, with_query};
 use crate::output::{Exit, to_stderr, to_stdout};
 
@@ -37,14 +40,29 @@ fn put(args: &PutArgs) -> anyhow::Result<Exit> {
     let document = read(file)?;
     let target = with_query("/v1/policy", parameters(how));
     let ask = Ask::new(Method::PUT, &target).body("application/toml", document);
-    tell(Control::new(output.socket.as_deref())?.send(with_condition(ask, how))?, how, output)
+    let control = Control::new(output.socket.as_deref())?;
+    let answer = control.send(with_condition(ask, how))?;
+    let told = |key: &str| {
+        if answer.body.get(key).and_then(Value::as_array).is_none_or(Vec::is_empty) {
+            return String::new();
+        }
+        // Its places are those of the file whose place it takes.
+        let source = control.get(Method::GET, "/v1/policy", None);
+        let source = source.ok().and_then(|policy| Some(policy.get("source")?.as_str()?.to_owned()));
+        told_of_sent(&answer.body, key, source.as_deref().unwrap_or_default(), &name_of(file))
+    };
+    let (problems, warnings) =
+        if output.json { (String::new(), String::new()) } else { (told("problems"), told("warnings")) };
+    tell(answer, (&problems, &warnings), how, output)
 }
 
 fn rollback(args: &RollbackArgs) -> anyhow::Result<Exit> {
     let RollbackArgs { revision, how, output } = args;
     let target = with_query("/v1/policy/rollback", parameters(how));
     let ask = Ask::new(Method::POST, &target).json(&json!({ "revision": revision }));
-    tell(Control::new(output.socket.as_deref())?.send(with_condition(ask, how))?, how, output)
+    let answer = Control::new(output.socket.as_deref())?.send(with_condition(ask, how))?;
+    let (problems, warnings) = (told(&answer.body, "problems"), told(&answer.body, "warnings"));
+    tell(answer, (&problems, &warnings), how, output)
 }
 
 fn parameters(how: &PutHow) -> [(&'static str, Option<&'static str>); 2] {
@@ -58,36 +76,30 @@ fn with_condition(ask: Ask, how: &PutHow) -> Ask {
     }
 }
 
-/// Tells what came of a change.
-fn tell(answer: Answer, how: &PutHow, Output { json, .. }: &Output) -> anyhow::Result<Exit> {
+/// Tells what came of a change, with the text of its problems or warnings.
+fn tell(
+    answer: Answer,
+    (problems, warnings): (&str, &str),
+    how: &PutHow,
+    Output { json, .. }: &Output,
+) -> anyhow::Result<Exit> {
     if *json {
         to_stdout(format_args!("{}\n", answer.body))?;
     }
     if answer.status == StatusCode::UNPROCESSABLE_ENTITY {
         if !json {
-            to_stderr(&told(&answer.body, "problems"));
+            to_stderr(problems);
             to_stderr("refused: the policy in use stays\n");
         }
         return Ok(Exit::Config);
     }
     let body = answer.succeeded()?;
     if !json {
-        to_stderr(&told(&body, "warnings"));
+        to_stderr(warnings);
         to_stderr(&notes(&body));
         to_stdout(result(&body, how.dry_run)?)?;
     }
     Ok(Exit::Success)
-}
-
-/// What is not as one might think after a change.
-fn notes(body: &Value) -> String {
-    let list = |key: &str| body.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let restart = list("needs_restart")
-        .iter()
-        .map(|key| format!("takes effect at a restart only: {}\n", printable(key)));
-    let changed =
-        list("changed_files").iter().map(|file| format!("not as it was then: {}\n", printable(file)));
-    restart.chain(changed).collect()
 }
 
 fn result(body: &Value, dry_run: bool) -> anyhow::Result<String> {
@@ -116,7 +128,8 @@ fn compare(args: &PolicyDiffArgs) -> anyhow::Result<Exit> {
         (None, None) => bail!("compare what? Name a FILE, or a revision with --from"),
     };
     if answer.status == StatusCode::UNPROCESSABLE_ENTITY && !json {
-        to_stderr(&told(&answer.body, "problems"));
+        let name = args.file.as_deref().map(name_of).unwrap_or_default();
+        to_stderr(&told_of_sent(&answer.body, "problems", SENT, &name));
         return Ok(Exit::Config);
     }
     if *json {
@@ -186,6 +199,14 @@ fn row(revision: &Value, is_terminal: bool) -> Vec<String> {
     vec![get("revision"), get("when"), origin, get("uid"), get("bytes"), digest, get("change")]
 }
 
+/// What the API calls a document that it was sent to compare.
+const SENT: &str = "sent";
+
+/// How whoever sends a document knows it.
+fn name_of(path: &Path) -> String {
+    if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() }
+}
+
 /// Reads a document; `-` is standard input.
 fn read(path: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
@@ -238,10 +259,5 @@ mod tests {
             let body = json!({ "revision": 4, "changed": changed });
             assert_eq!(result(&body, dry_run).unwrap(), want);
         }
-        let body = json!({ "needs_restart": ["proxy.listen"], "changed_files": ["hosts.txt"] });
-        assert_eq!(
-            notes(&body),
-            "takes effect at a restart only: proxy.listen\nnot as it was then: hosts.txt\n"
-        );
     }
 }

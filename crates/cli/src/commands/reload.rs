@@ -26,6 +26,7 @@ pub(crate) fn run(args: &ReloadArgs) -> anyhow::Result<Exit> {
     let body = Answer { status, body }.succeeded()?;
     if !json {
         to_stderr(&told(&body, "warnings"));
+        to_stderr(&notes(&body));
         let revision = body.get("revision").context("an answer without a revision")?;
         let is_same = body.get("changed").and_then(Value::as_bool) == Some(false);
         to_stdout(if is_same {
@@ -37,15 +38,34 @@ pub(crate) fn run(args: &ReloadArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Returns a list of problems as text, as compilers write them.
-pub(crate) fn told(body: &Value, key: &str) -> String {
-    let problems = body.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    problems.iter().map(one).collect()
+/// What is not as one might think after a change.
+pub(crate) fn notes(body: &Value) -> String {
+    let restart = list(body, "needs_restart")
+        .iter()
+        .map(|key| format!("takes effect at a restart only: {}\n", printable(key)));
+    let changed =
+        list(body, "changed_files").iter().map(|file| format!("not as it was then: {}\n", printable(file)));
+    restart.chain(changed).collect()
 }
 
-fn one(problem: &Value) -> String {
+fn list<'b>(body: &'b Value, key: &str) -> &'b [Value] {
+    body.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Returns a list of problems as text, as compilers write them.
+pub(crate) fn told(body: &Value, key: &str) -> String {
+    list(body, key).iter().map(|problem| one(problem, None)).collect()
+}
+
+/// The same for a document that was sent: the proxy knows it by one name, and whoever sent it by another.
+pub(crate) fn told_of_sent(body: &Value, key: &str, known_as: &str, name: &str) -> String {
+    let renamed = |problem: &&Value| problem.get("file").and_then(Value::as_str) == Some(known_as);
+    list(body, key).iter().map(|problem| one(problem, Some(name).filter(|_| renamed(&problem)))).collect()
+}
+
+fn one(problem: &Value, name: Option<&str>) -> String {
     let get = |key: &str| problem.get(key).map(printable);
-    let mut place = get("file").unwrap_or_default();
+    let mut place = name.map(str::to_owned).or_else(|| get("file")).unwrap_or_default();
     for part in ["line", "column"] {
         if let Some(number) = get(part) {
             place = format!("{place}:{number}");
@@ -73,5 +93,28 @@ mod tests {
             "a.toml:3:7: error: wrong\n  help: write x\na.toml: warning: odd\n"
         );
         assert_eq!(told(&body, "warnings"), "");
+        assert_eq!(
+            told_of_sent(
+                &json!({"problems": [
+                    {"file": "sent", "line": 3, "column": 7, "severity": "error", "message": "wrong"},
+                    {"file": "hosts.txt", "line": 1, "severity": "error", "message": "odd"},
+                ]}),
+                "problems",
+                "sent",
+                "../new.toml"
+            ),
+            "../new.toml:3:7: error: wrong\nhosts.txt:1: error: odd\n"
+        );
+    }
+
+    #[test]
+    fn what_waits_for_a_restart_is_told() {
+        let body = json!({ "needs_restart": ["proxy.listen", "limits"], "changed_files": ["hosts.txt"] });
+        assert_eq!(
+            notes(&body),
+            "takes effect at a restart only: proxy.listen\ntakes effect at a restart only: limits\n\
+             not as it was then: hosts.txt\n"
+        );
+        assert_eq!(notes(&json!({ "needs_restart": [] })), "");
     }
 }

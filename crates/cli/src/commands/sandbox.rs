@@ -109,6 +109,9 @@ impl SandboxServe {
     /// If there is no secret, commands could not be run at all, or cannot be held to their limits here.
     pub fn setup(&self, listeners: Vec<SocketAddr>, issuers: Option<Issuers>) -> anyhow::Result<Setup> {
         let args = &self.args;
+        // Before there is a secret that nobody needs.
+        let user = args.user.clone().or_else(RunAs::instead_of_root);
+        RunAs::choose(user.as_deref())?;
         let (secret, secret_file) = self.secret()?;
         // Root's own files are out of the reach of other users, and behind folders that these cannot enter to hide them.
         let is_root = nix::unistd::geteuid().is_root();
@@ -118,8 +121,7 @@ impl SandboxServe {
         let hidden = secret_file.into_iter().chain(args.tls_key.clone()).filter(|_| !is_root);
         let hidden = hidden.map(|path| absolute(&path)).collect::<anyhow::Result<Vec<_>>>()?;
         let mut flags = vec![format!("--limits={}", by_word(args.limits.each.limits))];
-        RunAs::choose(args.user.as_deref())?;
-        flags.extend(args.user.as_ref().map(|user| format!("--user={user}")));
+        flags.extend(user.map(|user| format!("--user={user}")));
         for (flag, paths) in
             [("--hide", &args.hide), ("--hide", &hidden), ("--ro", &args.read_only), ("--rw", &args.writable)]
         {
