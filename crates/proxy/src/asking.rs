@@ -71,8 +71,8 @@ mod tests {
         let set = Builder::new().finish(Revision(1)).unwrap();
         let bound: Bound = set.bind(&["none"; 0], &Labels::default());
         for (target, reason, want) in [
-            ("example.com:443", Reason::HostNotAllowed, Some("example.com")),
-            ("example.com:80", Reason::HostNotAllowed, Some("example.com")),
+            ("example.com:443", Reason::HostNotAllowed, Some("example.com:443")),
+            ("example.com:80", Reason::HostNotAllowed, Some("example.com:80")),
             ("example.com:8443", Reason::PortNotAllowed, Some("example.com:8443")),
             ("example.com:443", Reason::HostDenied, None),
             ("example.com:443", Reason::PolicyChanged, None),

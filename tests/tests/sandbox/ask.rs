@@ -108,7 +108,7 @@ fn an_answer_is_saved_to_the_policy(starter: Starter) -> Result<()> {
     terminal.press("d\n")?;
     ensure!(terminal.wait()? == 0, "{starter:?}: {}", terminal.written());
     ensure!(terminal.written().contains("hello from evil.test"), "{}", terminal.written());
-    let want = before.replace("# the site\n", "# the site\n  \"evil.test\",\n");
+    let want = before.replace("# the site\n", "# the site\n  \"evil.test:80\",\n");
     ensure!(fs::read_to_string(&policy)? == want, "{}", fs::read_to_string(&policy)?);
     let again =
         starter.run(home, &["--config", "policy.toml", "-q"], &["curl", "-sS", "http://evil.test/"])?;

@@ -75,6 +75,28 @@ fn a_command_cannot_write_what_it_has_reached(starter: Starter) -> Result<()> {
         ensure!(suggested.out.contains(&format!("\"example.com:80\", # {count}×")), "{suggested:?}");
         ensure!(!suggested.out.contains("evil.test"), "{starter:?}: {suggested:?}");
     }
+    // What was refused is told, by whichever way it was asked for: a name, an address, or a lookup alone.
+    let refused =
+        "curl -sS -o /dev/null http://evil.test/; env -i curl -sS -o /dev/null http://93.184.216.37/;
+        curl -sS http://93.184.216.36/; env -i curl -sS http://other.test/; exit 0";
+    let told = starter.run(
+        home,
+        &["--allow", "example.com", "--audit", "refused.jsonl", "--json"],
+        &["sh", "-c", refused],
+    )?;
+    ensure!(told.code == 0, "{starter:?}: {told:?}");
+    fs::write(home.join("refused.json"), told.err)?;
+    for file in ["refused.jsonl", "refused.json"] {
+        let suggested = exeat(home, &["suggest", file])?;
+        for row in [
+            "# refused: evil.test port 80, 1×, host_not_allowed",
+            "# refused: 93.184.216.37 port 80, 1×, ip_literal_not_allowed",
+            "# refused: 93.184.216.36 port 80, 1×, ip_literal_not_allowed",
+            "# refused: other.test looked up, ",
+        ] {
+            ensure!(suggested.out.contains(row), "{starter:?}: {file}: {row}: {suggested:?}");
+        }
+    }
     fs::write(home.join("empty"), "nothing\n")?;
     let nothing = exeat(home, &["suggest", "empty"])?;
     ensure!(nothing.code == 1 && nothing.out.is_empty(), "{nothing:?}");

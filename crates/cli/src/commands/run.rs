@@ -23,6 +23,7 @@ mod found;
 mod summary;
 mod token;
 
+pub(crate) use summary::is_reverse;
 pub use summary::{Summary, target_of_summary};
 
 /// Where the records of a run go that nobody asked for.

@@ -90,10 +90,8 @@ pub fn smallest_entry(request: &EgressRequest<'_>, reason: Reason, addrs: &[IpAd
         Host::Address(ip) if matches!(ip.class(), AddressClass::Never(_)) => return None,
         Host::Address(ip) => Entry::new(Destination::Network(block_of(ip.get())?)),
     };
-    let on_default_port = target.port == Port::HTTP || target.port == Port::HTTPS;
-    if !on_default_port {
-        entry.settings.ports = Some(one_port(target.port)?);
-    }
+    // Without ports it would be for 80 and 443, and that is one more than was asked for.
+    entry.settings.ports = Some(one_port(target.port)?);
     if request.transport != Transport::Tcp {
         entry.settings.transport = Some(Transports::Only(request.transport));
     }
@@ -106,7 +104,6 @@ pub fn smallest_entry(request: &EgressRequest<'_>, reason: Reason, addrs: &[IpAd
             | Reason::AddressNotAllowed
     );
     if opening {
-        entry.settings.ports = Some(one_port(target.port)?);
         entry.settings.expect = Some(Expect::Any);
     } else if !missing {
         return None;
@@ -159,7 +156,6 @@ pub(super) fn opened_by(
         return None;
     }
     if entry.settings.expect.is_none() && refuses(default_expect(port)) {
-        entry.settings.ports = Some(one_port(port)?);
         entry.settings.expect = Some(Expect::Any);
     }
     Some(entry)

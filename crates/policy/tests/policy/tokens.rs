@@ -285,7 +285,7 @@ fn an_explanation_says_which_side_refuses() {
   issuer's ceiling pass: 1 rule matches  [*.example.com at test.toml:1:1, ceiling]
   token      host_not_allowed: the token does not list b.example.com
   limit team host_not_allowed: no rule matches b.example.com
-  to allow it, add \"b.example.com\" to team and the token's allowed_hosts
+  to allow it, add \"b.example.com:443\" to team and the token's allowed_hosts
 "
     );
     assert_eq!(
@@ -296,7 +296,7 @@ fn an_explanation_says_which_side_refuses() {
   issuer's ceiling host_not_allowed: no rule matches other.test
   token      pass: the token lists other.test
   limit team host_not_allowed: no rule matches other.test
-  to allow it, add \"other.test\" to ceiling and team
+  to allow it, add \"other.test:443\" to ceiling and team
 "
     );
     assert!(says("a.example.com:443").starts_with("allow  a.example.com:443\n"));

@@ -236,13 +236,28 @@ fn entry(snapshot: &Snapshot, target: &str, reason: Reason) -> Option<String> {
     }
     let bound = &snapshot.anonymous.as_ref()?.bound;
     let request = EgressRequest { bound, target: &authority, transport: Transport::Tcp };
-    let text = smallest_entry(&request, reason, &[])?.to_string();
+    let mut entry = smallest_entry(&request, reason, &[])?;
+    if !has_port(target) {
+        entry.settings.ports = None;
+    }
+    let text = entry.to_string();
     // What takes more than a line of text cannot be said by a flag.
     (!text.contains(['{', '\''])).then_some(text)
 }
 
+fn has_port(target: &str) -> bool {
+    Authority::parse(target, None).is_ok()
+}
+
+/// Whether a name stands for an address that was asked for backwards (RFC 1035 §3.5, RFC 3596 §2.5): no place to connect to.
+pub(crate) fn is_reverse(name: &str) -> bool {
+    ["in-addr.arpa", "ip6.arpa"]
+        .iter()
+        .any(|zone| name.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+}
+
 /// Whether a target is the sandbox's own business, which no entry changes: a listener of the proxy inside, which leads back to the proxy,
-/// or the name of an address that was asked for backwards (RFC 1035 §3.5, RFC 3596 §2.5), which is no place to connect to.
+/// or the name of an address.
 fn is_of_sandbox(target: &Authority) -> bool {
     match &target.host {
         Host::Address(ip) => {
@@ -250,12 +265,7 @@ fn is_of_sandbox(target: &Authority) -> bool {
             let at = SocketAddr::new(ip.get(), target.port.get());
             listeners.into_iter().any(|listener| listener == at)
         }
-        Host::Name(name) => {
-            let name = name.as_str();
-            ["in-addr.arpa", "ip6.arpa"].iter().any(|zone| {
-                name.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-            })
-        }
+        Host::Name(name) => is_reverse(name.as_str()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use exeat_model::{DnsName, SuffixKind, suffix_kind};
 
-use super::seen::{Evidence, Seen, Target};
+use super::seen::{Evidence, Refusal, Seen};
 
 /// How many names below one domain are several: their next one is likely to lie there, too.
 const SEVERAL: usize = 3;
@@ -46,9 +46,13 @@ pub(super) fn policy(seen: &Seen, runs: usize) -> String {
         let _ = writeln!(text, "    {}, # {}", written(&pattern, &entry), because(&entry));
     }
     text.push_str("]\n");
-    for ((target, reason), count) in seen.refused.iter().take(TOLD_MAX) {
-        let Target { host, port, .. } = target;
-        let _ = writeln!(text, "# refused: {host} port {port}, {count}×, {reason}");
+    let refused: Vec<_> = seen.refused.iter().collect();
+    for ((Refusal { host, port }, reason), count) in refused.iter().take(TOLD_MAX) {
+        let place = port.map_or_else(|| "looked up".to_owned(), |port| format!("port {port}"));
+        let _ = writeln!(text, "# refused: {host} {place}, {count}×, {reason}");
+    }
+    if refused.len() > TOLD_MAX {
+        let _ = writeln!(text, "# refused: {} more", refused.len() - TOLD_MAX);
     }
     text
 }

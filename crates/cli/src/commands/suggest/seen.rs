@@ -6,12 +6,21 @@ use exeat_model::{Authority, Host, Port};
 use exeat_policy::Reason;
 use serde::Deserialize;
 
+use crate::commands::run::{is_reverse, target_of_summary};
+
 /// Everything that was seen, by where it went.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) reached: BTreeMap<Target, Evidence>,
     /// What was refused, and how often.
-    pub(super) refused: BTreeMap<(Target, &'static str), u64>,
+    pub(super) refused: BTreeMap<(Refusal, &'static str), u64>,
+}
+
+/// A host, and a port; without one, it was looked up and nobody knows what for.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Refusal {
+    pub(super) host: String,
+    pub(super) port: Option<u16>,
 }
 
 /// A host, in canonical form, and a port.
@@ -79,19 +88,26 @@ impl Seen {
             }
         }
         for Refused { target, reason, count } in summary.refused {
-            self.refuse(Target::parse(&target), &reason, count);
+            self.refuse(Refusal::parse(&target), &reason, count);
         }
         true
     }
 
     fn add_record(&mut self, run: usize, record: &Record) {
-        // The end of a connection was counted with its beginning. A question alone reaches nobody.
+        if record.event == "dns" && record.verdict != "allow" {
+            // The name of an address that is asked for backwards is no place to go to.
+            let name = record.name.as_deref().filter(|name| !is_reverse(name));
+            let looked_up = name.map(|name| Refusal { host: name.to_owned(), port: None });
+            return self.refuse(looked_up, record.reason.as_deref().unwrap_or_default(), 1);
+        }
+        // The end of a connection was counted with its beginning. A question that is answered reaches nobody.
         if record.event != "decision" && record.event != "request" {
             return;
         }
         let named = record.name.as_ref().zip(record.port).map(|(name, port)| format!("{name}:{port}"));
         let target = Target::parse(named.as_deref().unwrap_or(&record.target));
         if record.verdict != "allow" {
+            let target = target.map(|Target { host, port, .. }| Refusal { host, port: Some(port) });
             return self.refuse(target, record.reason.as_deref().unwrap_or_default(), 1);
         }
         let would_deny = record.would_deny.as_deref().and_then(reason);
@@ -110,9 +126,10 @@ impl Seen {
         evidence.is_anything |= is_anything;
     }
 
-    fn refuse(&mut self, target: Option<Target>, token: &str, count: u64) {
+    fn refuse(&mut self, target: Option<Refusal>, token: &str, count: u64) {
         if let (Some(target), Some(reason)) = (target, reason(token)) {
-            *self.refused.entry((target, reason.token())).or_default() += count;
+            let sum = self.refused.entry((target, reason.token())).or_default();
+            *sum = sum.saturating_add(count);
         }
     }
 }
@@ -121,11 +138,21 @@ fn reason(token: &str) -> Option<Reason> {
     Reason::ALL.iter().copied().find(|reason| reason.token() == token)
 }
 
+impl Refusal {
+    /// Parses a host with a port, or a name alone, which was looked up.
+    fn parse(text: &str) -> Option<Self> {
+        let Target { host, port, .. } = Target::parse(text)?;
+        if is_reverse(&host) {
+            return None;
+        }
+        Some(Self { host, port: Authority::parse(target_of_summary(text), None).ok().map(|_| port) })
+    }
+}
+
 impl Target {
     /// Parses a host with a port; where there is none, the one that is most usual.
     fn parse(text: &str) -> Option<Self> {
-        // What is behind the host of a URL was not what was decided on.
-        let authority = Authority::parse(text.split('/').next()?, Some(Port::HTTPS)).ok()?;
+        let authority = Authority::parse(target_of_summary(text), Some(Port::HTTPS)).ok()?;
         let (host, is_name) = match &authority.host {
             Host::Name(name) => (name.to_string(), true),
             Host::Address(ip) => (ip.to_string(), false),
@@ -150,7 +177,11 @@ mod tests {
                 r#"{"v":1,"event":"end","verdict":"allow","target":"example.com:443","name":"example.com","port":443}"#,
                 true,
             ),
-            (r#"{"event":"request","verdict":"allow","target":"[2606:2800::1]:80","port":80}"#, true),
+            (r#"{"event":"request","verdict":"allow","target":"http://[2606:2800::1]:80","port":80}"#, true),
+            (
+                r#"{"event":"request","verdict":"deny","method":"GET","target":"http://93.184.216.36:80","port":80,"reason":"ip_literal_not_allowed"}"#,
+                true,
+            ),
             (r#"{"event":"dns","verdict":"allow","target":"asked.test.","name":"asked.test"}"#, true),
             (
                 r#"{"event":"decision","verdict":"deny","target":"evil.test:443","reason":"host_not_allowed"}"#,
@@ -161,6 +192,22 @@ mod tests {
                 r#"{"allowed":[{"target":"example.com:443","requests":2}],"refused":[{"target":"evil.test:443","reason":"host_not_allowed","count":3}]}"#,
                 true,
             ),
+            (
+                r#"{"event":"dns","verdict":"deny","method":"A","target":"asked.test.","name":"asked.test","reason":"host_not_allowed"}"#,
+                true,
+            ),
+            (
+                r#"{"event":"dns","verdict":"deny","method":"PTR","target":"34.216.184.93.in-addr.arpa.","name":"34.216.184.93.in-addr.arpa","reason":"host_not_allowed"}"#,
+                true,
+            ),
+            (
+                r#"{"event":"decision","verdict":"deny","method":"REDIRECT","target":"93.184.216.35:80","port":80,"reason":"ip_literal_not_allowed"}"#,
+                true,
+            ),
+            (
+                r#"{"allowed":[],"refused":[{"target":"asked.test","reason":"host_not_allowed","count":2}]}"#,
+                true,
+            ),
             ("hello", false),
             ("{}", false),
         ] {
@@ -168,7 +215,16 @@ mod tests {
         }
         let reached: Vec<_> = seen.reached.iter().map(|(t, e)| (&*t.host, t.port, e.count)).collect();
         assert_eq!(reached, [("2606:2800::1", 80, 1), ("example.com", 443, 3)]);
-        let refused: Vec<_> = seen.refused.iter().map(|((t, reason), n)| (&*t.host, *reason, *n)).collect();
-        assert_eq!(refused, [("evil.test", "host_not_allowed", 4)]);
+        let refused: Vec<_> =
+            seen.refused.iter().map(|((t, reason), n)| (&*t.host, t.port, *reason, *n)).collect();
+        assert_eq!(
+            refused,
+            [
+                ("93.184.216.35", Some(80), "ip_literal_not_allowed", 1),
+                ("93.184.216.36", Some(80), "ip_literal_not_allowed", 1),
+                ("asked.test", None, "host_not_allowed", 3),
+                ("evil.test", Some(443), "host_not_allowed", 4),
+            ]
+        );
     }
 }
