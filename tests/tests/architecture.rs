@@ -53,7 +53,7 @@ const INVARIANTS: [(&str, Check); 9] = [
     ),
     ("only `crates/proxy/src/respond.rs` writes a refusal.", refusals_have_one_writer),
     (
-        "only `crates/proxy/src/dial.rs` connects, from a `Permit` or an `InfraPermit`; nothing connects by name.",
+        "only `crates/proxy/src/dial.rs` connects to where a client leads, from a `Permit` or an `InfraPermit`; the resolver's `crates/dns/src/own.rs` connects to its servers, and `crates/firewall/src/doctor/probe.rs` to what it tests; nothing connects by name.",
         one_file_dials,
     ),
     (
