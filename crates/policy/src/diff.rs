@@ -30,6 +30,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use exeat_model::{Authority, DnsName, IpBlock, PortSet, Transport};
+use hashbrown::HashMap;
 
 use crate::announce::Announce;
 use crate::caps::Cap;
@@ -179,12 +180,15 @@ pub fn diff(old: View<'_>, new: View<'_>) -> Vec<Change> {
     };
     let mut changes = of(Transport::Tcp);
     if opens_udp(old) || opens_udp(new) {
+        let told = |c: &Change| (c.direction, c.hosts.clone(), c.ports.clone(), c.what.clone());
+        let mut of_tcp: HashMap<_, Vec<usize>> = HashMap::new();
+        for (at, tcp) in changes.iter().enumerate() {
+            of_tcp.entry(told(tcp)).or_default().push(at);
+        }
         for udp in of(Transport::Udp) {
-            let is_same = |tcp: &&mut Change| {
-                let told = |c: &Change| (c.direction, c.hosts.clone(), c.ports.clone(), c.what.clone());
-                told(tcp) == told(&udp) && tcp.rule == udp.rule
-            };
-            match changes.iter_mut().find(is_same) {
+            let alike = of_tcp.get(&told(&udp)).map(Vec::as_slice).unwrap_or_default();
+            let is_same = |at: &&usize| changes.get(**at).is_some_and(|tcp| tcp.rule == udp.rule);
+            match alike.iter().find(is_same).and_then(|&at| changes.get_mut(at)) {
                 Some(tcp) => tcp.transport = Transports::Any,
                 None => changes.push(udp),
             }

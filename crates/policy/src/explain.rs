@@ -409,6 +409,11 @@ fn announce_detail(announce: Announce) -> Option<&'static str> {
     }
 }
 
+/// Width of the column with the names of stages; more only for longer names of at most [`NAME_CHARS_MAX`]. Others, which list
+/// policies, push theirs out.
+const NAME_CHARS: usize = 10;
+const NAME_CHARS_MAX: usize = 24;
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.refused {
@@ -418,12 +423,15 @@ impl fmt::Display for Explanation {
         if let Some(reason) = self.would_deny {
             writeln!(f, "       report mode: would be refused with {reason}")?;
         }
-        match self.policies.as_slice() {
-            [] => writeln!(f, "  policies   none: nothing is allowed")?,
-            policies => writeln!(f, "  policies   {}", policies.join(", "))?,
-        }
+        let names = self.stages.iter().map(|stage| stage.name.chars().count());
+        let width = names.filter(|&width| width <= NAME_CHARS_MAX).fold(NAME_CHARS, usize::max);
+        let policies = match self.policies.as_slice() {
+            [] => "none: nothing is allowed".to_owned(),
+            policies => policies.join(", "),
+        };
+        writeln!(f, "  {:<width$} {policies}", "policies")?;
         for stage in &self.stages {
-            writeln!(f, "  {:<10} {}", stage.name, stage)?;
+            writeln!(f, "  {:<width$} {}", stage.name, stage)?;
         }
         if let Some(entry) = &self.entry {
             let place = match self.entry_goes_to.as_slice() {

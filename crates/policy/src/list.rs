@@ -140,9 +140,7 @@ impl List {
             Width::SingleLabel => (
                 Severity::Error,
                 format!("`{text}` has one label, which only a local zone can answer"),
-                format!(
-                    "write {{ host = \"{text}\", addresses = [\"10.0.0.0/8\"] }} with the network it lies in"
-                ),
+                format!("write {} with the network it lies in", in_its_network(&entry)),
             ),
         };
         Some(EntryProblem { severity, place: self.place(number)?, message, correction })
@@ -536,4 +534,13 @@ fn slot_is(slots: &Slots, arena: &str, number: u32, kind: Kind, text: &str) -> b
 
 fn slot_hash(hasher: &DefaultHashBuilder, arena: &str, slot: Slot) -> u64 {
     hash_key(hasher, slot.kind, slot_text(arena, slot))
+}
+
+/// The entry of a name of one label with a network, for its author to correct.
+fn in_its_network(entry: &Entry) -> Entry {
+    let is_this_host = entry.destination.to_string() == "localhost";
+    let networks: &[&str] = if is_this_host { &["127.0.0.0/8", "::1"] } else { &["10.0.0.0/8"] };
+    let addresses = networks.iter().filter_map(|network| IpBlock::parse(network).ok()).collect();
+    let settings = Defaults { addresses: Some(addresses), ..entry.settings.clone() };
+    Entry { settings, ..entry.clone() }
 }

@@ -295,6 +295,11 @@ impl PolicySet {
         self.policies.contains_key(name)
     }
 
+    /// Iterates over the names of the policies, in no particular order.
+    pub fn policy_names(&self) -> impl Iterator<Item = &str> {
+        self.policies.keys().map(AsRef::as_ref)
+    }
+
     /// Returns the policies and ceilings that hold for a principal: policies by name and by
     /// labels, ceilings by labels. A name without a policy adds nothing, so it allows nothing.
     pub fn bind(&self, names: &[impl AsRef<str>], labels: &Labels) -> Bound {

@@ -48,10 +48,9 @@ struct Packed {
     at: u32,
     len: u8,
     column: u8,
-    /// [`NO_SETTINGS`] for none.
+    /// Into the list's settings, or [`NO_SETTINGS`], or [`IN_MORE`].
     settings: u8,
-    /// A [`Kind`], and [`HAS_MORE`].
-    tag: u8,
+    kind: Kind,
 }
 
 /// The parts of an entry that may not fit.
@@ -65,20 +64,8 @@ struct More {
 
 const NO_SETTINGS: u8 = u8::MAX;
 
-/// The bit of a tag that says to look into [`Slots::more`].
-const HAS_MORE: u8 = 0x80;
-
-impl Kind {
-    fn of_tag(tag: u8) -> Self {
-        match tag & !HAS_MORE {
-            0 => Self::Exact,
-            1 => Self::Subdomains,
-            2 => Self::AnyName,
-            3 => Self::Network,
-            _ => Self::AnyPublic,
-        }
-    }
-}
+/// In place of settings: they, and what else does not fit, are in [`Slots::more`].
+const IN_MORE: u8 = NO_SETTINGS - 1;
 
 impl Slots {
     /// Returns how many entries there are.
@@ -91,20 +78,19 @@ impl Slots {
     #[inline]
     pub(crate) fn get(&self, number: u32) -> Option<Slot> {
         let packed = self.packed.get(number as usize)?;
-        let more = match packed.tag & HAS_MORE {
-            0 => None,
-            _ => self.more.get(&number),
+        let settings = match packed.settings {
+            NO_SETTINGS => Some(NONE),
+            IN_MORE => None,
+            settings => Some(settings.into()),
         };
-        let more = more.copied().unwrap_or(More {
-            settings: if packed.settings == NO_SETTINGS { NONE } else { packed.settings.into() },
-            next: NONE,
-            column: packed.column.into(),
-            suffix: false,
-        });
+        let more = match settings {
+            Some(settings) => More { settings, next: NONE, column: packed.column.into(), suffix: false },
+            None => *self.more.get(&number)?,
+        };
         Some(Slot {
             line: packed.line,
             column: more.column,
-            kind: Kind::of_tag(packed.tag),
+            kind: packed.kind,
             suffix: more.suffix,
             settings: more.settings,
             next: more.next,
@@ -124,18 +110,18 @@ impl Slots {
         let column = u8::try_from(slot.column);
         let settings = match slot.settings {
             NONE => Some(NO_SETTINGS),
-            settings => u8::try_from(settings).ok().filter(|&settings| settings != NO_SETTINGS),
+            settings => u8::try_from(settings).ok().filter(|&settings| settings < IN_MORE),
         };
-        let fits = column.is_ok() && settings.is_some() && slot.next == NONE && !slot.suffix;
+        let settings = settings.filter(|_| column.is_ok() && slot.next == NONE && !slot.suffix);
         self.packed.push(Packed {
             line: slot.line,
             at: slot.at,
             len: slot.len,
             column: column.unwrap_or_default(),
-            settings: settings.unwrap_or(NO_SETTINGS),
-            tag: slot.kind as u8 | if fits { 0 } else { HAS_MORE },
+            settings: settings.unwrap_or(IN_MORE),
+            kind: slot.kind,
         });
-        if !fits {
+        if settings.is_none() {
             let Slot { settings, next, column, suffix, .. } = slot;
             self.more.insert(number, More { settings, next, column, suffix });
         }
@@ -146,7 +132,7 @@ impl Slots {
     pub(crate) fn set_next(&mut self, number: u32, next: u32) {
         let Some(Slot { settings, column, suffix, .. }) = self.get(number) else { return };
         if let Some(packed) = self.packed.get_mut(number as usize) {
-            packed.tag |= HAS_MORE;
+            packed.settings = IN_MORE;
             self.more.insert(number, More { settings, next, column, suffix });
         }
     }
@@ -183,8 +169,9 @@ mod tests {
             ("every kind: any public", Slot { kind: Kind::AnyPublic, ..PLAIN }, false),
             ("last column that fits", Slot { column: 255, ..PLAIN }, false),
             ("first that does not", Slot { column: 256, ..PLAIN }, true),
-            ("last settings that fit", Slot { settings: 254, ..PLAIN }, false),
-            ("first that do not", Slot { settings: 255, ..PLAIN }, true),
+            ("last settings that fit", Slot { settings: 253, ..PLAIN }, false),
+            ("first that do not", Slot { settings: 254, ..PLAIN }, true),
+            ("the last of a byte", Slot { settings: 255, ..PLAIN }, true),
             ("many settings", Slot { settings: 70_000, ..PLAIN }, true),
             ("suffix", Slot { suffix: true, kind: Kind::Subdomains, ..PLAIN }, true),
             ("next", Slot { next: 0, ..PLAIN }, true),
@@ -198,7 +185,7 @@ mod tests {
             assert_eq!(slots.more.len() > before, has_more, "{name}");
         }
         assert_eq!(slots.iter().collect::<Vec<_>>(), cases.map(|(_, slot, _)| slot));
-        assert_eq!((slots.len(), slots.get(13)), (13, None));
+        assert_eq!((slots.len(), slots.get(14)), (14, None));
         assert_eq!(size_of::<Packed>(), 12);
     }
 

@@ -21,21 +21,21 @@ fn an_explanation_reads_like_this() {
             "API.stripe.example:443",
             Some(&["93.184.216.34"]),
             "allow  api.stripe.example:443
-  policies   payments, ceiling gsa
-  deny       pass: no deny rule matches
-  allow      pass: 1 rule matches  [api.stripe.example at test.toml:1:1, payments]
+  policies    payments, ceiling gsa
+  deny        pass: no deny rule matches
+  allow       pass: 1 rule matches  [api.stripe.example at test.toml:1:1, payments]
   ceiling gsa pass: 1 rule matches  [@any-public at test.toml:1:1, ceiling gsa]
-  addresses  pass: 93.184.216.34:443  [api.stripe.example at test.toml:1:1, payments]
-  opening    the connection must open with TLS for the asked name
+  addresses   pass: 93.184.216.34:443  [api.stripe.example at test.toml:1:1, payments]
+  opening     the connection must open with TLS for the asked name
 ",
         ),
         (
             "uploads.example.com:443",
             None,
             "deny   uploads.example.com:443  host_denied
-  policies   payments, ceiling gsa
-  deny       host_denied: a deny rule matches  [uploads.example.com at test.toml:1:1, payments]
-  allow      host_not_allowed: no rule matches uploads.example.com
+  policies    payments, ceiling gsa
+  deny        host_denied: a deny rule matches  [uploads.example.com at test.toml:1:1, payments]
+  allow       host_not_allowed: no rule matches uploads.example.com
   ceiling gsa pass: 1 rule matches  [@any-public at test.toml:1:1, ceiling gsa]
 ",
         ),
@@ -43,9 +43,9 @@ fn an_explanation_reads_like_this() {
             "api.stripe.example:8443",
             None,
             "deny   api.stripe.example:8443  port_not_allowed
-  policies   payments, ceiling gsa
-  deny       pass: no deny rule matches
-  allow      port_not_allowed: a rule matches api.stripe.example, but not port 8443  [api.stripe.example at test.toml:1:1, payments]
+  policies    payments, ceiling gsa
+  deny        pass: no deny rule matches
+  allow       port_not_allowed: a rule matches api.stripe.example, but not port 8443  [api.stripe.example at test.toml:1:1, payments]
   ceiling gsa port_not_allowed: a rule matches api.stripe.example, but not port 8443  [@any-public at test.toml:1:1, ceiling gsa]
   to allow it, add \"api.stripe.example:8443\" to payments and ceiling gsa
 ",

@@ -280,22 +280,22 @@ fn an_explanation_says_which_side_refuses() {
     assert_eq!(
         says("b.example.com:443"),
         "deny   b.example.com:443  host_not_allowed
-  policies   ceiling, team
-  deny       pass: no deny rule matches
+  policies         ceiling, team
+  deny             pass: no deny rule matches
   issuer's ceiling pass: 1 rule matches  [*.example.com at test.toml:1:1, ceiling]
-  token      host_not_allowed: the token does not list b.example.com
-  limit team host_not_allowed: no rule matches b.example.com
+  token            host_not_allowed: the token does not list b.example.com
+  limit team       host_not_allowed: no rule matches b.example.com
   to allow it, add \"b.example.com:443\" to team and the token's allowed_hosts
 "
     );
     assert_eq!(
         says("other.test:443"),
         "deny   other.test:443  host_not_allowed
-  policies   ceiling, team
-  deny       pass: no deny rule matches
+  policies         ceiling, team
+  deny             pass: no deny rule matches
   issuer's ceiling host_not_allowed: no rule matches other.test
-  token      pass: the token lists other.test
-  limit team host_not_allowed: no rule matches other.test
+  token            pass: the token lists other.test
+  limit team       host_not_allowed: no rule matches other.test
   to allow it, add \"other.test:443\" to ceiling and team
 "
     );
