@@ -10,6 +10,7 @@ mod own;
 mod records;
 mod resolve;
 mod server;
+mod silence;
 mod surroundings;
 mod upstream;
 mod virtual_names;

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hickory_proto::{
@@ -24,7 +24,10 @@ use hickory_resolver::{
 };
 use tokio::time::timeout;
 
-use crate::{own::Sockets, resolve::ResolveError};
+use crate::{own::Sockets, resolve::ResolveError, silence::Silence};
+
+/// The port of a name server that has no other.
+const PORT: u16 = 53;
 
 /// How names are resolved.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -81,11 +84,19 @@ impl Default for ResolverConfig {
 
 /// The configured servers, and which of them answered last.
 pub(crate) struct Servers {
-    pools: Vec<NameServerPool<Sockets>>,
+    servers: Vec<Server>,
     /// The position of the server to begin with: a dead one costs a timeout once and not for every name.
     preferred: AtomicUsize,
     tries: usize,
     timeout: Duration,
+}
+
+/// One of them.
+struct Server {
+    /// Where it is, for the log.
+    address: SocketAddr,
+    pool: NameServerPool<Sockets>,
+    silence: Silence,
 }
 
 /// A server's definite answer, positive or negative.
@@ -118,10 +129,15 @@ impl Servers {
             options(config.timeout),
             TlsConfig::new().map_err(ResolverConfigError::System)?,
         ));
-        let pool = |server| NameServerPool::from_config([server], Arc::clone(&context), Sockets::default());
-        let pools = servers.into_iter().map(pool).collect::<Vec<_>>();
-        let tries = config.attempts.max(pools.len());
-        Ok(Self { pools, preferred: AtomicUsize::new(0), tries, timeout: config.timeout })
+        let server = |server: NameServerConfig| {
+            let port = server.connections.first().map_or(PORT, |connection| connection.port);
+            let address = SocketAddr::new(server.ip, port);
+            let pool = NameServerPool::from_config([server], Arc::clone(&context), Sockets::default());
+            Server { address, pool, silence: Silence::default() }
+        };
+        let servers = servers.into_iter().map(server).collect::<Vec<_>>();
+        let tries = config.attempts.max(servers.len());
+        Ok(Self { servers, preferred: AtomicUsize::new(0), tries, timeout: config.timeout })
     }
 
     /// Returns the longest time that a resolution may take.
@@ -132,12 +148,12 @@ impl Servers {
     /// Asks for the records of one type of exactly this name, one server after the other until one knows.
     pub(crate) async fn ask(&self, name: &Name, kind: RecordType) -> Result<Reply, ResolveError> {
         let start = self.preferred.load(Ordering::Relaxed);
-        let order = (0..self.pools.len()).cycle().skip(start).take(self.tries);
+        let order = (0..self.servers.len()).cycle().skip(start).take(self.tries);
         let mut last = ResolveError::Timeout;
         for position in order {
-            let Some(pool) = self.pools.get(position) else { break };
+            let Some(server) = self.servers.get(position) else { break };
             let query = Query::query(name.clone(), kind);
-            let response = pool.lookup(query, DnsRequestOptions::default()).first_answer();
+            let response = server.pool.lookup(query, DnsRequestOptions::default()).first_answer();
             // A change to TCP would get a timeout of its own.
             let response = timeout(self.timeout, response).await.unwrap_or(Err(NetError::Timeout));
             match reply(response) {
@@ -146,12 +162,27 @@ impl Servers {
                     return Ok(reply);
                 }
                 Err(error) => {
-                    tracing::debug!(server = position, %error, "DNS server gave no answer");
+                    server.warn_of(&error);
                     last = error;
                 }
             }
         }
         Err(last)
+    }
+}
+
+impl Server {
+    /// Tells of a query that was not answered. What the server itself says, if only that it failed, is about a name.
+    fn warn_of(&self, error: &ResolveError) {
+        let server = self.address;
+        tracing::debug!(%server, %error, "DNS server gave no answer");
+        if matches!(error, ResolveError::Timeout | ResolveError::Failed(_))
+            && let Some(queries) = self.silence.note(Instant::now())
+        {
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            let cause = cause.unwrap_or_else(|| error.to_string());
+            tracing::warn!(%server, queries, %cause, "a name server of [resolver] does not answer");
+        }
     }
 }
 

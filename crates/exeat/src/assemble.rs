@@ -126,8 +126,7 @@ async fn serve(
         authenticator: Authenticator::new()?,
         resolver: resolver.clone(),
         audit: audit.clone(),
-        limits: descriptors::raise_limit()
-            .map_or(settings.limits, |most| descriptors::fit(settings.limits, most)),
+        limits: descriptors::fitting(settings.limits),
         http2: settings.http2,
         pac: settings.pac,
         proxy_protocol_from: settings.proxy_protocol_from.clone(),

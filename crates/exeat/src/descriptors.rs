@@ -21,20 +21,49 @@ pub(crate) fn raise_limit() -> Option<usize> {
 /// waiting for a descriptor, and those who are served keep theirs for their upstreams.
 pub(crate) fn fit(limits: Limits, descriptors: usize) -> Limits {
     let most = (descriptors.saturating_sub(RESERVED) / PER_CONNECTION).max(1);
-    if most < limits.connections {
-        tracing::info!(
-            descriptors,
-            connections = most,
-            configured = limits.connections,
-            "too few file descriptors for limits.connections, which is lowered; raise the limit (LimitNOFILE=, ulimit -n)"
-        );
-    }
     Limits { connections: limits.connections.min(most), ..limits }
+}
+
+/// Returns `limits` as far as the system has room for them, and says so if it has not.
+pub(crate) fn fitting(limits: Limits) -> Limits {
+    let fitting = raise_limit().map_or(limits, |most| fit(limits, most));
+    tell(limits, fitting);
+    fitting
+}
+
+/// Tells the operator of connections that [`fit`] has left out. One command that is confined does not miss them.
+fn tell(configured: Limits, fitting: Limits) {
+    let (configured, connections) = (configured.connections, fitting.connections);
+    let what = "too few file descriptors for limits.connections, which is lowered; raise the limit (LimitNOFILE=, ulimit -n)";
+    match is_worth_a_warning(configured, connections) {
+        true => tracing::warn!(connections, configured, "{what}"),
+        false if connections < configured => tracing::info!(connections, configured, "{what}"),
+        false => {}
+    }
+}
+
+/// Whether more than a tenth of the connections is lost: a few less of many thousand are nobody's worry.
+const fn is_worth_a_warning(configured: usize, most: usize) -> bool {
+    most < configured - configured / 10
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_few_less_are_no_warning() {
+        for (configured, most, want) in [
+            (10_000, 9_870, false),
+            (10_000, 9_000, false),
+            (10_000, 8_999, true),
+            (10_000, 448, true),
+            (100, 448, false),
+            (1, 1, false),
+        ] {
+            assert_eq!(is_worth_a_warning(configured, most), want, "{configured} {most}");
+        }
+    }
 
     #[test]
     fn connections_fit_into_the_descriptors() {
