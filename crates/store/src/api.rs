@@ -37,7 +37,7 @@ fn read_listen(fields: &Fields<'_, '_>, notes: &mut Notes) -> Option<SocketAddr>
             let message = format!("`{}` is not an address and a port", shown(text));
             let help = match text.parse::<std::net::IpAddr>() {
                 Ok(address) => format!("add the port: \"{}\"", SocketAddr::new(address, 9128)),
-                Err(_) if text.starts_with("localhost:") => address_help(text),
+                Err(_) if text.starts_with("localhost:") || text.parse::<u16>().is_ok() => address_help(text),
                 Err(_) => format!("write listen = \"{LISTEN_EXAMPLE}\""),
             };
             Finding::error(Code::InvalidValue, message).help(help)

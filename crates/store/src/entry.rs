@@ -1,7 +1,8 @@
 //! Entries of allow and deny lists: strings, and tables with settings.
 
 use exeat_model::{
-    DnsName, IpBlock, NameError, NamePattern, PatternError, Port, PortError, PortRange, PortSet, Transport,
+    DnsName, IpBlock, NameError, NamePattern, PatternError, Port, PortError, PortRange, PortSet, SuffixKind,
+    Transport, suffix_kind,
 };
 use exeat_policy::{Announce, Answers, Class, Defaults, Destination, Entry, EntryError, Expect, Transports};
 use toml::de::DeValue;
@@ -311,7 +312,7 @@ fn help(text: &str, error: &EntryError) -> Option<String> {
         return Some(ascii_help(text));
     }
     if let Some(rest) = text.strip_prefix('.') {
-        return Some(format!("write \"*.{}\" for every name below it", shown(rest)));
+        return Some(dot_help(rest));
     }
     if let EntryError::Network { source, .. } = error {
         let write =
@@ -323,6 +324,20 @@ fn help(text: &str, error: &EntryError) -> Option<String> {
         );
     }
     error.correction().map(|correction| long_shown(&correction))
+}
+
+/// What a dot before a name stands for elsewhere: in some files the names below it, in others it, too.
+fn dot_help(rest: &str) -> String {
+    let name = rest.split(':').next().unwrap_or(rest);
+    let is_suffix = DnsName::parse(name).is_ok_and(|name| suffix_kind(&name) == SuffixKind::Icann);
+    let rest = shown(rest);
+    if is_suffix {
+        return format!(
+            "name a registered domain, or write {{ suffix = \"{}\" }} if you mean all of it",
+            shown(name)
+        );
+    }
+    format!("write \"*.{rest}\" for every name below it, and \"{rest}\" beside it if it is meant, too")
 }
 
 /// Names outside ASCII are written as their A-labels (RFC 5890 §2.3.2.1), which is what the wire carries.

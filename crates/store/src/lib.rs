@@ -54,6 +54,7 @@ pub use edit::{EditError, Existing, NewClient, WriteError, add_client, add_entry
 pub use files::{GROUP_FILE_BYTES_MAX, GROUP_FILE_PROBLEMS_MAX, GROUP_LINE_BYTES_MAX};
 pub use flags::{AttachFlags, FLAGS_CLIENT, Flags, from_attach_flags, from_flags};
 pub use import::{Imported, import_hosts_yaml};
+pub use listeners::address_help;
 pub use load::{
     CONFIGURATION_BYTES_MAX, CONFIGURATION_PROBLEMS_MAX, Options, Purpose, load, load_as, load_text,
 };
@@ -64,6 +65,7 @@ pub use settings::{
     ApiSettings, AuditSettings, DnsListener, DnsSettings, FirewallSettings, LISTEN_DEFAULT, Listener, Loaded,
     Settings, SocketListener, TapOutSettings, TapSettings, TokenRefused,
 };
+pub use suggest::closest;
 pub use surroundings::{
     CONTAINER_DIRECTORY, CONTAINER_USER, Mount, NoListener, Platform, Surroundings, files_named, surroundings,
 };

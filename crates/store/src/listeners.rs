@@ -217,7 +217,12 @@ fn read_address(value: &Value<'_>, base_dir: &Path, notes: &mut Notes) -> Option
     parsed.map(Address::Tcp)
 }
 
-pub(crate) fn address_help(text: &str) -> String {
+/// Returns what to write in place of a text that is not an address and a port.
+#[must_use]
+pub fn address_help(text: &str) -> String {
+    if text.parse().is_ok_and(|port: u16| port > 0) {
+        return format!("add an address: \"127.0.0.1:{text}\"");
+    }
     if let Ok(address) = text.parse::<IpAddr>() {
         return format!("add the port: \"{}\"", SocketAddr::new(address, LISTEN_DEFAULT.port()));
     }
@@ -340,7 +345,12 @@ pub(crate) fn pem_finding(path: &Path, error: &PemError, section: &str, most: us
     let path = shown(&path);
     match error {
         PemError::Unreadable(source) => {
-            Finding::error(Code::Unreadable, format!("`{path}` cannot be read: {}", reason(source)))
+            let finding =
+                Finding::error(Code::Unreadable, format!("`{path}` cannot be read: {}", reason(source)));
+            finding.help(format!(
+                "name a file in PEM with `-----BEGIN {section}-----` that this user can read; a relative path begins at the \
+                 folder of the configuration"
+            ))
         }
         PemError::TooLarge => Finding::error(Code::TooLarge, format!("`{path}` {error}"))
             .help(format!("a file of at most 1 MiB with at most {most} certificates")),

@@ -264,8 +264,16 @@ pub(crate) fn anonymous(name: &str, policy: &PolicySet) -> Arc<Principal> {
 
 /// Reads a whole file of bounded size as text.
 pub(crate) fn read_text(path: &Path) -> Result<(String, Metadata), Finding> {
-    let unreadable =
-        |error: io::Error| Finding::error(Code::Unreadable, format!("cannot be read: {}", reason(&error)));
+    let unreadable = |error: io::Error| {
+        let finding = Finding::error(Code::Unreadable, format!("cannot be read: {}", reason(&error)));
+        if error.kind() == io::ErrorKind::NotFound {
+            return finding.help(
+                "name the file that is meant; with nothing at hand, `exeat serve --allow example.com` needs none, and \
+                 `exeat suggest` makes one of what was reached",
+            );
+        }
+        finding
+    };
     let file = File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     let mut bytes = Vec::new();

@@ -1,7 +1,7 @@
 //! `[proxy]`, `[resolver]`, `[audit]` and `[state]`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -62,7 +62,14 @@ impl Default for Proxy {
 /// Reads `[proxy]`. Relative paths start from `base_dir`.
 pub(crate) fn read_proxy(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut Notes) -> Proxy {
     let default = Proxy::default();
-    let anonymous = fields.string("anonymous", notes).filter(|name| *name != names::NONE);
+    let anonymous = fields.get("anonymous").and_then(|value| {
+        if value.get_ref().as_str().is_none() {
+            let help = "write the name of the policy for clients without credentials, or \"none\"";
+            reader::wrong_type(value, What::Key("anonymous"), "a string", Some(help.to_owned()), notes);
+        }
+        value.get_ref().as_str()
+    });
+    let anonymous = anonymous.filter(|name| *name != names::NONE);
     let (listen, sockets) = read_listen(fields, base_dir, notes).unwrap_or((default.listen, default.sockets));
     Proxy {
         listen,
@@ -174,13 +181,18 @@ pub(crate) fn read_audit(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut N
     }
     if file.is_some() && stdout == Some(true) {
         let finding = Finding::error(Code::Conflict, "records go to a file or to standard output, not both");
-        notes.push(span, finding.help("remove `file` or `stdout`"));
+        notes.push(span.clone(), finding.help("remove `file` or `stdout`"));
     } else if file.is_none() && stdout == Some(false) {
         let finding = Finding::error(Code::MissingKey, "records must go somewhere");
         notes.push(
-            fields.key_span("stdout").unwrap_or(span),
+            fields.key_span("stdout").unwrap_or_else(|| span.clone()),
             finding.help("write file = \"audit.jsonl\", or stdout = true"),
         );
+    } else if let Some(file) = file.filter(|file| !file.is_empty()) {
+        let path = base_dir.join(file);
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let without = "without it the proxy does not start";
+        warn_of_missing("the folder of the audit log", folder, without, &span, notes);
     }
     AuditSettings {
         sink: file.map_or(Sink::Stdout, |file| Sink::File(base_dir.join(file))),
@@ -188,13 +200,28 @@ pub(crate) fn read_audit(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut N
     }
 }
 
+/// Warns of a folder that is not there on this host. It may be made before the proxy starts, as by a service manager.
+fn warn_of_missing(what: &str, folder: &Path, without: &str, span: &Range<usize>, notes: &mut Notes) {
+    // A path without a folder is in the working directory.
+    if folder.as_os_str().is_empty() || folder.is_dir() {
+        return;
+    }
+    let folder = folder.to_string_lossy();
+    let finding = Finding::warning(Code::Unreadable, format!("{what}, `{}`, is not there", shown(&folder)));
+    let help = format!("{without}: install -d -m 700 -o USER {}, for the USER it runs as", shown(&folder));
+    notes.push(span.clone(), finding.help(help));
+}
+
 /// Reads `[state]`. A relative directory is relative to the configuration file.
 pub(crate) fn read_state(fields: &Fields<'_, '_>, base_dir: &Path, notes: &mut Notes) -> Option<PathBuf> {
     let directory = fields.string("directory", notes)?;
+    let span = fields.get("directory").map_or(fields.span(), toml::Spanned::span);
     if directory.is_empty() {
-        let span = fields.get("directory").map_or(fields.span(), toml::Spanned::span);
         let finding = Finding::error(Code::InvalidValue, "`directory` is empty");
-        notes.push(span, finding.help("write directory = \"/var/lib/exeat\""));
+        notes.push(span.clone(), finding.help("write directory = \"/var/lib/exeat\""));
+    } else {
+        let without = "without it revisions, quarantines and revocations end with the process";
+        warn_of_missing("the directory of the state", &base_dir.join(directory), without, &span, notes);
     }
     Some(base_dir.join(directory))
 }

@@ -7,7 +7,8 @@ const WORD_BYTES_MAX: usize = 64;
 const CANDIDATES_MAX: usize = 1000;
 
 /// Returns the known word that `word` most likely means, or `None` if none is close.
-pub(crate) fn closest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+#[must_use]
+pub fn closest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     if word.len() > WORD_BYTES_MAX {
         return None;
     }

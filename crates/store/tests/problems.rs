@@ -241,7 +241,7 @@ fn the_proxy_section() {
 #[test]
 fn the_resolver_the_limits_and_the_audit() {
     const P: &str = "\n[policy.p]\nallow = [\"a.example.com\"]";
-    let cases: [(&str, &str, &[&str]); 15] = [
+    let cases: [(&str, &str, &[&str]); 20] = [
         (
             "servers",
             "[resolver]\nservers = [\"system\", \"192.0.2.1\", \"192.0.2.1:54\", \"2001:db8::1\", \"[2001:db8::1]:54\"]\ntimeout = \"500ms\"\nattempts = 3\nhosts_file = true\ncache_entries = 0",
@@ -318,6 +318,29 @@ fn the_resolver_the_limits_and_the_audit() {
             "audit file empty",
             "[audit]\nfile = \"\"",
             &["e 2:8 `file` is empty | write file = \"audit.jsonl\""],
+        ),
+        (
+            "audit file in no folder",
+            "[audit]\nfile = \"logs/a\"",
+            &[
+                "w 2:8 the folder of the audit log, `/nonexistent/logs`, is not there | without it the proxy does not start: install -d -m 700 -o USER /nonexistent/logs, for the USER it runs as",
+            ],
+        ),
+        ("audit file in a folder", "[audit]\nfile = \"/dev/null\"", &[]),
+        (
+            "no directory of the state",
+            "[state]\ndirectory = \"state\"",
+            &[
+                "w 2:13 the directory of the state, `/nonexistent/state`, is not there | without it revisions, quarantines and revocations end with the process: install -d -m 700 -o USER /nonexistent/state, for the USER it runs as",
+            ],
+        ),
+        ("a directory of the state", "[state]\ndirectory = \"/\"", &[]),
+        (
+            "a boolean for the policy of strangers",
+            "[proxy]\nanonymous = true",
+            &[
+                "e 2:13 `anonymous` must be a string, not a boolean | write the name of the policy for clients without credentials, or \"none\"",
+            ],
         ),
     ];
     for (name, text, want) in cases {

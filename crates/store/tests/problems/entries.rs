@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn entries() {
     let wide = "name a registered domain, or write { suffix = \"com\" } if you mean all of it";
-    let cases: [(&str, &str, &[&str]); 33] = [
+    let cases: [(&str, &str, &[&str]); 35] = [
         (
             "a name, a wildcard, ports",
             r#""a.example.com", "*.example.com:8443", "b.example.com:80,8000-8010""#,
@@ -71,7 +71,21 @@ fn entries() {
             "a leading dot",
             r#"".example.com""#,
             &[
-                "e 2:10 `.example.com` is not a host pattern | write \"*.example.com\" for every name below it",
+                "e 2:10 `.example.com` is not a host pattern | write \"*.example.com\" for every name below it, and \"example.com\" beside it if it is meant, too",
+            ],
+        ),
+        (
+            "a leading dot before a suffix",
+            r#"".co.uk:443""#,
+            &[
+                "e 2:10 `.co.uk:443` is not a host pattern | name a registered domain, or write { suffix = \"co.uk\" } if you mean all of it",
+            ],
+        ),
+        (
+            "this host",
+            r#""localhost:8080""#,
+            &[
+                "e 2:10 `localhost` has one label, which only a local zone can answer | write { host = \"localhost\", ports = [8080], addresses = [\"127.0.0.0/8\", \"::1\"] } with the network it lies in",
             ],
         ),
         (
