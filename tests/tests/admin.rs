@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         flows_are_listed_by_filter,
         a_flow_is_cut_and_the_others_never_notice,
         a_quarantine_holds_until_its_release,
+        a_quarantine_of_nobody_is_told,
         following_prints_what_begins_and_ends,
         requests_that_are_not_understood_say_what_to_do,
         commands_without_a_proxy_say_so,
@@ -308,6 +309,29 @@ fn a_quarantine_holds_until_its_release() -> Result<()> {
     exeat.stop()
 }
 
+/// A name that nobody has holds, since somebody may come to have it; but whoever was meant goes on.
+fn a_quarantine_of_nobody_is_told() -> Result<()> {
+    let world = World::new()?;
+    let exeat = serve(&world)?;
+    let mut other = tunnel_of_other("mail.example.org")?;
+    for (selector, meant) in [
+        ("client=othr", "did you mean `other`?"),
+        ("client=zebra", "nobody who is has a flow"),
+        ("space=bleu", "did you mean `space=blue`?"),
+        ("workload=batch", "nobody who is has a flow"),
+    ] {
+        let put = command(&world, &["quarantine", selector])?;
+        let warned = format!("warning: the configuration knows nobody who is {selector}");
+        ensure!(put.code == 0 && put.err.contains(&warned) && put.err.contains(meant), "{put:?}");
+        ensure!(put.out == format!("{selector} is in quarantine; 0 flows end\n"), "{put:?}");
+    }
+    echoes(&mut other)?;
+    let put = command(&world, &["quarantine", "client=other"])?;
+    ensure!(put.code == 0 && put.err.is_empty(), "{put:?}");
+    other.closed()?;
+    exeat.stop()
+}
+
 fn following_prints_what_begins_and_ends() -> Result<()> {
     let world = World::new()?;
     let exeat = serve(&world)?;
@@ -426,7 +450,7 @@ fn answers_are_as_the_document_describes_them() -> Result<()> {
         ("POST /v1/explain", "{}", "Failure"),
         ("POST /v1/reload", "", "Changed"),
         ("DELETE /v1/flows?client=nobody", "", "Cut"),
-        ("POST /v1/quarantine", "{\"label\":\"space=green\"}", "Cut"),
+        ("POST /v1/quarantine", "{\"label\":\"space=green\"}", "Quarantine"),
         ("GET /v1/quarantine", "", "Quarantined"),
         ("DELETE /v1/quarantine?label=space%3Dgreen", "", "Released"),
     ] {

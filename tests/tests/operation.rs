@@ -14,6 +14,7 @@ use exeat_tests::exeat::{Exeat, binary};
 use exeat_tests::fixture::{ask, configuration, echoes, get, request_with, tunnel};
 use exeat_tests::namespace::{HOSTS_FILE_NAME, PROXY};
 use exeat_tests::raw::{Raw, authorization};
+use exeat_tests::terminal::Terminal;
 use exeat_tests::world::World;
 use exeat_tests::{harness, scenarios};
 use nix::sys::signal::Signal;
@@ -34,6 +35,8 @@ fn main() -> ExitCode {
         explain_and_the_proxy_agree,
         added_clients_get_in_and_comments_stay,
         a_password_hash_from_standard_input_gets_in,
+        a_password_on_a_terminal_is_asked_for_twice_and_not_shown,
+        one_line_of_standard_input_is_a_password_and_two_are_not,
         the_hosts_file_is_not_read,
         unresponsive_name_servers_and_origins_end_in_an_answer,
     ])
@@ -284,7 +287,9 @@ fn explain_and_the_proxy_agree() -> Result<()> {
     // What stands there does not speak HTTP, so the request fails behind the decision.
     ensure!(explain("http://example.com:8080/")?.code == 0 && status("example.com:8080")? == 502);
     let stranger = exeat(directory, &["explain", "nobody", "http://example.com/"])?;
-    ensure!(stranger.code == 1 && stranger.err.contains("nobody"), "{stranger:?}");
+    ensure!(stranger.code == 2 && stranger.err.contains("nobody"), "{stranger:?}");
+    let mistyped = exeat(directory, &["explain", "ap", "http://example.com/"])?;
+    ensure!(mistyped.code == 2 && mistyped.err.contains("did you mean `app`?"), "{mistyped:?}");
     exeat_process.stop()
 }
 
@@ -354,6 +359,40 @@ fn a_password_hash_from_standard_input_gets_in() -> Result<()> {
     exeat.stop()
 }
 
+fn a_password_on_a_terminal_is_asked_for_twice_and_not_shown() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let line = format!("exec {} client hash 2>&1", binary()?.display());
+    for (second, want) in [("a human's password", 0), ("another", 1)] {
+        let mut terminal = Terminal::start(folder.path(), 24, 100, &line)?;
+        terminal.until_written("password (it is not shown): ")?;
+        terminal.press("a human's passwort\x7fd\r")?;
+        terminal.until_written("the same again: ")?;
+        terminal.press(&format!("{second}\r"))?;
+        ensure!(terminal.wait()? == want, "{second}: {}", terminal.written());
+        let written = terminal.written();
+        ensure!(!written.contains("human"), "{written}");
+        ensure!(written.contains("$argon2id$") == (want == 0), "{written}");
+    }
+    Ok(())
+}
+
+fn one_line_of_standard_input_is_a_password_and_two_are_not() -> Result<()> {
+    for (input, want) in [("one\n", 0), ("one", 0), ("one\ntwo\n", 1), ("\n", 1)] {
+        let mut child = Command::new(binary()?)
+            .args(["client", "hash"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("run exeat")?;
+        child.stdin.take().context("its input")?.write_all(input.as_bytes())?;
+        let output = child.wait_with_output()?;
+        ensure!(output.status.code() == Some(want), "{input:?}: {:?}", output.status);
+        ensure!(output.stdout.starts_with(b"$argon2id$") == (want == 0), "{input:?}");
+    }
+    Ok(())
+}
+
 fn the_hosts_file_is_not_read() -> Result<()> {
     let world = World::new()?;
     let allow = format!("\"{HOSTS_FILE_NAME}\"");
@@ -375,7 +414,7 @@ fn unresponsive_name_servers_and_origins_end_in_an_answer() -> Result<()> {
     world.dns.set("far.example.org", exeat_tests::dns::Entry::addresses(&["93.184.217.7"]));
     world.dns.set("one.example.org", exeat_tests::dns::Entry::addresses(&["93.184.217.8", "93.184.216.35"]));
     let extra = "[limits]\nconnect_timeout = \"1s\"\nresponse_head_timeout = \"500ms\"\n[resolver]\nservers = [\"10.99.0.53:53\"]\ntimeout = \"300ms\"\nattempts = 1\n";
-    let exeat = Exeat::serve(
+    let mut exeat = Exeat::serve(
         world.directory(),
         &config(r#""*.example.org", "silent.example.org:8080""#, extra),
         PROXY,
@@ -388,5 +427,6 @@ fn unresponsive_name_servers_and_origins_end_in_an_answer() -> Result<()> {
         let got = get(&format!("{host}/"))?;
         ensure!(got == (status, reason.map(str::to_owned)), "{host}: {got:?}");
     }
+    exeat.wait_for_output("a name server of [resolver] does not answer")?;
     exeat.stop()
 }

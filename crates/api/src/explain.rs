@@ -117,13 +117,7 @@ pub(crate) async fn post(
         return Err(Failure::request(format!("more than {ADDRESSES_MAX} addresses")));
     }
     let snapshot = admin.proxy.snapshot();
-    let everyone = Everyone {
-        clients: &snapshot.clients,
-        workloads: &snapshot.workloads,
-        certificates: &snapshot.certificates,
-        anonymous: snapshot.anonymous.as_ref(),
-        is_central: snapshot.is_central,
-    };
+    let everyone = Everyone::from(&*snapshot);
     let nobody = |what, name: &str| {
         Failure::new(StatusCode::NOT_FOUND, format!("there is no {what} `{name}`"))
             .help("use the name of a [client.NAME] or a [workload.NAME], or `anonymous`")

@@ -164,8 +164,9 @@ pub(crate) async fn cut_one(
     Extension(caller): Extension<Caller>,
     id: Result<Path<u64>, PathRejection>,
 ) -> Result<Json<Cut>, Failure> {
-    let Path(id) =
-        id.map_err(|_| Failure::request("the id of a flow is a number").help("GET /v1/flows lists them"))?;
+    let Path(id) = id.map_err(|_| {
+        Failure::request("the id of a flow is a number").help("which there are: exeat flows, GET /v1/flows")
+    })?;
     match cut_recorded(&admin, caller, &FlowFilter::from(FlowId(id))) {
         0 => {
             Err(Failure::new(StatusCode::NOT_FOUND, format!("there is no flow {id}"))

@@ -145,9 +145,8 @@ impl From<Refused> for Failure {
                 .problems(report),
             Refused::Moved { now } => Self::new(StatusCode::PRECONDITION_FAILED, error)
                 .help(format!("look at what changed since, then name revision {now}")),
-            Refused::Unknown { .. } => {
-                Self::new(StatusCode::NOT_FOUND, error).help("GET /v1/policy/revisions lists those that are")
-            }
+            Refused::Unknown { .. } => Self::new(StatusCode::NOT_FOUND, error)
+                .help("those that are: exeat policy revisions, GET /v1/policy/revisions"),
             Refused::Edited { .. } => Self::new(StatusCode::CONFLICT, error)
                 .help("reload to let the edits decide, or overwrite them (overwrite=true, --overwrite)"),
             Refused::NoFile { .. } => {

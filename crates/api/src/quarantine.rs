@@ -5,7 +5,8 @@ use axum::{
     extract::{Query, State, rejection::QueryRejection},
 };
 use exeat_audit::{Action, Effect};
-use exeat_proxy::{Selector, StateError};
+use exeat_proxy::{Selector, Snapshot, StateError};
+use exeat_store::closest;
 use http::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     admin::Admin,
     error::{Failure, Sent},
-    flows::{Cut, selector},
+    flows::selector,
     recorded::{self, Told},
     server::Caller,
+    who::Everyone,
 };
 
 /// Who is meant: one client, all that come from a workload, or all that carry a label.
@@ -41,6 +43,21 @@ pub(crate) struct Quarantined {
     quarantined: Vec<Who>,
 }
 
+/// What came of a quarantine.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Quarantine")]
+pub(crate) struct Held {
+    /// How many flows end.
+    cut: usize,
+    /// Whether the configuration knows of anybody who is meant, or somebody who is had a flow. It holds even if not, for who comes
+    /// later.
+    known: bool,
+    /// If not: the name that is most like the one that was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"payments")]
+    similar: Option<String>,
+}
+
 /// What came of a release.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Released {
@@ -49,6 +66,33 @@ pub(crate) struct Released {
 }
 
 impl Who {
+    /// Says whether `snapshot` knows of anybody who is meant, or else which name is most like the one that is here. Labels that
+    /// tokens give are known to their issuers alone.
+    fn known(&self, snapshot: &Snapshot) -> Result<(), Option<String>> {
+        let everyone = Everyone::from(snapshot);
+        if let Some(name) = &self.client {
+            let is_issuers = |issuer: &str| snapshot.issuers.all().any(|known| *known.name == *issuer);
+            let of_token = name.split_once('/').is_some_and(|(issuer, _)| is_issuers(issuer));
+            return match everyone.get(name) {
+                Some(_) => Ok(()),
+                None if of_token => Ok(()),
+                None => Err(everyone.closest(name).map(str::to_owned)),
+            };
+        }
+        if let Some(name) = &self.workload {
+            let names = || everyone.workloads.principals().map(|workload| &*workload.name);
+            let is_known = names().any(|known| known == name);
+            return if is_known { Ok(()) } else { Err(closest(name, names()).map(str::to_owned)) };
+        }
+        let Some(pair) = &self.label else { return Ok(()) };
+        let labels = everyone.principals().flat_map(|principal| principal.labels.iter());
+        let pairs: Vec<String> = labels.map(|(label, value)| format!("{label}={value}")).collect();
+        if !snapshot.issuers.is_empty() || pairs.contains(pair) {
+            return Ok(());
+        }
+        Err(closest(pair, pairs.iter().map(String::as_str)).map(str::to_owned))
+    }
+
     fn selector(&self) -> Result<Selector, Failure> {
         selector(self.client.as_deref(), self.workload.as_deref(), self.label.as_deref())?.ok_or_else(|| {
             Failure::request("nobody is named").help("name a client, a workload, or a label as KEY=VALUE")
@@ -76,8 +120,9 @@ pub(crate) async fn add(
     State(admin): State<Admin>,
     Extension(caller): Extension<Caller>,
     Sent(who): Sent<Who>,
-) -> Result<Json<Cut>, Failure> {
+) -> Result<Json<Held>, Failure> {
     let selector = who.selector()?;
+    let known = who.known(&admin.proxy.snapshot());
     let work = move || {
         let target = selector.to_string();
         let cut = admin.proxy.quarantine(selector);
@@ -94,7 +139,9 @@ pub(crate) async fn add(
     };
     let cut = on_disk(work).await?;
     let cut = cut.map_err(|error| unkept(&error, "the quarantine holds, but not over a restart"))?;
-    Ok(Json(Cut { cut }))
+    // Who has a flow is somebody.
+    let known = if cut > 0 { Ok(()) } else { known };
+    Ok(Json(Held { cut, known: known.is_ok(), similar: known.err().flatten() }))
 }
 
 pub(crate) async fn release(
@@ -120,7 +167,7 @@ pub(crate) async fn release(
     match released.map_err(|error| unkept(&error, "the quarantine still holds"))? {
         true => Ok(Json(Released { released: true })),
         false => Err(Failure::new(StatusCode::NOT_FOUND, format!("{shown} is not in quarantine"))
-            .help("GET /v1/quarantine lists who is")),
+            .help("who is: exeat quarantine, GET /v1/quarantine")),
     }
 }
 

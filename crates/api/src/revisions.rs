@@ -109,6 +109,6 @@ pub(crate) async fn one(
 pub(crate) fn parse(text: &str) -> Result<Revision, Failure> {
     text.parse().map(Revision).map_err(|_| {
         Failure::request(format!("`{text}` is not the number of a revision"))
-            .help("GET /v1/policy/revisions lists them")
+            .help("which there are: exeat policy revisions, GET /v1/policy/revisions")
     })
 }

@@ -151,6 +151,6 @@ pub(crate) async fn lift(
     match lifted.map_err(|error| unkept(&error, "the revocation still holds"))? {
         true => Ok(Json(Lifted { lifted: true })),
         false => Err(Failure::new(StatusCode::NOT_FOUND, format!("{shown} is not revoked"))
-            .help("GET /v1/revocations lists what is")),
+            .help("what is: exeat token revocations, GET /v1/revocations")),
     }
 }

@@ -291,7 +291,7 @@ pub(crate) const ROUTES: [Route; 23] = [
         parameters: &[],
         body: Some(Content::json::<quarantine::Who>()),
         answers: &[
-            Answer::json::<flows::Cut>("It holds. The flows end within a second."),
+            Answer::json::<quarantine::Held>("It holds. The flows end within a second."),
             Answer::failure(400, "It names nobody."),
             Answer::failure(409, "There are too many."),
             BODY_TOO_LARGE,

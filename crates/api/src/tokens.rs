@@ -119,6 +119,10 @@ pub(crate) async fn issue(
     let shown = wanted.shown();
     let (issuer, order) = wanted.order()?;
     let snapshot = admin.proxy.snapshot();
+    if snapshot.issuers.is_empty() {
+        let help = "add an [issuer.NAME] with signing_key = \"issuer.pem\" to the configuration";
+        return Err(Failure::new(StatusCode::CONFLICT, "the configuration has no issuer").help(help));
+    }
     let issued = snapshot.issuers.issue(&snapshot.policy, issuer.as_deref(), order, SystemTime::now());
     let Issued { token, principal, expires } = issued.map_err(|error| {
         let failure = failure(&error, issuer.as_deref());

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use exeat_identity::{Certificates, Clients, Principal, Proof, Workloads};
 use exeat_policy::{Explanation, Outcome, Reason, Stage};
+use exeat_proxy::Snapshot;
 
 /// Everyone whom a configuration knows.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +21,19 @@ pub struct Everyone<'a> {
     pub is_central: bool,
 }
 
-impl Everyone<'_> {
+impl<'a> From<&'a Snapshot> for Everyone<'a> {
+    fn from(snapshot: &'a Snapshot) -> Self {
+        Self {
+            clients: &snapshot.clients,
+            workloads: &snapshot.workloads,
+            certificates: &snapshot.certificates,
+            anonymous: snapshot.anonymous.as_ref(),
+            is_central: snapshot.is_central,
+        }
+    }
+}
+
+impl<'a> Everyone<'a> {
     /// Returns the client or the workload of this name, or who `anonymous` is.
     #[must_use]
     pub fn get(self, name: &str) -> Option<Arc<Principal>> {
@@ -28,6 +41,18 @@ impl Everyone<'_> {
         let anonymous = || self.anonymous.filter(|_| name == "anonymous").cloned();
         let holder = || self.certificates.principals().find(|holder| &*holder.name == name).cloned();
         self.clients.principal(name).or_else(workload).or_else(holder).or_else(anonymous)
+    }
+
+    /// Returns the name of a client or a workload that is most like this one, if any is.
+    #[must_use]
+    pub fn closest(self, name: &str) -> Option<&'a str> {
+        exeat_store::closest(name, self.principals().map(|principal| &*principal.name))
+    }
+
+    /// Everyone whom the configuration names.
+    pub(crate) fn principals(self) -> impl Iterator<Item = &'a Arc<Principal>> {
+        let places = self.workloads.principals().chain(self.certificates.principals());
+        self.clients.principals().chain(places).chain(self.anonymous)
     }
 
     /// Adds to `explanation` whether what proves `principal` counts on a connection from `workload`, as the first stage.

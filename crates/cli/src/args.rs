@@ -17,9 +17,12 @@ mod sandbox;
 mod selftest;
 mod suggest;
 mod token;
+mod values;
 
 pub(crate) use firewall::FirewallAttachArgs;
-pub(crate) use firewall::{FirewallCommand, FirewallDoctorArgs, FirewallShowArgs, FirewallWhyArgs};
+pub(crate) use firewall::{
+    FirewallCommand, FirewallDoctorArgs, FirewallOutput, FirewallShowArgs, FirewallWhyArgs,
+};
 pub(crate) use flows::{CutArgs, FlowsArgs, FlowsCommand, QuarantineArgs, TopArgs, Which, Who};
 pub(crate) use generate::{GenerateArgs, GenerateCommand, KubernetesArgs};
 pub(crate) use policy::{PolicyCommand, PolicyDiffArgs, PutArgs, PutHow, RevisionsArgs, RollbackArgs};
@@ -33,9 +36,10 @@ pub(crate) use token::{IssueArgs, KeygenArgs, RevocationsArgs, RevokeArgs, Token
 #[command(
     name = "exeat",
     version,
+    max_term_width = 100,
     about = "Controls what workloads may reach outside themselves",
-    long_about = "Exeat is a forward proxy with one policy: a workload reaches the destinations that a \
-                  rule allows, and everything else gets a refusal that says why.",
+    long_about = "Exeat lets a workload reach the destinations that a rule allows, and answers everything else with a refusal \
+                  that says why. One policy decides at a proxy, for names, in the kernel and around a single command.",
     after_help = "Examples:\n  \
                   exeat serve --allow example.com --allow '*.example.org'\n  \
                   exeat serve --config exeat.toml\n  \
@@ -59,7 +63,7 @@ pub enum Command {
     /// Run a command whose only way out is the proxy
     Run(RunArgs),
     /// Run commands, each confined, for others
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  exeat sandbox serve --runs 4 --audit audit.jsonl")]
     Sandbox(SandboxCommand),
     /// Try every way out of a sandbox on this host, and say what came of it
     Selftest(SelftestArgs),
@@ -80,24 +84,43 @@ pub enum Command {
     /// Refuse everything to a client, or to all with a label, and end their flows
     Quarantine(QuarantineArgs),
     /// Show, compare and replace what the running proxy decides by
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  \
+                      exeat policy get > exeat.toml.new\n  \
+                      exeat policy diff exeat.toml.new && exeat policy put exeat.toml.new\n  \
+                      exeat policy revisions\n  \
+                      exeat policy rollback 11"
+    )]
     Policy(PolicyCommand),
     /// Say what two configurations allow differently, client by client
     Diff(DiffArgs),
     /// Write what leaves a workload no way out but the proxy: for Docker, compose or Kubernetes
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  exeat generate compose > compose.yaml")]
     Generate(GenerateCommand),
     /// Make a configuration of the host lists of others
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  exeat import hosts-yaml allowed-hosts.yaml > exeat.toml")]
     Import(ImportCommand),
     /// Hold the packets of clients to names, in the kernel
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  \
+                      exeat firewall attach --bridge br-1c9e0c8ba3f2 example.com\n  \
+                      exeat firewall doctor\n  \
+                      exeat firewall show"
+    )]
     Firewall(FirewallCommand),
-    /// Let tokens count no longer, and end their flows
-    #[command(subcommand)]
+    /// Make keys and tokens, look at them, and let them count no longer
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  \
+                      exeat token keygen issuer.pem > jwks.json\n  \
+                      exeat token verify --config exeat.toml < token\n  \
+                      exeat token revoke container=sbx-1"
+    )]
     Token(TokenCommand),
     /// Make credentials for clients
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  exeat client add payments --policy payments --generated")]
     Client(ClientCommand),
     /// Print the completion script of a shell
     #[command(after_help = "Example:\n  exeat completions bash > /etc/bash_completion.d/exeat")]
@@ -138,7 +161,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "ENTRY", requires = "allow")]
     pub deny: Vec<String>,
     /// The address to listen on [default: 127.0.0.1:3128]
-    #[arg(long, value_name = "ADDRESS:PORT", requires = "allow")]
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "allow", value_parser = values::parse_address_and_port)]
     pub listen: Option<SocketAddr>,
     /// Refuse nothing that is public, and record what would have been refused
     #[arg(long, requires = "allow")]
@@ -151,10 +174,10 @@ pub struct ServeArgs {
 /// Arguments of `run`.
 #[derive(Args, Clone, Debug)]
 #[command(
-    after_help = "The command gets namespaces of its own: its network has nothing but loopback, every connection that it\n\
-                        makes goes to the proxy, and sockets of the host are out of its sight. Nothing needs to be set up, and\n\
+    after_help = "The command gets namespaces of its own: its network has nothing but loopback, every connection that it \
+                        makes goes to the proxy, and sockets of the host are out of its sight. Nothing needs to be set up, and \
                         nobody needs to be root. For root it runs as whoever called sudo, or as nobody; --user names another.\n\n\
-                        Exit status: the command's; 128 and the number of the signal that ended it; 127 there is no such\n\
+                        Exit status: the command's; 128 and the number of the signal that ended it; 127 there is no such \
                         command, 126 it cannot be run, 125 it was not run for another reason, 124 its --timeout was over.\n\n\
                         Examples:\n  \
                         exeat run --allow example.com -- curl https://example.com/\n  \
@@ -256,7 +279,7 @@ pub struct Output {
                         Exit status: 0 reloaded, 78 the configuration has errors and the old policy stays, 1 otherwise.\n\n\
                         Examples:\n  \
                         exeat reload\n  \
-                        exeat reload --socket /run/exeat/exeat.sock")]
+                        exeat reload --socket /run/exeat/api.sock")]
 pub struct ReloadArgs {
     /// Where to ask
     #[command(flatten)]
@@ -289,8 +312,8 @@ pub enum Format {
 #[derive(Args, Debug)]
 #[command(
     override_usage = "exeat explain [OPTIONS] <CLIENT> <URL>\n       exeat explain [OPTIONS] --token <FILE> <URL>",
-    after_help = "Exit status: 0 allowed, 1 refused, 78 the configuration is not usable. What is no destination is \
-                        refused with the reason that the proxy would give.\n\n\
+    after_help = "Exit status: 0 allowed, 1 refused, 2 there is no such client, 78 the configuration is not usable. What is no \
+                        destination is refused with the reason that the proxy would give.\n\n\
                         Examples:\n  \
                         exeat explain payments https://api.example.com/v1/charges\n  \
                         exeat explain payments db.corp.example:5432 --address 10.20.1.7\n  \
@@ -317,7 +340,7 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "NAME")]
     pub workload: Option<String>,
     /// Judge these addresses as the answer for the name; repeatable
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = values::parse_address)]
     pub address: Vec<IpAddr>,
     /// Resolve the name, if a rule allows it, and judge the answer
     #[arg(long, conflicts_with = "address")]
@@ -340,8 +363,18 @@ pub struct DiffArgs {
     #[arg(value_name = "NEW")]
     pub new: PathBuf,
     /// How to print differences
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
+    #[arg(long, value_enum, default_value_t)]
+    pub format: DiffFormat,
+}
+
+/// How differences are printed.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub enum DiffFormat {
+    /// For people: lines with + and -, by client, with the place of the rule.
+    #[default]
+    Text,
+    /// For programs: one JSON object a line, with a request to see the difference with.
+    Json,
 }
 
 /// Formats that configurations are made of.
@@ -349,9 +382,9 @@ pub struct DiffArgs {
 pub enum ImportCommand {
     /// Print the configuration of a YAML file with a list of hosts for each group
     #[command(
-        after_help = "`blocked` lists what is refused; its `*`, everything that no group has, holds anyway. Lists with other names\n\
+        after_help = "`blocked` lists what is refused; its `*`, everything that no group has, holds anyway. Lists with other names \
                       that say so (`deny`, `blocklist`) are errors.\n\
-                      What is not carried over is told with its place; nothing is printed if that might refuse something.\n\
+                      What is not carried over is told with its place. If without it less would be refused, nothing is printed.\n\
                       Exit status: 0 all of it is carried over, 1 some or all is not.\n\n\
                       Example:\n  \
                       exeat import hosts-yaml allowed-hosts.yaml > exeat.toml && exeat check"
@@ -366,8 +399,9 @@ pub enum ImportCommand {
 /// Commands about clients.
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
-    /// Read a password on standard input and print its hash
+    /// Ask for a password, or read one line of standard input, and print the hash
     #[command(after_help = "Examples:\n  \
+                            exeat client hash\n  \
                             exeat client hash < password.txt\n  \
                             exeat client hash --generated   # makes one: the password goes to standard error")]
     Hash {
@@ -377,7 +411,7 @@ pub enum ClientCommand {
     },
     /// Add a client to the configuration file; comments and order are kept
     #[command(
-        after_help = "The password is read from standard input; with --generated one is made and printed.\n\n\
+        after_help = "The password is asked for, or is the one line of standard input; with --generated one is made and printed.\n\n\
                             Examples:\n  \
                             exeat client add payments --policy payments --generated\n  \
                             exeat client add payments --rotate --generated   # a second password beside the first"

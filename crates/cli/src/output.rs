@@ -1,7 +1,7 @@
 //! What the program says: data on standard output, everything else on standard error, colours
 //! only on a terminal, and exit codes that scripts can rely on.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -20,6 +20,8 @@ pub enum Exit {
     Failure,
     /// The configuration is not usable (`EX_CONFIG` of sysexits).
     Config,
+    /// The command line means nothing.
+    Usage,
     /// `run`: the command was not run.
     NotRun,
 }
@@ -31,6 +33,7 @@ impl Exit {
         match self {
             Self::Success => 0,
             Self::Refused | Self::Different | Self::Failure => 1,
+            Self::Usage => 2,
             Self::Config => 78,
             Self::NotRun => 125,
         }
@@ -75,10 +78,38 @@ pub fn error_text(error: &anyhow::Error) -> String {
     }
 }
 
+/// A name on the command line that stands for nothing. A wrong flag is no different, and where 1 says "refused" this must not.
+#[derive(Debug)]
+pub(crate) struct Unknown {
+    what: String,
+    meant: Option<String>,
+}
+
+impl Unknown {
+    /// `what` says what there is not, and `meant` is the name that is there and most like it.
+    pub(crate) fn new(what: String, meant: Option<&str>) -> Self {
+        Self { what, meant: meant.map(str::to_owned) }
+    }
+}
+
+impl Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        self.meant.as_ref().map_or(Ok(()), |meant| write!(f, "; did you mean `{meant}`?"))
+    }
+}
+
+impl std::error::Error for Unknown {}
+
 /// Prints an error and returns the exit code for it.
 pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
     print_error(error);
-    Exit::Failure.into()
+    if error.is::<Unknown>() { Exit::Usage.into() } else { Exit::Failure.into() }
+}
+
+/// Returns `1 packet` or `2 packets`.
+pub(crate) fn number_of(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Writes to standard error; colours go only to a terminal that wants them. A closed standard

@@ -167,8 +167,8 @@ fn row(line: &str) -> Option<(SocketAddr, u64)> {
 
 /// What a process calls itself is its own to say: a terminal shall not do what is in it.
 fn printable(name: &[u8]) -> Arc<str> {
-    let name = String::from_utf8_lossy(name.trim_ascii_end());
-    name.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect::<String>().into()
+    let name = String::from_utf8_lossy(name.trim_ascii());
+    name.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect::<String>().into()
 }
 
 #[cfg(test)]
@@ -197,6 +197,7 @@ mod tests {
     fn names_are_shown_without_what_a_terminal_would_do() {
         assert_eq!(&*printable(b"cu\x1b[2Jrl \xff\n"), "cu?[2Jrl??");
         assert_eq!(&*printable(b"git-remote-http\n"), "git-remote-http");
+        assert_eq!(&*printable(b" npm view demo-r\n"), "npm view demo-r");
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
-use super::Output;
+use super::values::parse_address;
 
 /// What to do with the firewall.
 #[derive(Debug, Subcommand)]
@@ -13,18 +13,31 @@ pub enum FirewallCommand {
     /// Hold the clients of a bridge or a device, or processes of this host, to what names they may reach: sets all of it up and runs
     Attach(FirewallAttachArgs),
     /// List what names have opened, for whom, and for how long
+    #[command(
+        after_help = "A line is client, name, address, ports and what remains of it; below is what was let through and refused.\n\n\
+                            Examples:\n  \
+                            exeat firewall show\n  \
+                            exeat firewall show --json | jq -r '.opened[].name' | sort | uniq -c"
+    )]
     Show(FirewallShowArgs),
     /// Say which names have opened an address, or what is open for a client
+    #[command(after_help = "Examples:\n  \
+                            exeat firewall why 93.184.216.34   # by which names it was opened, and for whom\n  \
+                            exeat firewall why 172.18.0.5      # what this client may reach now")]
     Why(FirewallWhyArgs),
     /// Check that the rules are in force, for both address families, with packets sent as clients send them
     Doctor(FirewallDoctorArgs),
     /// Take away every rule of the firewall, whether or not it runs
+    #[command(
+        after_help = "Clients are held to nothing then. One that runs puts its rules back: end it first.\n\nExample:\n  exeat firewall remove"
+    )]
     Remove,
 }
 
 /// Arguments of `firewall attach`.
 #[derive(Args, Clone, Debug)]
 #[command(
+    group(ArgGroup::new("clients").args(["bridges", "interfaces", "namespaces", "cgroups"]).required(true).multiple(true)),
     after_help = "Names are asked of this program, whichever server the clients have; an answer opens what it says, \
                         for the client that asked, before it is given. The rules stay when the program ends: nothing more \
                         is opened then. `exeat firewall remove` takes them away.\n\n\
@@ -36,7 +49,7 @@ pub enum FirewallCommand {
 )]
 pub struct FirewallAttachArgs {
     /// A bridge whose members are the clients, such as that of a Docker network; repeatable
-    #[arg(long = "bridge", value_name = "NAME", required_unless_present_any = ["interfaces", "namespaces", "cgroups"])]
+    #[arg(long = "bridge", value_name = "NAME")]
     pub bridges: Vec<String>,
     /// Another device that clients come by; repeatable
     #[arg(long = "interface", value_name = "NAME")]
@@ -71,7 +84,19 @@ pub struct FirewallAttachArgs {
 pub struct FirewallShowArgs {
     /// Where and how to print.
     #[command(flatten)]
-    pub output: Output,
+    pub output: FirewallOutput,
+}
+
+/// Where the firewall is that runs, and how its answer is printed.
+#[derive(Args, Debug)]
+pub struct FirewallOutput {
+    /// The socket of its admin API [default: /run/exeat-firewall.sock, or in $XDG_RUNTIME_DIR; else $EXEAT_SOCKET, or that of
+    /// ./exeat.toml]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `firewall doctor`.
@@ -81,10 +106,13 @@ pub struct FirewallShowArgs {
                         attachment are: from a port of the bridge that is there for some seconds, from the other end of a veth \
                         pair, from a process in the control group. They must be refused, and questions for names answered. It \
                         must be root, and needs the program `ip` for devices.\n\n\
-                        Exit status: 0 nothing is wrong, 1 something is. A line that begins with ?? is what could not be proved."
+                        Exit status: 0 nothing is wrong, 1 something is. A line that begins with ?? is what could not be proved.\n\n\
+                        Examples:\n  \
+                        exeat firewall doctor\n  \
+                        exeat firewall doctor --socket /run/exeat/api.sock"
 )]
 pub struct FirewallDoctorArgs {
-    /// The socket of the admin API of the firewall that runs, which says what is attached
+    /// The socket of the admin API of the firewall that runs, which says what is attached [default: as of `exeat firewall show`]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 }
@@ -93,8 +121,9 @@ pub struct FirewallDoctorArgs {
 #[derive(Args, Debug)]
 pub struct FirewallWhyArgs {
     /// The address of a destination, or of a client
+    #[arg(value_parser = parse_address)]
     pub address: IpAddr,
     /// Where and how to print.
     #[command(flatten)]
-    pub output: Output,
+    pub output: FirewallOutput,
 }

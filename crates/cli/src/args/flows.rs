@@ -11,7 +11,7 @@ use super::Output;
 #[derive(Args, Debug)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "On a terminal a table; elsewhere a line for each flow, tab-separated: id, kind, client, target,\n\
+    after_help = "On a terminal a table; elsewhere a line for each flow, tab-separated: id, kind, client, target, \
                   address, age, bytes up, bytes down, place of the rule, next hop.\n\n\
                   Examples:\n  \
                   exeat flows\n  \
@@ -87,7 +87,7 @@ pub struct CutArgs {
 /// Arguments of `top`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "A row is one client and one target: bytes and requests for each second, open flows, the age\n\
+    after_help = "A row is one client and one target: bytes and requests for each second, open flows, the age \
                         of the oldest. Below are refusals by reason, and who was refused what. `?` shows the keys.\n\
                         Not on a terminal, it prints what is there once and ends.\n\n\
                         Examples:\n  \

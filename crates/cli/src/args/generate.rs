@@ -66,7 +66,7 @@ pub struct KubernetesArgs {
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     pub workload_label: Option<(String, String)>,
     /// An address of the cluster's service range for the proxy, by which pods find it
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = super::values::parse_address)]
     pub service_ip: Option<IpAddr>,
 }
 

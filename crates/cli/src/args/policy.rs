@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::Output;
+use super::values::parse_revision;
 
 /// Commands about what decides.
 #[derive(Debug, Subcommand)]
@@ -13,7 +14,7 @@ pub enum PolicyCommand {
     #[command(after_help = "It holds the password hashes of clients.\n\n\
                             Examples:\n  \
                             exeat policy get > exeat.toml.new\n  \
-                            exeat policy get 12 --socket /run/exeat/exeat.sock")]
+                            exeat policy get 12 --socket /run/exeat/api.sock")]
     Get(GetArgs),
     /// Let a document take the place of the configuration file, and decide from now on
     #[command(
@@ -36,7 +37,7 @@ pub enum PolicyCommand {
     Diff(PolicyDiffArgs),
     /// List the revisions that are kept, the newest first
     #[command(
-        after_help = "On a terminal a table; elsewhere a line for each, tab-separated: revision, time, origin, user id,\n\
+        after_help = "On a terminal a table; elsewhere a line for each, tab-separated: revision, time, origin, user id, \
                       bytes, SHA-256 of the document, what changed.\n\n\
                       Examples:\n  \
                       exeat policy revisions\n  \
@@ -57,7 +58,7 @@ pub enum PolicyCommand {
 #[derive(Args, Debug)]
 pub struct GetArgs {
     /// The number of the revision [default: the one that decides]
-    #[arg(value_name = "REVISION")]
+    #[arg(value_name = "REVISION", value_parser = parse_revision)]
     pub revision: Option<u64>,
     /// The socket of the running proxy's admin API [default: $EXEAT_SOCKET, or that of ./exeat.toml]
     #[arg(long, value_name = "PATH")]
@@ -68,7 +69,7 @@ pub struct GetArgs {
 #[derive(Args, Debug)]
 pub struct PutHow {
     /// Only if this revision still decides
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, value_name = "REVISION", value_parser = parse_revision)]
     pub if_revision: Option<u64>,
     /// Say what would come of it and change nothing
     #[arg(long)]
@@ -99,10 +100,10 @@ pub struct PolicyDiffArgs {
     #[arg(value_name = "FILE", conflicts_with_all = ["from", "to"], required_unless_present = "from")]
     pub file: Option<PathBuf>,
     /// The number of the earlier revision
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, value_name = "REVISION", value_parser = parse_revision)]
     pub from: Option<u64>,
     /// The number of the later revision [default: the one that decides]
-    #[arg(long, value_name = "REVISION", requires = "from")]
+    #[arg(long, value_name = "REVISION", value_parser = parse_revision, requires = "from")]
     pub to: Option<u64>,
     /// Where to ask
     #[command(flatten)]
@@ -121,7 +122,7 @@ pub struct RevisionsArgs {
 #[derive(Args, Debug)]
 pub struct RollbackArgs {
     /// The number of the revision whose document decides again
-    #[arg(value_name = "REVISION")]
+    #[arg(value_name = "REVISION", value_parser = parse_revision)]
     pub revision: u64,
     /// How
     #[command(flatten)]

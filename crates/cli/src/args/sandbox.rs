@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Arg, Args, Subcommand};
 
 use super::limits::LimitArgs;
+use super::values::parse_address_and_port;
 
 /// What to do about sandboxes.
 #[derive(Debug, Subcommand)]
@@ -17,8 +18,8 @@ pub enum SandboxCommand {
 /// Arguments of `sandbox serve`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Each command is confined as `exeat run` confines one, under the policy or token that comes with it, and\n\
-                        is a principal of its own in the audit log. Callers need the secret: from --secret-file, which is made at the first start, or from\n\
+    after_help = "Each command is confined as `exeat run` confines one, under the policy or token that comes with it, and is a principal of \
+                        its own in the audit log. Callers need the secret: from --secret-file, which is made at the first start, or from \
                         the variable EXEAT_PROCESS_API_SECRET. Commands end when the server does.\n\n\
                         Signals:\n  \
                         SIGTERM  tell commands to end, and exit when they have, or after five seconds\n\n\
@@ -32,7 +33,7 @@ pub enum SandboxCommand {
 )]
 pub struct SandboxServeArgs {
     /// The address to listen on
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080", value_parser = parse_address_and_port)]
     pub addr: SocketAddr,
     /// Refuse every connection that comes from this host
     #[arg(long)]

@@ -5,7 +5,7 @@ use clap::Args;
 /// Arguments of `selftest`.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "A sandbox is made as `exeat run` makes it, with servers of its own outside as bait, and every way out is tried\n\
+    after_help = "A sandbox is made as `exeat run` makes it, with servers of its own outside as bait, and every way out is tried \
                         from inside. Nothing leaves this host as long as all of them are shut.\n\n\
                         Exit status: 0 everything ended as it must, 1 something did not, or the sandbox could not be made.\n\n\
                         Examples:\n  \

@@ -1,17 +1,15 @@
 //! `client hash` and `client add`: passwords are read or made here and leave as hashes only.
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, Write};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use exeat_identity::{generate_password, hash_generated, hash_password};
 use exeat_policy::Revision;
 use exeat_store::{Existing, NewClient, Options};
 
 use crate::args::{AddArgs, ClientCommand};
+use crate::input::read_password;
 use crate::output::{Exit, print_report, to_stderr, to_stdout};
-
-/// The longest password read, in bytes. Longer input is a mistake, such as a piped file.
-const PASSWORD_BYTES_MAX: u64 = 1024;
 
 /// Runs a command about clients.
 pub(crate) fn run(command: ClientCommand) -> anyhow::Result<Exit> {
@@ -67,24 +65,5 @@ fn make_hash(generated: bool) -> anyhow::Result<(String, Option<String>)> {
         let password = generate_password()?;
         return Ok((hash_generated(password.as_bytes()), Some(password)));
     }
-    let password = read_password()?;
-    Ok((hash_password(password.trim_end_matches(['\r', '\n']).as_bytes())?, None))
-}
-
-fn read_password() -> anyhow::Result<String> {
-    if io::stdin().is_terminal() {
-        to_stderr("password, then Enter and Ctrl-D (it is shown as you type; pipe it in to avoid that):\n");
-    }
-    let mut password = String::new();
-    io::stdin()
-        .take(PASSWORD_BYTES_MAX + 1)
-        .read_to_string(&mut password)
-        .context("cannot read the password on standard input")?;
-    match password.len() as u64 {
-        len if len > PASSWORD_BYTES_MAX => bail!("the password is longer than {PASSWORD_BYTES_MAX} bytes"),
-        _ if password.trim_end_matches(['\r', '\n']).is_empty() => {
-            bail!("no password on standard input; pipe one in, or use --generated")
-        }
-        _ => Ok(password),
-    }
+    Ok((hash_password(read_password()?.as_bytes())?, None))
 }

@@ -1,31 +1,80 @@
 //! `diff`: what two configurations allow differently, client by client.
 
 use std::fmt::Write as _;
+use std::io::{self, IsTerminal};
 use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use exeat_api::differences;
 use exeat_policy::{Reason, Revision};
-use exeat_store::{Loaded, Options};
+use exeat_store::{Loaded, Options, Report};
 use serde_json::Value;
 
-use crate::args::{DiffArgs, Format};
+use crate::args::{DiffArgs, DiffFormat};
 use crate::control::printable;
-use crate::output::{Exit, print_report, to_stdout};
+use crate::output::{Exit, print_report, to_stderr, to_stdout};
 
 /// Compares two configuration files.
 pub(crate) fn run(args: &DiffArgs) -> anyhow::Result<Exit> {
-    let (Some(old), Some(new)) = (load(&args.old), load(&args.new)) else { return Ok(Exit::Config) };
-    let differences = between(&old, &new)?;
+    let progress = Progress::begin();
+    let (old, new) = (load(&args.old), load(&args.new));
+    let differences = match (&old, &new) {
+        (Ok(old), Ok(new)) => Some(between(old, new)?),
+        (Err(_), _) | (_, Err(_)) => None,
+    };
+    drop(progress);
+    let Some(differences) = differences else {
+        [old, new].iter().filter_map(|loaded| loaded.as_ref().err()).for_each(print_report);
+        return Ok(Exit::Config);
+    };
     match args.format {
-        Format::Text => to_stdout(text(&differences))?,
-        Format::Json => to_stdout(json_lines(&differences))?,
+        DiffFormat::Text => to_stdout(text(&differences))?,
+        DiffFormat::Json => to_stdout(json_lines(&differences))?,
     }
     Ok(if differences.is_empty() { Exit::Success } else { Exit::Different })
 }
 
-/// Reads one configuration, or prints why it cannot be used. Warnings are `check`'s matter.
-fn load(path: &Path) -> Option<Loaded> {
-    exeat_store::load(path, &Options::new(Revision(1))).inspect_err(print_report).ok()
+/// How long nothing is said about waiting.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Tells somebody at a terminal that there is work, once it has taken [`PATIENCE`] and until this is dropped. Lists of a million
+/// names take a while.
+struct Progress {
+    end: Option<Sender<()>>,
+    teller: Option<JoinHandle<()>>,
+}
+
+impl Progress {
+    fn begin() -> Self {
+        if !io::stderr().is_terminal() {
+            return Self { end: None, teller: None };
+        }
+        let (end, ended) = mpsc::channel();
+        let teller = thread::spawn(move || {
+            if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                to_stderr("comparing…");
+                // Nothing is ever sent: it ends with the sender.
+                let _ended = ended.recv();
+                to_stderr("\r\x1b[K");
+            }
+        });
+        Self { end: Some(end), teller: Some(teller) }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        // It has only written a line: there is nothing to be told of how it ended.
+        let _ = self.teller.take().map(JoinHandle::join);
+    }
+}
+
+/// Reads one configuration. Warnings are `check`'s matter.
+fn load(path: &Path) -> Result<Loaded, Report> {
+    exeat_store::load(path, &Options::new(Revision(1)))
 }
 
 /// What they allow differently, each as the admin API would tell it.

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::args::ExplainArgs;
 use crate::control::Control;
-use crate::output::{Exit, print_report, to_stderr, to_stdout};
+use crate::output::{Exit, Unknown, print_report, to_stderr, to_stdout};
 
 /// Explains one request.
 pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
@@ -49,7 +49,13 @@ pub(crate) fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
     };
     let workload = args.workload.as_deref();
     if let Some(name) = workload.filter(|name| loaded.workloads.get(name).is_none()) {
-        bail!("there is no workload `{name}` in {}", args.config.display());
+        let names = loaded.workloads.principals().map(|workload| &*workload.name);
+        let meant = exeat_store::closest(name, names);
+        return Err(Unknown::new(
+            format!("there is no workload `{name}` in {}", args.config.display()),
+            meant,
+        )
+        .into());
     }
     match parse_target(target) {
         Ok(asked) => {
@@ -80,7 +86,10 @@ fn named(args: &ExplainArgs, everyone: Everyone<'_>) -> anyhow::Result<Arc<Princ
     match everyone.get(name) {
         Some(principal) => Ok(principal),
         None if name == "anonymous" => bail!("the configuration admits no anonymous clients"),
-        None => bail!("there is no client `{name}` in {}", args.config.display()),
+        None => {
+            let what = format!("there is no client `{name}` in {}", args.config.display());
+            Err(Unknown::new(what, everyone.closest(name)).into())
+        }
     }
 }
 

@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use exeat_firewall::{Attachment, Grade};
 use http::Method;
 use nix::unistd::{AccessFlags, access};
 use serde_json::Value;
 
-use crate::args::{FirewallCommand, FirewallDoctorArgs, FirewallShowArgs, FirewallWhyArgs, Output};
+use crate::args::{FirewallCommand, FirewallDoctorArgs, FirewallOutput, FirewallShowArgs, FirewallWhyArgs};
 use crate::control::{Control, printable, with_query};
-use crate::output::{Exit, to_stderr, to_stdout};
+use crate::output::{Exit, number_of, to_stderr, to_stdout};
 
 /// Where `attach` has its admin API unless it is told otherwise, and the others look for it: the first of these that can be.
 fn sockets() -> impl Iterator<Item = PathBuf> {
@@ -54,10 +54,18 @@ pub(crate) fn run(command: &FirewallCommand) -> anyhow::Result<Exit> {
 /// The admin API of the firewall that runs.
 fn control(socket: Option<&Path>) -> anyhow::Result<Control> {
     let fallback = sockets().find(|path| path.exists());
-    Control::new(socket.or(fallback.as_deref()))
+    let socket = socket.or(fallback.as_deref());
+    let control = Control::new(socket);
+    if socket.is_none() && control.is_err() {
+        bail!(
+            "no firewall runs: `exeat firewall attach` starts one; \
+             for a server with [firewall], name the socket of its [api] with --socket PATH"
+        );
+    }
+    control
 }
 
-fn show(Output { socket, json }: &Output, address: Option<&str>) -> anyhow::Result<Exit> {
+fn show(FirewallOutput { socket, json }: &FirewallOutput, address: Option<&str>) -> anyhow::Result<Exit> {
     let control = control(socket.as_deref())?;
     let answer = control.get(Method::GET, &with_query("/v1/firewall", [("address", address)]), None)?;
     if *json {
@@ -88,12 +96,12 @@ fn show(Output { socket, json }: &Output, address: Option<&str>) -> anyhow::Resu
         let remaining = row.get("remaining_seconds").and_then(Value::as_u64).unwrap_or(0);
         let remaining = if remaining == 0 { "ended".to_owned() } else { format!("{remaining} s") };
         let number = |key: &str| row.get(key).and_then(Value::as_u64);
-        let counted = match (number("packets"), number("bytes")) {
-            (Some(packets), Some(bytes)) => format!("  {packets} packets  {bytes} bytes"),
+        let sent = match (number("packets"), number("bytes")) {
+            (Some(packets), Some(bytes)) => format!("  {}  {bytes} bytes", number_of(packets, "packet")),
             (Some(_) | None, _) => String::new(),
         };
         told.push_str(&format!(
-            "{}  {}  {}  {}  {remaining}{counted}\n",
+            "{}  {}  {}  {}  {remaining}{sent}\n",
             text(row, "client"),
             text(row, "name"),
             text(row, "address"),
@@ -108,7 +116,11 @@ fn show(Output { socket, json }: &Output, address: Option<&str>) -> anyhow::Resu
             Some("spoofed") => "dropped for a source that is not the sender's own",
             Some(_) | None => continue,
         };
-        told.push_str(&format!("{what}: {} packets, {} bytes\n", number("packets"), number("bytes")));
+        told.push_str(&format!(
+            "{what}: {}, {} bytes\n",
+            number_of(number("packets"), "packet"),
+            number("bytes")
+        ));
     }
     to_stdout(told)?;
     Ok(Exit::Success)

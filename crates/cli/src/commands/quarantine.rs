@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Output, QuarantineArgs, Who};
 use crate::control::{Control, printable, with_query};
-use crate::output::{Exit, to_stdout};
+use crate::output::{Exit, to_stderr, to_stdout};
 
 /// Puts in quarantine, releases, or lists.
 pub(crate) fn run(args: &QuarantineArgs) -> anyhow::Result<Exit> {
@@ -31,6 +31,13 @@ fn add(control: &Control, who: &Who) -> anyhow::Result<(Value, String)> {
         Who::Label(pair) => json!({ "label": pair }),
     };
     let answer = control.get(Method::POST, "/v1/quarantine", Some(&body))?;
+    if answer.get("known").and_then(Value::as_bool) == Some(false) {
+        let meant = answer.get("similar").map(|name| format!("; did you mean `{}`?", printable(name)));
+        to_stderr(&format!(
+            "warning: the configuration knows nobody who is {who}{}\n",
+            meant.as_deref().unwrap_or(", and nobody who is has a flow")
+        ));
+    }
     let told = match answer.get("cut").and_then(Value::as_u64) {
         Some(1) => format!("{who} is in quarantine; 1 flow ends\n"),
         cut => format!("{who} is in quarantine; {} flows end\n", cut.unwrap_or(0)),

@@ -16,7 +16,7 @@ use exeat_sandbox::{Beginning, Hidden, Outcome, Plan, RunAs, Sandbox, links};
 use exeat_store::{Flags, Loaded, Options, Report, files_named};
 
 use crate::args::{Cli, Command, RunArgs};
-use crate::output::{Exit, to_stderr};
+use crate::output::{Exit, Unknown, to_stderr};
 
 mod asked;
 mod found;
@@ -163,7 +163,10 @@ impl Run {
             return Ok(loaded);
         }
         match &args.policy {
-            Some(name) => bail!("the configuration has no policy `{name}`"),
+            Some(name) => {
+                let what = format!("the configuration has no policy `{name}`");
+                Err(Unknown::new(what, exeat_store::closest(name, loaded.policy.policy_names())).into())
+            }
             None => {
                 bail!("no policy is for the command: name one with --policy, or set `anonymous` of [proxy]")
             }

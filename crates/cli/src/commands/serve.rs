@@ -1,6 +1,7 @@
 //! `serve`: where the configuration comes from, and what the start prints.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use anyhow::bail;
@@ -86,6 +87,13 @@ impl Source {
         }
         let groups = args.cgroups.iter().map(|text| Group::find(text)).collect::<Result<Vec<_>, _>>()?;
         let socket = args.socket.clone().map_or_else(socket_for_attach, Ok)?;
+        if UnixStream::connect(&socket).is_ok() {
+            bail!(
+                "a firewall runs already, and there is one: `exeat firewall show` tells of it (somebody answers at {}); \
+                 end it first, or attach to everything at once",
+                socket.display()
+            );
+        }
         Ok(Self::Attached { args, addresses, groups, socket })
     }
 
@@ -140,6 +148,16 @@ impl Source {
     }
 }
 
+/// What a policy of flags comes to.
+fn allowed(allow: &[String], report: bool) -> String {
+    let allow = allow.join(" ");
+    if report {
+        format!("  REPORT     all that is public passes; on record is what would not with {allow}\n")
+    } else {
+        format!("  allowed    {allow}\n")
+    }
+}
+
 /// Prints what a starting proxy does: where it listens, where the audit goes and, for the quick
 /// start, the line to paste.
 pub fn announce(
@@ -183,13 +201,25 @@ pub fn announce(
     };
     text.push_str(&format!("  audit      {audit}\n"));
     if let Source::Attached { args, .. } = source {
-        text.push_str(&format!("  allowed    {}\n", args.allow.join(" ")));
+        text.push_str(&allowed(&args.allow, args.report));
     }
     if let (Source::Flags { args, password }, Some(address)) = (source, listening.first()) {
-        text.push_str(&format!("  allowed    {}\n", args.allow.join(" ")));
+        text.push_str(&allowed(&args.allow, args.report));
         let example = args.allow.iter().find(|entry| !entry.contains(['*', '@', '/', ':']));
         let host = example.map_or("example.com", String::as_str);
         text.push_str(&format!("\n  curl -x http://{FLAGS_CLIENT}:{password}@{address} https://{host}/\n\n"));
     }
     to_stderr(&text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn report_mode_does_not_pass_for_a_list() {
+        let allow = ["example.com".to_owned(), "*.example.org".to_owned()];
+        assert_eq!(allowed(&allow, false), "  allowed    example.com *.example.org\n");
+        assert!(allowed(&allow, true).starts_with("  REPORT     all that is public passes;"));
+    }
 }

@@ -1,6 +1,7 @@
 //! `token` commands: those about single tokens work on files alone, those about revocation ask the running proxy.
 
 use http::Method;
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::args::{Output, RevocationsArgs, RevokeArgs, TokenCommand};
@@ -51,6 +52,12 @@ fn revoke(args: &RevokeArgs) -> anyhow::Result<(&Output, Value, String)> {
     Ok((&args.output, answer, told))
 }
 
+/// A time of a token's claims, RFC 3339.
+fn date(seconds: u64) -> String {
+    let time = i64::try_from(seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    time.map_or_else(|| seconds.to_string(), |time| time.to_string())
+}
+
 fn list(args: &RevocationsArgs) -> anyhow::Result<(&Output, Value, String)> {
     let control = Control::new(args.output.socket.as_deref())?;
     let answer = control.get(Method::GET, "/v1/revocations", None)?;
@@ -58,9 +65,26 @@ fn list(args: &RevocationsArgs) -> anyhow::Result<(&Output, Value, String)> {
     let text = |revocation: &Value, name: &str| revocation.get(name).map(printable).unwrap_or_default();
     let line = |revocation: &Value| {
         let until = revocation.get("until").and_then(Value::as_u64);
-        let until = until.map_or_else(|| "until it is lifted".to_owned(), |until| format!("until {until}"));
+        let until =
+            until.map_or_else(|| "until it is lifted".to_owned(), |until| format!("until {}", date(until)));
         format!("{}={}\t{until}\n", text(revocation, "kind"), text(revocation, "value"))
     };
     let told = all.iter().map(line).collect();
     Ok((&args.output, answer, told))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_dates() {
+        for (seconds, want) in [
+            (1_795_460_253, "2026-11-23T18:57:33Z"),
+            (0, "1970-01-01T00:00:00Z"),
+            (u64::MAX, "18446744073709551615"),
+        ] {
+            assert_eq!(date(seconds), want);
+        }
+    }
 }

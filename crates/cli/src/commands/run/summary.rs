@@ -11,6 +11,8 @@ use exeat_proxy::{Proxy, RefusedView, Snapshot};
 use exeat_sandbox::{Exceeded, NAMES, Outcome, PROXY, Packets, REDIRECTED};
 use serde_json::{Value, json};
 
+use crate::output::number_of;
+
 /// Rows of each kind that are printed; the audit log has all.
 const ROWS_MAX: usize = 20;
 
@@ -120,11 +122,16 @@ impl Summary {
         if datagrams > 0 {
             let _ = writeln!(
                 text,
-                "  refused  UDP  {datagrams} datagrams; there is no way out for it, nor for QUIC"
+                "  refused  UDP  {}; there is no way out for it, nor for QUIC",
+                number_of(datagrams, "datagram")
             );
         }
         if others > 0 {
-            let _ = writeln!(text, "  refused  other protocols than TCP and UDP  {others} packets");
+            let _ = writeln!(
+                text,
+                "  refused  other protocols than TCP and UDP  {}",
+                number_of(others, "packet")
+            );
         }
         let rows = |count: usize| count.saturating_sub(ROWS_MAX);
         let more = rows(self.allowed.len()) + rows(self.refused.len());

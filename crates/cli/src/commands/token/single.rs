@@ -1,20 +1,19 @@
 //! Making keys and tokens, and looking at them: no proxy has to run.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
-use exeat_identity::{
-    Claims, Flags, Order, SignatureAlgorithm, SigningKey, TOKEN_BYTES_MAX, TokenFacts, TokenText,
-};
+use exeat_identity::{Claims, Flags, Order, SignatureAlgorithm, SigningKey, TokenFacts, TokenText};
 use exeat_policy::Revision;
 use exeat_store::Options;
 use serde_json::{Value, json};
 
 use crate::args::{IssueArgs, KeygenArgs};
+use crate::input::read_token;
 use crate::output::{Exit, print_report, to_stderr, to_stdout};
 
 /// Makes a key. Its private half is in a file that only this user can read, before its public half is printed.
@@ -105,14 +104,4 @@ pub(super) fn verify(config: &Path) -> anyhow::Result<Exit> {
         to_stdout(format_args!("  on central nodes; {here}\n"))?;
     }
     Ok(Exit::Success)
-}
-
-fn read_token() -> anyhow::Result<String> {
-    let mut token = String::new();
-    let most = TOKEN_BYTES_MAX as u64 + 1;
-    io::stdin().take(most).read_to_string(&mut token).context("cannot read the token on standard input")?;
-    match token.trim() {
-        "" => bail!("no token on standard input"),
-        token => Ok(token.to_owned()),
-    }
 }
