@@ -133,6 +133,51 @@ fn every_file_that_the_pages_name_exists() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn every_link_of_a_page_leads_to_a_file_and_decisions_are_called_by_their_number() -> Result<()> {
+    let listed = Command::new("git").args(["ls-files", "*.md"]).current_dir(root()?).output();
+    let listed = String::from_utf8(listed.context("run git")?.stdout)?;
+    ensure!(listed.lines().count() > 20, "the pages are {listed:?}");
+    let mut wrong = Vec::new();
+    for name in listed.lines() {
+        let path = root()?.join(name);
+        let text = fs::read_to_string(&path)?;
+        let folder = path.parent().context("a folder")?;
+        for (label, target) in links(&text) {
+            let file = target.split('#').next().unwrap_or_default();
+            if !file.is_empty() && !folder.join(file).exists() {
+                wrong.push(format!("{name}: [{label}]({target}) leads nowhere"));
+            }
+            let number = file.rsplit('/').next().unwrap_or_default().get(..4);
+            let is_number = |text: &str| text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_digit());
+            if is_number(label) && number.is_some_and(is_number) && number != Some(label) {
+                wrong.push(format!("{name}: [{label}]({target}) is another decision"));
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// The links of a page to files, outside of blocks of code: what is shown, and where they lead.
+fn links(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let prose = text.split("```").step_by(2);
+    let parts = prose.flat_map(|prose| prose.split("](").zip(prose.split("](").skip(1)));
+    let links = parts.filter_map(|(before, after)| {
+        let label = before.rsplit('[').next()?;
+        Some((label, after.split(')').next()?))
+    });
+    links.filter(|(_, target)| !target.contains("://") && !target.starts_with("mailto:"))
+}
+
+#[test]
+fn links_are_found() {
+    let text =
+        "[a](b.md) and\n[0001](adr/0001-x.md#y), [`c`](https://example.com/)\n```\n[d](e)\n```\n[f\ng](h)";
+    let found: Vec<_> = links(text).collect();
+    assert_eq!(found, [("a", "b.md"), ("0001", "adr/0001-x.md#y"), ("f\ng", "h")]);
+}
+
 fn page() -> Result<String> {
     fs::read_to_string(root()?.join("ARCHITECTURE.md")).context("ARCHITECTURE.md")
 }
