@@ -135,6 +135,8 @@ pub(crate) fn run(options: &Kernel) -> Result<()> {
     };
     exeat_firewall::remove()?;
     let firewall = Firewall::start(config, Arc::clone(&everybody) as _)?;
+    // For whoever has to wait for the look at the rules.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     // They need not be read: what does not fit into its queue is dropped behind the rules.
     let _sink = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
     let (mut filled, mut measured) = (0, 0);
@@ -145,7 +147,8 @@ pub(crate) fn run(options: &Kernel) -> Result<()> {
             let addresses: Vec<IpAddr> = (filled..filled + count)
                 .map(|number| Ipv4Addr::from_bits(FILLED.to_bits() + number % PER_CLIENT).into())
                 .collect();
-            open(&firewall, everybody.opening(client, &format!("n{filled}.lan.test"), &addresses)?)?;
+            let opening = everybody.opening(client, &format!("n{filled}.lan.test"), &addresses)?;
+            runtime.block_on(firewall.open(opening))?;
             filled += count;
         }
         let mut commits = Vec::new();
@@ -153,7 +156,7 @@ pub(crate) fn run(options: &Kernel) -> Result<()> {
             let address = Ipv4Addr::from_bits(MEASURED.to_bits() + number).into();
             let opening = everybody.opening(CLIENT, &format!("m{number}.lan.test"), &[address])?;
             let began = Instant::now();
-            open(&firewall, opening)?;
+            runtime.block_on(firewall.open(opening))?;
             commits.push(began.elapsed().as_secs_f64() * 1e6);
         }
         measured += COMMITS;
@@ -164,16 +167,6 @@ pub(crate) fn run(options: &Kernel) -> Result<()> {
     }
     drop(firewall);
     Ok(exeat_firewall::remove()?)
-}
-
-/// The gate is ready when it is asked.
-fn open(firewall: &Firewall, opening: Opening) -> Result<()> {
-    let mut opened = firewall.open(opening);
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match opened.as_mut().poll(&mut context) {
-        std::task::Poll::Ready(result) => Ok(result?),
-        std::task::Poll::Pending => Err(anyhow!("it is not ready")),
-    }
 }
 
 /// Nanoseconds for each packet that the first client sends to what is open for it.

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         the_first_packet_never_waits,
         sources_that_are_not_a_clients_own_reach_nothing,
         a_new_policy_cuts_what_it_no_longer_allows,
+        what_has_ended_is_taken_away_with_the_rest,
         datagrams_that_were_cut_stay_cut,
         a_flush_is_mended,
         the_next_process_takes_over,
@@ -276,14 +277,10 @@ fn ip(line: &str) -> Result<()> {
     Ok(())
 }
 
-/// The gate is ready when it is asked.
+/// Waits until it is open.
 fn open_gate(gate: &impl Gate, opening: Opening) -> Result<(), GateError> {
-    let mut opened = gate.open(opening);
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match opened.as_mut().poll(&mut context) {
-        std::task::Poll::Ready(result) => result,
-        std::task::Poll::Pending => Err(GateError::Full),
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    runtime.map_err(GateError::Kernel)?.block_on(gate.open(opening))
 }
 
 fn what_is_opened_is_open_at_once() -> Result<()> {
@@ -388,6 +385,47 @@ fn a_new_policy_cuts_what_it_no_longer_allows() -> Result<()> {
     let late = Opening { revision: Revision(1), ..late };
     let refused = stage.lan.router.run(|| Ok(open_gate(&stage.firewall, late)))?;
     ensure!(matches!(refused, Err(GateError::Outdated)), "what was decided before the change: {refused:?}");
+    Ok(())
+}
+
+fn what_has_ended_is_taken_away_with_the_rest() -> Result<()> {
+    let address = |number: u32| Ipv4Addr::from_bits(0x5db8_7800 + number).to_string();
+    let mut stage = Stage::start([Some(&["*.example.org:443"]), Some(&["example.com:443"])])?;
+    let answers = 8;
+    let resolve = |stage: &Stage, answer: u32| {
+        let addresses: Vec<String> = (0..64).map(|number| address(answer * 64 + number)).collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        stage.resolve(1, &format!("n{answer}.example.org"), &addresses)
+    };
+    for (revision, case, is_there) in [
+        (2, "all of it is there", &[true, true][..]),
+        (4, "one half has ended", &[true, false]),
+        (6, "all of it has ended", &[false, false]),
+    ] {
+        (0..answers).try_for_each(|answer| resolve(&stage, answer))?;
+        // As the kernel forgets by itself.
+        stage.nft("flush set inet exeat names4")?;
+        let still = (0..answers).filter(|answer| is_there.get((answer % 2) as usize) == Some(&true));
+        still.clone().try_for_each(|answer| resolve(&stage, answer))?;
+        stage.resolve(2, "example.com", &EXAMPLE)?;
+        let transactions = || {
+            let counted = stage.firewall.counts().get();
+            (counted.commits + counted.failed, counted.failed)
+        };
+        let (before, failed) = transactions();
+        let next: [Option<&[&str]>; 2] = [Some(&["example.com:443"]), Some(&["example.com:443"])];
+        stage.policies = Policies::new(revision, next)?;
+        let policies = Arc::clone(&stage.policies);
+        stage.lan.router.run(|| Ok(stage.firewall.replace(policies as _)?))?;
+        let (after, failed_after) = transactions();
+        // Twice for the one set: a packet may have renewed something meanwhile.
+        ensure!((after - before, failed_after - failed) == (2, 0), "{case}: {before} {after} {failed_after}");
+        stage.check(&[
+            (case, 1, &format!("{}:443", address(0)), false),
+            (case, 2, "93.184.216.34:443", true),
+        ])?;
+        stage.replace(revision + 1, [Some(&["*.example.org:443"]), Some(&["example.com:443"])])?;
+    }
     Ok(())
 }
 

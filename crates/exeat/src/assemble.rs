@@ -163,10 +163,12 @@ async fn serve(
         groups: &groups,
         relay: firewall::Relay::of(&settings, &bound),
     };
-    let firewall = settings.firewall.as_ref();
-    let firewall = firewall.map(|found| firewall::start(found, listeners_of_firewall, &proxy)).transpose()?;
+    let firewall = match &settings.firewall {
+        Some(found) => Some(firewall::start(found, listeners_of_firewall, &proxy).await?),
+        None => None,
+    };
     if let (Some(firewall), Some(answers)) = (&firewall, &answers) {
-        firewall::recall(firewall, answers, &proxy);
+        firewall::recall(firewall, answers, &proxy).await;
     }
     let gate: Arc<dyn Gate> = match &firewall {
         Some(firewall) => Arc::clone(firewall) as _,

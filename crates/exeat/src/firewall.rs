@@ -72,9 +72,12 @@ impl Relay {
 
 /// Has `answers` know what an earlier process has opened and the kernel still lets through: it is the same clients that
 /// connect by it. Connections of control groups are not redirected.
-pub(crate) fn recall(firewall: &Firewall, answers: &Answers, proxy: &Proxy) {
+pub(crate) async fn recall(firewall: &Arc<Firewall>, answers: &Answers, proxy: &Proxy) {
+    let opened = Arc::clone(firewall);
+    // Should that panic, they have to ask again.
+    let opened = tokio::task::spawn_blocking(move || opened.opened()).await.unwrap_or_default();
     let (deciding, now) = (proxy.surroundings().now(), Instant::now());
-    for view in firewall.opened() {
+    for view in opened {
         let Client::Address(address) = view.client else { continue };
         let place = Place { address: Some(address), ..Place::default() };
         let Ok(principal) = deciding.asker(&place) else { continue };
@@ -106,7 +109,7 @@ pub(crate) struct Listeners<'a> {
 ///
 /// # Errors
 /// If `nft` is missing, or the kernel refuses.
-pub(crate) fn start(
+pub(crate) async fn start(
     settings: &FirewallSettings,
     listeners: Listeners<'_>,
     proxy: &Proxy,
@@ -124,8 +127,10 @@ pub(crate) fn start(
         stand_ins: listeners.relay.stand_ins,
     };
     let epoch = proxy.epoch();
-    let firewall = Firewall::start(config, Decides::now(proxy)).context("cannot start the firewall")?;
-    let firewall = Arc::new(firewall);
+    let decides = Decides::now(proxy);
+    // It talks to the kernel for as long as that takes.
+    let started = tokio::task::spawn_blocking(move || Firewall::start(config, decides)).await;
+    let firewall = Arc::new(started?.context("cannot start the firewall")?);
     let around = proxy.surroundings();
     let packets = Packets::listen(&firewall, move |packet| around.note(record(&packet)));
     if let Err(error) = &packets {

@@ -3,22 +3,26 @@
 
 mod config;
 mod explain;
+mod follow;
 mod hold;
 mod open;
 mod opened;
 mod rules;
 
 use std::{
+    collections::HashSet,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use exeat_dns::{Gate, Opened, Opening};
+use exeat_dns::{Gate, GateError, Opened, Opening};
 use exeat_policy::Revision;
+use tokio::time::timeout;
 
 use crate::{
     counts::Counts,
-    element::Kind,
+    element::{Element, Kind},
     group::Located,
     kernel::{Fingerprint, Kernel},
     neighbours::Neighbours,
@@ -63,10 +67,17 @@ pub struct Firewall {
     _watch: Watch,
 }
 
+/// How long a name waits to be opened, while the kernel is told of something else. It is a transaction at most, and its
+/// rules where those have changed; a client asks again after some seconds.
+const TURN_MAX: Duration = Duration::from_secs(2);
+
 pub(crate) struct Inner {
     config: Config,
     counts: Arc<Counts>,
-    working: Mutex<Working>,
+    /// Who waits for it comes in turn, so that a change of many steps lets everybody in between two of them.
+    working: tokio::sync::Mutex<Working>,
+    /// One change at a time.
+    changing: Mutex<()>,
 }
 
 struct Working {
@@ -75,6 +86,8 @@ struct Working {
     deciding: Arc<dyn Deciding>,
     plan: Plan,
     state: State,
+    /// What is to be taken out of the kernel, and may be there yet.
+    leaving: HashSet<Element>,
     revision: Revision,
     serial: u64,
     /// `None` if the rules of the plan are not in force.
@@ -126,6 +139,7 @@ impl Firewall {
             neighbours: Neighbours::connect()?,
             plan,
             state: State::new(config.size as usize),
+            leaving: HashSet::new(),
             revision: deciding.policy().revision(),
             deciding,
             serial: 0,
@@ -135,40 +149,40 @@ impl Firewall {
         };
         working.adopt(&config, &found);
         working.apply(&config)?;
-        working.decide_again(&config, &found.iter().map(|held| held.element).collect::<Vec<_>>())?;
-        let swept = working.sweep(&config)?;
-        tracing::info!(
-            adopted = working.state.len(),
-            cut = swept.cut,
-            kept = swept.kept,
-            "the firewall is in force"
-        );
+        let new = working.decide_again(&config, &found.iter().map(|held| held.element).collect::<Vec<_>>());
         for (attached, located) in config.groups.iter().zip(&working.groups) {
             if located.is_none() {
                 tracing::warn!(group = %attached.group.path(), "there is no such control group: it is held once there is");
             }
         }
-        let inner = Arc::new(Inner { config, counts, working: Mutex::new(working) });
+        let adopted = working.state.len();
+        let working = tokio::sync::Mutex::new(working);
+        let inner = Arc::new(Inner { config, counts, working, changing: Mutex::default() });
+        let swept = inner.follow(&new)?;
+        tracing::info!(adopted, cut = swept.cut, kept = swept.kept, "the firewall is in force");
         let watch = Watch::start(Arc::clone(&inner))?;
         Ok(Self { inner, log: Mutex::new(Some(log)), _watch: watch })
     }
 
     /// Decides by `deciding` from now on, on packets and on open flows. Those that are no longer allowed are cut, the
-    /// others never notice. Takes milliseconds: call it where that may be.
+    /// others never notice. Takes milliseconds, and longer for many: call it where that may be.
     ///
     /// # Errors
     /// If the kernel could not be told all of it. Then what names have opened is held to the new policy all the same where
     /// that can be, new names are refused, and it is tried again until it works.
     pub fn replace(&self, deciding: Arc<dyn Deciding>) -> Result<Swept, FirewallError> {
-        let plan = self.inner.config.plan(&*deciding);
-        let mut working = self.inner.working();
-        working.revision = deciding.policy().revision();
-        working.deciding = deciding;
-        working.plan = plan;
-        working.not_in_force();
-        let applied = working.apply(&self.inner.config);
-        working.decide_again(&self.inner.config, &[])?;
-        let swept = working.sweep(&self.inner.config)?;
+        let inner = &self.inner;
+        let _one = inner.changing();
+        let plan = inner.config.plan(&*deciding);
+        let (applied, new) = {
+            let mut working = inner.working();
+            working.revision = deciding.policy().revision();
+            working.deciding = deciding;
+            working.plan = plan;
+            working.not_in_force();
+            (working.apply(&inner.config), working.decide_again(&inner.config, &[]))
+        };
+        let swept = inner.follow(&new)?;
         applied.map(|()| swept)
     }
 
@@ -216,14 +230,26 @@ pub fn remove() -> Result<(), FirewallError> {
 
 impl Gate for Firewall {
     fn open(&self, opening: Opening) -> Opened<'_> {
-        // The kernel answers within the call, in microseconds: nothing is waited for.
-        Box::pin(std::future::ready(self.inner.working().open(&self.inner.config, &opening)))
+        // The kernel answers within the call, in microseconds: nothing is waited for but one's turn, and mostly not for that.
+        Box::pin(async move {
+            if let Ok(mut working) = self.inner.working.try_lock() {
+                return working.open(&self.inner.config, &opening);
+            }
+            let turn = timeout(TURN_MAX, self.inner.working.lock()).await;
+            let mut working = turn.map_err(|_| GateError::Kernel(io::ErrorKind::TimedOut.into()))?;
+            working.open(&self.inner.config, &opening)
+        })
     }
 }
 
 impl Inner {
-    fn working(&self) -> MutexGuard<'_, Working> {
-        self.working.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits for its turn. Call it where a thread may be kept waiting, and never on a thread that runs tasks.
+    fn working(&self) -> tokio::sync::MutexGuard<'_, Working> {
+        self.working.blocking_lock()
+    }
+
+    fn changing(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts the rules in force again if a control group is not the one that they name. Returns whether that was so.
@@ -235,13 +261,17 @@ impl Inner {
             return Ok(false);
         }
         let now = self.config.locate()?;
-        let mut working = self.working();
-        if now == working.groups {
+        if now == self.working().groups {
             return Ok(false);
         }
-        working.not_in_force();
-        working.apply(&self.config)?;
-        working.decide_again(&self.config, &[])?;
+        let _one = self.changing();
+        let new = {
+            let mut working = self.working();
+            working.not_in_force();
+            working.apply(&self.config)?;
+            working.decide_again(&self.config, &[])
+        };
+        self.follow(&new)?;
         Ok(true)
     }
 
@@ -250,6 +280,7 @@ impl Inner {
     /// # Errors
     /// If that does not work.
     pub(crate) fn mend(&self, seen: Option<Fingerprint>) -> Result<bool, FirewallError> {
+        let _one = self.changing();
         let mut working = self.working();
         if working.in_force.is_some() && seen == working.in_force {
             return Ok(false);
@@ -262,7 +293,8 @@ impl Inner {
         working.not_in_force();
         working.apply(&self.config)?;
         self.counts.reinstalled();
-        working.sweep(&self.config)?;
+        drop(working);
+        self.sweep()?;
         Ok(true)
     }
 }

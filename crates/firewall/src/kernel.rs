@@ -35,8 +35,12 @@ const DONE: u16 = 3;
 const NEW_GENERATION: u16 = 10 << 8 | 15;
 /// Elements of one transaction where many are put at once: some 100 KiB, within the send buffer of any system.
 pub(crate) const ELEMENTS_PER_BATCH: usize = 512;
+/// Elements of one transaction that takes them out, without lifetimes and names: as many bytes.
+pub(crate) const ELEMENTS_PER_REMOVAL: usize = 2048;
 /// The first kernel that renews an element which is there already.
 const RENEWS_IN_PLACE: (u32, u32) = (6, 12);
+/// The first that deletes elements which may not be there.
+const DESTROYS: (u32, u32) = (6, 3);
 
 /// A connection to the nftables of the network namespace that it was made in.
 pub(crate) struct Kernel {
@@ -44,6 +48,7 @@ pub(crate) struct Kernel {
     sequence: u32,
     buffer: Vec<u8>,
     renews_in_place: bool,
+    destroys: bool,
     counts: Arc<Counts>,
 }
 
@@ -92,12 +97,46 @@ impl Kernel {
         socket.set_non_blocking(true)?;
         // An error then comes without the message that it is about.
         socket.set_cap_ack(true)?;
-        Ok(Self { socket, sequence: 0, buffer: Vec::new(), renews_in_place: renews_in_place(), counts })
+        let release = release();
+        let (renews_in_place, destroys) = (release >= RENEWS_IN_PLACE, release >= DESTROYS);
+        Ok(Self { socket, sequence: 0, buffer: Vec::new(), renews_in_place, destroys, counts })
     }
 
     /// Whether an element that is put again gets a new time by that alone.
     pub(crate) fn renews_in_place(&self) -> bool {
         self.renews_in_place
+    }
+
+    /// Takes elements out of their sets, whether they are there or have ended by themselves: for each set one transaction
+    /// of at most [`ELEMENTS_PER_REMOVAL`].
+    ///
+    /// # Errors
+    /// The system's error for what fails first. What comes after it is not taken out.
+    pub(crate) fn take_out(&mut self, gone: &[Element]) -> io::Result<()> {
+        let most = if self.destroys { ELEMENTS_PER_REMOVAL } else { ELEMENTS_PER_BATCH };
+        for (_, gone) in wire::by_set(gone, |element| *element) {
+            gone.chunks(most).try_for_each(|gone| self.take_out_of_set(gone))?;
+        }
+        Ok(())
+    }
+
+    fn take_out_of_set(&mut self, gone: &[Element]) -> io::Result<()> {
+        let mut batch = Batch::default();
+        batch.take_out(gone, self.destroys);
+        match self.commit(batch) {
+            // An older kernel has no room in a set to put in what is not there: by halves, what is there is taken out.
+            Err(error) if error.raw_os_error() == Some(Errno::ENFILE as i32) => {
+                let (one, other) = gone.split_at(gone.len() / 2);
+                if one.is_empty() {
+                    return Ok(());
+                }
+                self.take_out_of_set(one)?;
+                self.take_out_of_set(other)
+            }
+            // There is no such set, so that nothing is in it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
     }
 
     /// Carries out one transaction. It is in force, for every packet, when this returns.
@@ -431,10 +470,10 @@ fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Er
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-/// Whether this kernel is new enough, by its release: `6.18.44-cloud`.
-fn renews_in_place() -> bool {
-    let Ok(names) = nix::sys::utsname::uname() else { return false };
+/// The version of this kernel, by its release: `6.18.44-cloud`.
+fn release() -> (u32, u32) {
+    let Ok(names) = nix::sys::utsname::uname() else { return (0, 0) };
     let release = names.release().to_string_lossy();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= RENEWS_IN_PLACE
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }

@@ -204,6 +204,11 @@ impl State {
         })
     }
 
+    /// Every element that something opens.
+    pub(crate) fn open(&self) -> HashSet<Element> {
+        self.views().flat_map(|view| view.entry.elements.iter().copied()).collect()
+    }
+
     /// What one client opened, in no order.
     pub(crate) fn of_client<'a>(&'a self, client: &'a Client) -> impl Iterator<Item = View<'a>> {
         let names = self.clients.get(client).into_iter().flatten();
@@ -228,6 +233,11 @@ impl State {
     /// Whether another name than `name` is known to have opened the address, for anybody.
     pub(crate) fn is_shared(&self, address: IpAddr, name: &DnsName) -> bool {
         self.names_of(address).iter().any(|known| known != name)
+    }
+
+    /// What one name opened of one address for one client.
+    pub(crate) fn entry(&self, client: &Client, name: &DnsName, address: IpAddr) -> Option<&Entry> {
+        self.clients.get(client)?.get(name)?.addresses.get(&address)
     }
 
     /// What one client opened of one address.
@@ -262,7 +272,7 @@ impl State {
         now: Instant,
         mut again: impl FnMut(&View<'_>) -> Vec<Element>,
     ) -> (Vec<Element>, HashMap<Element, Duration>) {
-        let before: HashSet<Element> = self.views().flat_map(|view| view.entry.elements.clone()).collect();
+        let before = self.open();
         let mut after: HashMap<Element, Duration> = HashMap::new();
         for (client, names) in &mut self.clients {
             for (name, named) in names.iter_mut() {

@@ -4,7 +4,7 @@ use std::{io, net::IpAddr, time::Duration};
 
 use netlink_packet_core::{
     DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, NlaBuffer, NlasIterator,
+    NetlinkPayload, Nla, NlaBuffer, NlasIterator,
 };
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterProtoFamily,
@@ -25,6 +25,8 @@ const NFTABLES: u16 = 10;
 const ELEMENTS_PER_MESSAGE: usize = 128;
 /// The first type that is not netlink's own (`NLMSG_MIN_TYPE`).
 const MIN_TYPE: u16 = 16;
+/// `NFT_MSG_DESTROYSETELEM`, of nftables.
+const DESTROY_ELEMENTS: u8 = 30;
 /// The bytes of what comes first in a message (`struct nfgenmsg`).
 pub(crate) const FAMILY_BYTES: usize = 4;
 /// Attributes of a list of elements (`NFTA_SET_ELEM_LIST_`), of an element (`NFTA_SET_ELEM_`) and of its key (`NFTA_DATA_`).
@@ -41,6 +43,9 @@ pub(crate) const CUT_SETS: [&str; 2] = ["cut4", "cut6"];
 /// How long a client and a server whose datagrams were cut off are kept apart after their last packet; longer than any
 /// system keeps a flow of datagrams.
 pub(crate) const CUT_FOR: Duration = Duration::from_secs(600);
+
+/// For how long an element is put that is taken out in the same transaction: any time will do.
+const TAKEN_OUT_WITHIN: Duration = Duration::from_secs(1);
 
 /// A change of a set.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -69,9 +74,25 @@ impl Batch {
         if !renews_in_place {
             self.add(puts);
             let elements: Vec<Element> = puts.iter().map(|put| put.element).collect();
-            self.delete(&elements);
+            self.delete(&elements, false);
         }
         self.add(puts);
+    }
+
+    /// Takes elements out of their sets, whether they are there or have ended by themselves.
+    ///
+    /// Linux 6.3 and later do that: `destroys`. To others a transaction is refused as a whole for one element that is not
+    /// there: each goes in before it goes out, which no packet sees, and for which there may be no room in its set.
+    pub(crate) fn take_out(&mut self, gone: &[Element], destroys: bool) {
+        if !destroys {
+            let in_first = |element: &Element| Put {
+                element: *element,
+                lifetime: TAKEN_OUT_WITHIN,
+                comment: String::new(),
+            };
+            self.add(&gone.iter().map(in_first).collect::<Vec<_>>());
+        }
+        self.delete(gone, destroys);
     }
 
     fn add(&mut self, puts: &[Put]) {
@@ -83,12 +104,13 @@ impl Batch {
         }
     }
 
-    /// Takes elements out of their sets. The whole transaction fails if one is not there.
-    pub(crate) fn delete(&mut self, gone: &[Element]) {
+    fn delete(&mut self, gone: &[Element], destroys: bool) {
         for (set, gone) in by_set(gone, |element| *element) {
             for gone in gone.chunks(ELEMENTS_PER_MESSAGE) {
                 let message = elements(&set, gone.iter().map(|element| vec![key(element)]));
-                self.push(NfTablesMessage::DeleteSetElement(message), 0);
+                let message =
+                    if destroys { destroyed(&message) } else { NfTablesMessage::DeleteSetElement(message) };
+                self.push(message, 0);
             }
         }
     }
@@ -278,6 +300,17 @@ fn elements(set: &str, elements: impl Iterator<Item = Vec<SetElementAttribute>>)
     }
 }
 
+/// The order to delete elements that may not be there, which the crate has no type for.
+fn destroyed(elements: &SetElementMessage) -> NfTablesMessage {
+    let plain = |attribute: &SetElementList| {
+        let mut value = vec![0; attribute.value_len()];
+        attribute.emit_value(&mut value);
+        DefaultNla::new(attribute.kind(), value)
+    };
+    let attributes = elements.attributes.iter().map(plain).collect();
+    NfTablesMessage::Other { message_type: DESTROY_ELEMENTS, attributes }
+}
+
 fn key(element: &Element) -> SetElementAttribute {
     SetElementAttribute::Key(DataAttribute::Value(element.key()))
 }
@@ -304,7 +337,7 @@ fn comment(bytes: &[u8]) -> Option<String> {
 }
 
 /// The items of each set, in the order of the sets' names.
-fn by_set<T: Clone>(items: &[T], element: impl Fn(&T) -> Element) -> Vec<(String, Vec<T>)> {
+pub(crate) fn by_set<T: Clone>(items: &[T], element: impl Fn(&T) -> Element) -> Vec<(String, Vec<T>)> {
     let mut sets: Vec<(String, Vec<T>)> = Vec::new();
     for item in items {
         let set = element(item).set();

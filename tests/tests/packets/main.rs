@@ -8,6 +8,7 @@ mod changes;
 mod clients;
 mod killed;
 mod late;
+mod many;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,7 @@ use clients::{
 };
 use killed::{killed_and_started_again_nothing_leaks, the_next_process_closes_what_its_policy_does};
 use late::who_comes_too_late_is_on_record_as_that;
+use many::{much_is_taken_away_at_once_and_nobody_else_waits, the_next_process_takes_much_away_at_once};
 
 fn main() -> ExitCode {
     harness::main(scenarios![
@@ -38,5 +40,7 @@ fn main() -> ExitCode {
         the_next_process_closes_what_its_policy_does,
         who_comes_too_late_is_on_record_as_that,
         lookups_start_no_process,
+        much_is_taken_away_at_once_and_nobody_else_waits,
+        the_next_process_takes_much_away_at_once,
     ])
 }

@@ -3,19 +3,28 @@
 use std::{collections::HashSet, io, net::IpAddr, sync::Arc, time::Instant};
 
 use exeat_identity::{Part, Place};
-use exeat_model::{DnsName, Transport};
+use exeat_model::DnsName;
 use exeat_policy::{reach, reach_relayed};
 
-use super::{Config, Swept, Working, config::number, rules::put};
+use super::{Config, Working, config::number, rules::put};
 use crate::{
-    conntrack::{self, Flow},
+    conntrack::Flow,
     element::{Element, Sender, Station},
     group::Located,
     plan::{Device, place_of},
     script::kept_sets,
     state::{Client, Entry, State, View},
-    wire::{Batch, Held, Put},
+    wire::{Held, Put},
 };
+
+/// Something that a name opens from now on, of which the kernel is not told yet.
+#[derive(Clone, Debug)]
+pub(super) struct New {
+    client: Client,
+    name: DnsName,
+    address: IpAddr,
+    put: Put,
+}
 
 impl Working {
     /// Takes over what is in the kernel already, as far as it says what it was opened for. It is decided on again before it
@@ -77,34 +86,45 @@ impl Working {
         found.map(|device| Arc::clone(device.name()))
     }
 
-    /// Holds what was opened by name to what decides now. `found` may be in the kernel besides what we know of.
-    pub(super) fn decide_again(&mut self, config: &Config, found: &[Element]) -> io::Result<()> {
+    /// Holds what was opened by name to what decides now: what nothing opens any more is leaving from then on. `found` may
+    /// be in the kernel besides what we know of. Returns what the kernel has to be told of besides.
+    pub(super) fn decide_again(&mut self, config: &Config, found: &[Element]) -> Vec<New> {
         let now = Instant::now();
         let known = self.state.known();
         let mut state = std::mem::replace(&mut self.state, State::new(0));
-        let (mut gone, new) = state.decide_again(now, |view| {
+        let (gone, new) = state.decide_again(now, |view| {
             let names = known.get(&view.address).into_iter().flatten();
             self.again(config, view, names.into_iter().any(|name| name != view.name))
         });
         self.state = state;
         self.counts.open(self.state.len());
-        let open: HashSet<Element> =
-            self.state.views().flat_map(|view| view.entry.elements.clone()).collect();
-        gone.extend(found.iter().filter(|element| !open.contains(element)));
+        let open = self.state.open();
+        self.leaving.extend(gone);
+        self.leaving.extend(found);
         let known: HashSet<String> = kept_sets(&self.plan).into_iter().map(|(name, _)| name).collect();
-        gone.retain(|element| known.contains(&element.set()));
-        self.delete(&gone)?;
-        let names: Vec<(Element, DnsName)> = self
-            .state
-            .views()
-            .flat_map(|view| view.entry.elements.iter().map(|element| (*element, view.name.clone())))
-            .filter(|(element, _)| new.contains_key(element))
-            .collect();
-        let puts = names.iter().filter_map(|(element, name)| Some(put(*element, *new.get(element)?, name)));
-        let puts: Vec<Put> = puts.collect();
-        self.put(&puts)?;
-        // A packet that was under way may have renewed what was being deleted.
-        self.delete(&gone)
+        self.leaving.retain(|element| !open.contains(element) && known.contains(&element.set()));
+        let mut opened = Vec::new();
+        for view in self.state.views() {
+            let new = view.entry.elements.iter().filter_map(|element| Some((*element, *new.get(element)?)));
+            opened.extend(new.map(|(element, lifetime)| New {
+                client: view.client.clone(),
+                address: view.address,
+                put: put(element, lifetime, view.name),
+                name: view.name.clone(),
+            }));
+        }
+        opened
+    }
+
+    /// Tells the kernel of these, as far as they are still open.
+    pub(super) fn put_opened(&mut self, new: &[New]) -> io::Result<()> {
+        let is_open = |New { client, name, address, put }: &&New| {
+            self.state
+                .entry(client, name, *address)
+                .is_some_and(|entry| entry.elements.contains(&put.element))
+        };
+        let puts: Vec<Put> = new.iter().filter(is_open).map(|opened| opened.put.clone()).collect();
+        self.put(&puts)
     }
 
     /// What a name opens now of what it has opened.
@@ -120,21 +140,13 @@ impl Working {
         elements.flatten().collect()
     }
 
-    /// Cuts the flows that are open and not allowed.
-    pub(super) fn sweep(&mut self, config: &Config) -> io::Result<Swept> {
-        let flows = conntrack::flows()?;
-        if flows.is_empty() {
-            return Ok(Swept::default());
-        }
+    /// The flows that are not allowed, and how many are.
+    pub(super) fn part(&self, config: &Config, flows: Vec<Flow>) -> io::Result<(Vec<Flow>, usize)> {
         let neighbours = self.neighbours.all()?;
-        let open: HashSet<Element> =
-            self.state.views().flat_map(|view| view.entry.elements.clone()).collect();
+        let open = self.state.open();
         let (kept, cut): (Vec<Flow>, Vec<Flow>) =
             flows.into_iter().partition(|flow| self.is_allowed(config, flow, &open, &neighbours));
-        self.keep_apart(&cut)?;
-        conntrack::cut(&cut)?;
-        self.counts.cut(cut.len());
-        Ok(Swept { cut: cut.len(), kept: kept.len() })
+        Ok((cut, kept.len()))
     }
 
     fn is_allowed(
@@ -168,16 +180,5 @@ impl Working {
                 .behind
                 .iter()
                 .any(|behind| self.plan.allows(behind.device.name(), client, address, transport, port))
-    }
-
-    /// Lets the datagrams of flows that are cut not begin them again from the other side.
-    fn keep_apart(&mut self, cut: &[Flow]) -> io::Result<()> {
-        let datagrams = cut.iter().filter(|flow| flow.transport == Transport::Udp);
-        for flow in datagrams {
-            let mut batch = Batch::default();
-            batch.keep_apart((flow.client, flow.client_port), (flow.address, flow.port.get()));
-            self.kernel.commit(batch)?;
-        }
-        Ok(())
     }
 }

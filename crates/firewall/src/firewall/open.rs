@@ -74,7 +74,7 @@ impl Working {
         self.turn(config, &client, &becomes_shared).map_err(GateError::Kernel)?;
         let after = self.state.elements_of(&client, &addresses);
         let gone: Vec<Element> = before.difference(&after).copied().collect();
-        self.delete(&gone).map_err(GateError::Kernel)
+        self.kernel.take_out(&gone).map_err(GateError::Kernel)
     }
 
     /// Has what the other names of a client have opened of these addresses, of which another name is known from now on, go

@@ -94,28 +94,10 @@ impl Working {
             let mut batch = Batch::default();
             batch.put(puts, self.kernel.renews_in_place());
             self.kernel.commit(batch)?;
-        }
-        Ok(())
-    }
-
-    /// Deletes elements, each of which may have ended by itself.
-    pub(super) fn delete(&mut self, gone: &[Element]) -> io::Result<()> {
-        for gone in gone.chunks(ELEMENTS_PER_BATCH) {
-            let mut batch = Batch::default();
-            batch.delete(gone);
-            match self.kernel.commit(batch) {
-                Ok(()) => continue,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-            for element in gone {
-                let mut batch = Batch::default();
-                batch.delete(&[*element]);
-                match self.kernel.commit(batch) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    Ok(()) | Err(_) => {}
-                }
-            }
+            // What is opened again stays.
+            puts.iter().for_each(|put| {
+                self.leaving.remove(&put.element);
+            });
         }
         Ok(())
     }
