@@ -129,6 +129,7 @@ pub(crate) fn run(options: &Kernel) -> Result<()> {
         lifetime: LIFETIME_MIN,
         size: 1 << 20,
         dns: vec![(Ipv4Addr::UNSPECIFIED, 53).into()],
+        dns_elsewhere: Vec::new(),
         doors: Vec::new(),
         relay: Vec::new(),
         stand_ins: Vec::new(),

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         names_are_asked_of_us_alone,
         nothing_is_left_behind,
         one_command_sets_it_up,
+        what_is_no_device_is_not_attached,
     ])
 }
 
@@ -252,6 +253,7 @@ fn config() -> Config {
         size: SIZE,
         is_counted: true,
         dns: vec![(Ipv4Addr::UNSPECIFIED, 53).into(), (Ipv6Addr::UNSPECIFIED, 53).into()],
+        dns_elsewhere: Vec::new(),
         relay: Vec::new(),
         stand_ins: Vec::new(),
         doors: Vec::new(),
@@ -628,6 +630,26 @@ fn start_in_router(world: &World, lan: &Lan, args: &[&str]) -> Result<Exeat> {
     let mut exeat = Exeat::spawn_as(world.directory(), &["nsenter", &inside, "--"], args, |_| ())?;
     exeat.wait_until_ready()?;
     Ok(exeat)
+}
+
+fn what_is_no_device_is_not_attached() -> Result<()> {
+    let (world, lan) = (World::new()?, Lan::new()?);
+    let file = world.directory().join("file");
+    std::fs::write(&file, "no namespace")?;
+    let (socket, file) = (world.directory().join("fw.sock"), file.to_string_lossy().into_owned());
+    let socket = socket.to_string_lossy().into_owned();
+    let binary = exeat_tests::exeat::binary()?.to_string_lossy().into_owned();
+    for (devices, want) in [
+        (&["--interface", "lo"][..], "`lo` is the loopback device"),
+        (&["--interface", "lan1", "--interface", "lan1"], "`lan1` is named twice"),
+        (&["--bridge", "lan1", "--interface", "lan1"], "`lan1` is named twice"),
+        (&["--netns", &file], "is no network namespace"),
+    ] {
+        let args = [&["firewall", "attach", "--socket", &socket][..], devices, &["example.com"]].concat();
+        let (is_well, told) = run(&lan.router, &binary, &args)?;
+        ensure!(!is_well && told.contains(want), "{devices:?}: {told}");
+    }
+    Ok(())
 }
 
 fn one_command_sets_it_up() -> Result<()> {

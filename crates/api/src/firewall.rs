@@ -31,6 +31,8 @@ pub(crate) struct Opened {
     devices: Vec<String>,
     /// The control groups of this host whose processes are.
     groups: Vec<String>,
+    /// Where clients of the devices are led with what they ask for names.
+    name_servers: Vec<NameServer>,
     /// Whether the rules of what decides now are in force.
     is_in_force: bool,
     /// What the rules have counted.
@@ -39,6 +41,15 @@ pub(crate) struct Opened {
     opened: Vec<One>,
     /// Entries beyond those.
     left_out: usize,
+}
+
+/// A name server that clients are led to.
+#[derive(Debug, Serialize, JsonSchema)]
+struct NameServer {
+    /// Its address and port.
+    address: String,
+    /// Whether it is this program; else it is one that is heard of by dnstap.
+    is_ours: bool,
 }
 
 /// What rules have counted since they were set first: of flows that they let through, the first packets.
@@ -109,6 +120,10 @@ fn opened(firewall: &Arc<Firewall>, address: Option<IpAddr>) -> Result<Opened, F
     Ok(Opened {
         devices: firewall.devices().map(str::to_owned).collect(),
         groups: firewall.groups().map(str::to_owned).collect(),
+        name_servers: firewall
+            .name_servers()
+            .map(|(address, is_ours)| NameServer { address: address.to_string(), is_ours })
+            .collect(),
         is_in_force: firewall.is_in_force(),
         counters: counters.map(counter).collect(),
         opened: found.iter().map(One::from).collect(),

@@ -45,6 +45,13 @@ impl Text {
         Self(text.into())
     }
 
+    /// Returns `text` as it is if it is printable ASCII in which what was not is escaped already, such as a name of DNS as
+    /// zone files have it, and not too long; else as [`Self::new`] does.
+    pub fn of_escaped(text: &str) -> Self {
+        let is_printable = text.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        if is_printable && text.len() <= TEXT_BYTES_MAX { Self(text.into()) } else { Self::new(text) }
+    }
+
     /// Returns the escaped text, without another copy of it.
     pub fn shared(&self) -> Arc<str> {
         Arc::clone(&self.0)
@@ -76,6 +83,19 @@ impl fmt::Display for Text {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_escaped_is_not_escaped_again() {
+        let long = "a".repeat(TEXT_BYTES_MAX + 1);
+        for (name, text, want) in [
+            ("plain", "a.example.com.", "a.example.com."),
+            ("escaped", "a\\032b.example.com.", "a\\032b.example.com."),
+            ("not printable", "a\nb", "a\\x0ab"),
+            ("too long", &long, &format!("{}…", &long[1..])),
+        ] {
+            assert_eq!(Text::of_escaped(text).as_str(), want, "{name}");
+        }
+    }
 
     #[test]
     fn text_is_cut_and_escaped() {

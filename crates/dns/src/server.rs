@@ -4,6 +4,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
+use exeat_audit::Seldom;
 use exeat_identity::{Part, Place, Source};
 use hickory_proto::op::ResponseCode;
 
@@ -39,6 +40,9 @@ use reply::Reply;
 use telling::Telling;
 use told::Told;
 use trail::Trail;
+
+/// A line that a client can cause by every question.
+static UNWRITTEN: Seldom = Seldom::new();
 
 /// Questions that wait for servers or the kernel, in all: as many as may be asked of servers at a time, four times over.
 /// Each holds about 4 KB.
@@ -205,7 +209,9 @@ impl Server {
                 Some(written.bytes)
             }
             Err(error) => {
-                tracing::warn!(%error, "an answer could not be written");
+                if let Some(left_out) = UNWRITTEN.turn() {
+                    tracing::warn!(%error, left_out, "an answer could not be written");
+                }
                 let failed = Reply::code(ResponseCode::ServFail);
                 failed.write(question, carrier.room(question)).ok().map(|written| written.bytes)
             }

@@ -61,9 +61,13 @@ fn stage(allow: &[&str]) -> (Arc<World>, Arc<Watched>, Server) {
 
 /// What the one message of a committed stream comes to: the word for it, the reason on record, and what was opened.
 async fn learn(name: &str, fails: Option<GateError>) -> String {
+    learn_of(name, &input(name), fails).await
+}
+
+async fn learn_of(name: &str, stream: &[u8], fails: Option<GateError>) -> String {
     let (world, gate, server) = stage(&["*.example.com"]);
     gate.says.lock().unwrap().extend(fails);
-    let (mut feed, mut buffer) = (Feed::default(), bytes::BytesMut::from(&*input(name)));
+    let (mut feed, mut buffer) = (Feed::default(), bytes::BytesMut::from(stream));
     let message = loop {
         match feed.next(&mut buffer).unwrap() {
             Next::Message(message) => break message,
@@ -85,6 +89,27 @@ async fn learn(name: &str, fails: Option<GateError>) -> String {
         .collect();
     let words = [&*tapped, reason].into_iter().chain(open.iter().map(String::as_str));
     words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test]
+async fn an_ipv4_address_in_the_form_of_ipv6_opens_nothing() {
+    let told: [u8; 16] = "2606:2800:220:1::34".parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let stream = input("v6");
+    let at = stream.windows(16).position(|octets| octets == told).unwrap();
+    for (address, want) in [
+        ("2606:2800:220:1::35", "opened 2606:2800:220:1::35"),
+        ("::ffff:93.184.216.34", "nothing"),
+        ("::ffff:10.0.0.1", "denied address_not_allowed"),
+    ] {
+        let mut stream = stream.clone();
+        let address: std::net::Ipv6Addr = address.parse().unwrap();
+        stream[at..at + 16].copy_from_slice(&address.octets());
+        let got = learn_of("v6", &stream, None).await;
+        // Once for each port.
+        let mut words: Vec<&str> = got.split(' ').collect();
+        words.dedup();
+        assert_eq!(words.join(" "), want, "{address}");
+    }
 }
 
 #[tokio::test]

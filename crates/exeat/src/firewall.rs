@@ -121,6 +121,7 @@ pub(crate) async fn start(
         lifetime: settings.lifetime,
         size: settings.elements,
         is_counted: settings.is_counted,
+        dns_elsewhere: listeners.dns_elsewhere.to_vec(),
         dns: listeners.dns.iter().chain(listeners.dns_elsewhere).copied().collect(),
         doors: listeners.doors.to_vec(),
         relay: listeners.relay.listeners,

@@ -1,6 +1,12 @@
 //! What the firewall has done so far, in numbers.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use crate::refused::Fate;
 
@@ -18,6 +24,8 @@ pub struct Counts {
     full: AtomicU64,
     openings: AtomicU64,
     is_in_force: AtomicBool,
+    /// When the change began that the kernel has not been told all of.
+    behind: Mutex<Option<Instant>>,
 }
 
 /// The numbers at one time.
@@ -45,6 +53,8 @@ pub struct Counted {
     pub openings: u64,
     /// Whether the rules of what decides are in force.
     pub is_in_force: bool,
+    /// For how long what decides has been newer than what the kernel was told; zero if it is not.
+    pub behind: Duration,
 }
 
 impl Counts {
@@ -64,7 +74,22 @@ impl Counts {
             full: load(&self.full),
             openings: load(&self.openings),
             is_in_force: self.is_in_force.load(Ordering::Relaxed),
+            behind: self.behind().map(|since| since.elapsed()).unwrap_or_default(),
         }
+    }
+
+    /// Something else decides from now on, or still does.
+    pub(crate) fn change_begins(&self) {
+        self.behind().get_or_insert_with(Instant::now);
+    }
+
+    /// The kernel was told all of it.
+    pub(crate) fn change_ends(&self) {
+        *self.behind() = None;
+    }
+
+    fn behind(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn committed(&self, is_done: bool) {

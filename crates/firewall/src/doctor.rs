@@ -30,6 +30,27 @@ pub enum Grade {
     Unproven,
 }
 
+/// What answers questions for names.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum NameServer {
+    /// This program.
+    Ours,
+    /// Another one, which this program hears of.
+    Elsewhere,
+    /// There is none.
+    #[default]
+    Nobody,
+}
+
+/// What answers them in each address family.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct NameServers {
+    /// IPv4.
+    pub v4: NameServer,
+    /// IPv6.
+    pub v6: NameServer,
+}
+
 /// What is held to the policy.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Attachment {
@@ -50,9 +71,9 @@ const HOOKS: [(&str, &str); 4] = [
 /// Looks at the program, the kernel, and our rules in this network namespace. Then it sends packets from where the clients
 /// of each attachment are, to addresses that are nobody's: from a network of its own that is a port of a bridge for the
 /// time being, from the network at the other end of a veth pair, from a process in a control group. It takes some seconds,
-/// and leaves nothing behind. This process goes into each control group for that time.
+/// and leaves nothing behind. This process goes into each control group for that time. `names` answers clients of devices.
 #[must_use]
-pub fn doctor(attached: &[Attachment]) -> Vec<Finding> {
+pub fn doctor(attached: &[Attachment], names: NameServers) -> Vec<Finding> {
     let mut findings = Vec::new();
     match nft::version() {
         Ok(version) => findings.push(well(format!("nft {version}"))),
@@ -87,7 +108,7 @@ pub fn doctor(attached: &[Attachment]) -> Vec<Finding> {
     };
     for attachment in attached {
         match attachment {
-            Attachment::Device(name) => vantage::of_device(name, &mut kernel, &mut findings),
+            Attachment::Device(name) => vantage::of_device(name, names, &mut kernel, &mut findings),
             Attachment::Group(path) => vantage::of_group(path, &mut kernel, &mut findings),
         }
     }

@@ -12,6 +12,7 @@ mod rules;
 use std::{
     collections::HashSet,
     io,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -172,6 +173,7 @@ impl Firewall {
     /// that can be, new names are refused, and it is tried again until it works.
     pub fn replace(&self, deciding: Arc<dyn Deciding>) -> Result<Swept, FirewallError> {
         let inner = &self.inner;
+        inner.counts.change_begins();
         let _one = inner.changing();
         let plan = inner.config.plan(&*deciding);
         let (applied, new) = {
@@ -183,7 +185,9 @@ impl Firewall {
             (working.apply(&inner.config), working.decide_again(&inner.config, &[]))
         };
         let swept = inner.follow(&new)?;
-        applied.map(|()| swept)
+        applied?;
+        inner.counts.change_ends();
+        Ok(swept)
     }
 
     /// What it has done so far.
@@ -210,6 +214,14 @@ impl Firewall {
     /// The control groups of this host whose processes are.
     pub fn groups(&self) -> impl Iterator<Item = &str> {
         self.inner.config.groups.iter().map(|attached| &**attached.group.path())
+    }
+
+    /// Where clients of devices are led with what they ask for names, and whether that is ours.
+    pub fn name_servers(&self) -> impl Iterator<Item = (SocketAddr, bool)> {
+        let Config { dns, dns_elsewhere, .. } = &self.inner.config;
+        // Nobody is led from elsewhere to an address that this host has for itself.
+        let led_to = dns.iter().filter(|server| !server.ip().is_loopback());
+        led_to.map(|server| (*server, !dns_elsewhere.contains(server)))
     }
 
     /// Whether the rules of what decides now are in force.

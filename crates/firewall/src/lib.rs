@@ -27,7 +27,7 @@ mod wire;
 
 pub use counts::{Counted, Counts};
 pub use devices::addresses;
-pub use doctor::{Attachment, Finding, Grade, doctor};
+pub use doctor::{Attachment, Finding, Grade, NameServer, NameServers, doctor};
 pub use element::{Element, Sender, Station};
 pub use firewall::{Attached, Config, Firewall, FirewallError, LIFETIME_MIN, OpenedView, Swept, remove};
 pub use group::{GROUPS_MAX, Group};

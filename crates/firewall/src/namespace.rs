@@ -39,7 +39,7 @@ pub fn devices_towards(namespace: &str) -> io::Result<Vec<String>> {
     })?;
     let links = links()?;
     let fd = u32::try_from(file.as_raw_fd()).map_err(io::Error::other)?;
-    let number = number(NsidAttribute::Fd(fd))?;
+    let number = number(NsidAttribute::Fd(fd)).map_err(|error| none_at(&path, error))?;
     let towards = links.iter().filter(|link| number.is_some() && link.namespace == number);
     let mut devices = Vec::new();
     for link in towards {
@@ -54,7 +54,7 @@ pub fn devices_towards(namespace: &str) -> io::Result<Vec<String>> {
     }
     let astray = thread::scope(|scope| {
         let inside = scope.spawn(|| -> io::Result<Option<String>> {
-            setns(&file, CloneFlags::CLONE_NEWNET)?;
+            setns(&file, CloneFlags::CLONE_NEWNET).map_err(|error| none_at(&path, error.into()))?;
             let links = self::links()?;
             let here = self::number(NsidAttribute::Pid(std::process::id()))?;
             Ok(links.into_iter().find(|link| link.leads_beyond(here)).map(|link| link.name))
@@ -69,6 +69,15 @@ pub fn devices_towards(namespace: &str) -> io::Result<Vec<String>> {
             "no device of this network leads to {namespace}: nothing can leave it by here"
         ))),
         None => Ok(devices),
+    }
+}
+
+/// The error for a file that is there, and that the kernel takes for no network namespace.
+fn none_at(path: &Path, error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::InvalidInput {
+        io::Error::new(error.kind(), format!("`{}` is no network namespace", path.display()))
+    } else {
+        error
     }
 }
 

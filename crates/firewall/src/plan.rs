@@ -29,6 +29,12 @@ impl Device {
         is_name.then(|| Self { name: name.into(), is_bridge })
     }
 
+    /// Whether it is by its name the one on which a host speaks with itself.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        *self.name == *"lo"
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &Arc<str> {

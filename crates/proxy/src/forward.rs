@@ -6,7 +6,7 @@
 
 use std::{pin::pin, sync::Arc};
 
-use exeat_audit::Event;
+use exeat_audit::{Event, Seldom};
 use exeat_identity::Principal;
 use exeat_model::Authority;
 use exeat_policy::{Expect, Reason};
@@ -38,6 +38,9 @@ use crate::{
     upstream::{self, Answered, Failure, Lease, Lost},
     websocket::{self, Agreed, Handover, Switched},
 };
+
+/// A line that a client can cause by every request.
+static CREDENTIALS: Seldom = Seldom::new();
 
 /// Answers one request of `client`, whose head was `passed` by the guard if it is HTTP/1.
 pub(crate) async fn answer(
@@ -418,7 +421,9 @@ fn check_hop(
     let status = response.status();
     match route.hop_name() {
         Some(name) if route.takes_absolute_form().is_some() && status.as_u16() == 407 => {
-            tracing::warn!(hop = &**name, "the next hop does not accept the credentials");
+            if let Some(left_out) = CREDENTIALS.turn() {
+                tracing::warn!(hop = &**name, left_out, "the next hop does not accept the credentials");
+            }
             let next_hop = NextHop { name: Arc::clone(name), status: Some(status.as_u16()) };
             let refusal = serve::refuse(trail, Reason::ConnectFailed, Some(authority));
             let refusal = refusal.with_detail("the next hop wants other credentials");

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 
+use exeat_audit::Seldom;
 use exeat_model::{Authority, Host};
 use exeat_policy::{
     Announce, Caps, Denial, HopPermit, InfraPermit, OpeningRule, Permit, PolicySet, Reason, RuleId,
@@ -22,6 +23,11 @@ use crate::{
     trail::Trail,
     upstream_stream::Connected,
 };
+
+/// Lines that a client can cause by every request.
+static UNTRUSTED: Seldom = Seldom::new();
+static UNWELCOME: Seldom = Seldom::new();
+static LOOPING: Seldom = Seldom::new();
 
 /// What a request may open, and how.
 pub(crate) enum Route {
@@ -343,7 +349,14 @@ async fn to_hop(
 fn untrusted(trail: &mut Trail, permit: &HopPermit, error: &HandshakeError) -> Refusal {
     let name = &permit.hop().name;
     let source = error as &dyn std::error::Error;
-    tracing::warn!(hop = &**name, error = source, "the next hop is not spoken to: TLS does not begin");
+    if let Some(left_out) = UNTRUSTED.turn() {
+        tracing::warn!(
+            hop = &**name,
+            error = source,
+            left_out,
+            "the next hop is not spoken to: TLS does not begin"
+        );
+    }
     let refusal = refuse(trail, Reason::ConnectFailed, Some(permit.target())).with_detail(error.detail());
     let next_hop = NextHop { name: Arc::clone(name), status: None };
     Refusal { next_hop: Some(next_hop), error: error.proxy_error(), ..refusal }
@@ -361,7 +374,9 @@ async fn ask_hop(
     let hop = &*via.permit.hop().name;
     let source = &error as &dyn std::error::Error;
     if error.lasts() {
-        tracing::warn!(hop, error = source, "the next hop does not accept this proxy");
+        if let Some(left_out) = UNWELCOME.turn() {
+            tracing::warn!(hop, error = source, left_out, "the next hop does not accept this proxy");
+        }
     } else {
         let error = source;
         tracing::debug!(request_id = trail.request_id(), hop, error, "the next hop gives no connection");
@@ -388,7 +403,9 @@ fn note_failure(hop: &Hop, permit: &HopPermit, error: &(dyn std::error::Error + 
 
 /// Returns the refusal for a hop that is this proxy itself.
 fn loops(trail: &mut Trail, permit: &HopPermit) -> Refusal {
-    tracing::error!(hop = &*permit.hop().name, "this next hop is one of our own listeners");
+    if let Some(left_out) = LOOPING.turn() {
+        tracing::error!(hop = &*permit.hop().name, left_out, "this next hop is one of our own listeners");
+    }
     refuse(trail, Reason::LoopDetected, Some(permit.target()))
 }
 

@@ -28,6 +28,10 @@ const DEVICES_MAX: usize = 256;
 
 const DEVICES_HELP: &str = "write bridges = [\"br0\"], interfaces = [\"eth1\"] or cgroups = [\"/ci.slice\"]";
 
+/// Why `lo` is no device of clients, and what is meant instead.
+pub(crate) const LOOPBACK: &str = "`lo` is the loopback device, by which no clients come";
+pub(crate) const LOOPBACK_HELP: &str = "processes of this host are held by their control group";
+
 impl FirewallSettings {
     /// The defaults, for these devices and groups.
     pub(crate) fn of(devices: Vec<Device>, groups: Vec<Group>) -> Self {
@@ -78,6 +82,10 @@ fn read_devices(
             Some(device) if devices.iter().any(|other| other.name() == device.name()) => {
                 let message = format!("`{name}` is listed twice");
                 notes.push(value.span(), Finding::error(Code::Duplicate, message).help("remove one"));
+            }
+            Some(device) if device.is_loopback() => {
+                let finding = Finding::error(Code::InvalidValue, LOOPBACK).help(LOOPBACK_HELP);
+                notes.push(value.span(), finding);
             }
             Some(device) => devices.push(device),
             None => {
@@ -173,6 +181,7 @@ mod tests {
             ("cgroups = [\"/ci.slice\", \"/ci.slice/\"]", "`/ci.slice/` is listed twice | remove one"),
             ("bridges = [\"br0\", \"br0\"]", "`br0` is listed twice | remove one"),
             ("bridges = [\"br0\"]\ninterfaces = [\"br0\"]", "`br0` is listed twice"),
+            ("interfaces = [\"lo\"]", "`lo` is the loopback device, by which no clients come | processes"),
             ("interfaces = [\"a\\\"; drop\"]", "is not the name of a network device"),
             ("interfaces = [\"veth*\"]", "is not the name of a network device"),
             ("interfaces = [\"sixteen-letters-\"]", "is not the name of a network device"),

@@ -14,6 +14,7 @@ use exeat_policy::{
 use crate::clients::Client;
 use crate::document::Document;
 use crate::entry;
+use crate::firewall::{LOOPBACK, LOOPBACK_HELP};
 use crate::load::{Options, compile};
 use crate::policies::Policy;
 use crate::problem::{Code, Finding, Problem, Severity};
@@ -70,17 +71,26 @@ pub fn from_attach_flags(flags: &AttachFlags<'_>, options: &Options) -> Result<L
     let mut problems = Vec::new();
     let allow: Vec<String> = flags.allow.iter().map(|entry| without_final_dot(entry)).collect();
     let policy = policy(&allow, flags.deny, flags.mode, &mut problems)?;
-    let mut devices = Vec::new();
+    let mut devices: Vec<Device> = Vec::new();
     for (names, is_bridge) in [(flags.bridges, true), (flags.interfaces, false)] {
         for name in names {
-            let Some(device) = Device::new(name, is_bridge) else {
-                let finding = Finding::error(
-                    Code::InvalidValue,
-                    format!("`{name}` is not the name of a network device"),
-                );
-                return Err(Report::new(vec![Problem::of_file(&"the command line".into(), finding)]));
+            let finding = match Device::new(name, is_bridge) {
+                Some(device) if devices.iter().any(|other| other.name() == device.name()) => {
+                    Finding::error(Code::Duplicate, format!("`{name}` is named twice")).help("name it once")
+                }
+                Some(device) if device.is_loopback() => {
+                    Finding::error(Code::InvalidValue, LOOPBACK).help(LOOPBACK_HELP)
+                }
+                Some(device) => {
+                    devices.push(device);
+                    continue;
+                }
+                None => {
+                    let message = format!("`{name}` is not the name of a network device");
+                    Finding::error(Code::InvalidValue, message)
+                }
             };
-            devices.push(device);
+            return Err(Report::new(vec![Problem::of_file(&"the command line".into(), finding)]));
         }
     }
     // Whoever asks from elsewhere would be answered, and have names opened, as the clients are.

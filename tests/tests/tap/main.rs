@@ -4,11 +4,15 @@
 mod servers;
 mod stage;
 
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use exeat_tests::dns::Entry;
 use exeat_tests::namespace::NAME_SERVER;
+use exeat_tests::origin::PATIENCE;
 use exeat_tests::{harness, scenarios};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -23,6 +27,7 @@ fn main() -> ExitCode {
         unbound_is_heard_again_after_a_restart_of_either,
         bind_is_heard_again_after_a_restart_of_either,
         a_stream_of_another_user_is_not_read,
+        strangers_do_not_fill_the_log,
         a_name_server_elsewhere_is_asked_and_nothing_else_there,
     ])
 }
@@ -132,6 +137,30 @@ fn a_stream_of_another_user_is_not_read() -> Result<()> {
     ensure!(!stage.is_open(1, stage::target("93.184.216.34", 443)?)?, "it is open");
     ensure!(stage.exeat.audit()?.iter().all(|record| record["event"] != "dns"), "something was heard");
     Ok(())
+}
+
+fn strangers_do_not_fill_the_log() -> Result<()> {
+    let stage = Stage::start_for_user(4242)?;
+    let line = "a stream of dnstap from a user who may not write";
+    let knocks = 1000;
+    let knock = || -> Result<()> {
+        let mut stream = UnixStream::connect(stage.socket())?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        // It is closed once it was looked at.
+        ensure!(stream.read(&mut [0])? == 0, "something was said");
+        Ok(())
+    };
+    (0..knocks).try_for_each(|_| knock())?;
+    // The next line, a second after the last, tells of the others.
+    let end = Instant::now() + PATIENCE;
+    while !stage.exeat.stderr().lines().any(|told| told.contains(line) && !told.contains("left_out=0")) {
+        ensure!(Instant::now() < end, "the others are not told of: {}", stage.exeat.stderr());
+        knock()?;
+    }
+    let lines = stage.exeat.stderr().matches(line).count();
+    // One a second: as many as these only on a machine that takes a second for ten.
+    ensure!(lines < knocks / 10, "{lines} lines");
+    stage.exeat.stop()
 }
 
 fn a_name_server_elsewhere_is_asked_and_nothing_else_there() -> Result<()> {

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::Router;
+use exeat_audit::Seldom;
 use exeat_proxy::Tls;
 use socket2::SockRef;
 use tokio::{
@@ -17,6 +18,9 @@ use crate::server::{ACCEPT_PAUSE, CONNECTIONS_MAX, Caller, Patience, serve_one};
 
 /// Time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A line that whoever connects can cause.
+static REFUSED: Seldom = Seldom::new();
 
 /// How connections are taken in.
 #[derive(Clone, Debug)]
@@ -52,7 +56,9 @@ async fn take(router: Router, stream: TcpStream, door: Door, place: OwnedSemapho
     match spawn_blocking(move || callers.check(peer, here)).await {
         Ok(Ok(())) => {}
         Ok(Err(refused)) => {
-            tracing::warn!(why = refused.why(), "a connection was refused");
+            if let Some(left_out) = REFUSED.turn() {
+                tracing::warn!(why = refused.why(), left_out, "a connection was refused");
+            }
             return;
         }
         Err(_) => return,

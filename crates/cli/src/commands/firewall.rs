@@ -1,9 +1,10 @@
 //! `firewall`: the kernel's part, from the command line.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use exeat_firewall::{Attachment, Grade};
+use exeat_firewall::{Attachment, Grade, NameServer, NameServers};
 use http::Method;
 use nix::unistd::{AccessFlags, access};
 use serde_json::Value;
@@ -108,6 +109,11 @@ fn show(FirewallOutput { socket, json }: &FirewallOutput, address: Option<&str>)
             ports.join(",")
         ));
     }
+    if let Some(more @ 1..) = answer.get("left_out").and_then(Value::as_u64) {
+        told.push_str(&format!(
+            "and {more} more, which are not listed: `exeat firewall why ADDRESS` has those of one client or destination\n"
+        ));
+    }
     for counter in counters {
         let number = |key: &str| counter.get(key).and_then(Value::as_u64).unwrap_or(0);
         let what = match counter.get("name").and_then(Value::as_str) {
@@ -128,7 +134,9 @@ fn show(FirewallOutput { socket, json }: &FirewallOutput, address: Option<&str>)
 
 fn doctor(socket: Option<&Path>) -> anyhow::Result<Exit> {
     let attached = attached(socket);
-    let findings = exeat_firewall::doctor(attached.as_deref().unwrap_or_default());
+    let (attachments, names) =
+        attached.as_ref().map_or((&[][..], NameServers::default()), |(found, names)| (found, *names));
+    let findings = exeat_firewall::doctor(attachments, names);
     let mut told = String::new();
     for finding in &findings {
         let word = match finding.grade {
@@ -146,13 +154,29 @@ fn doctor(socket: Option<&Path>) -> anyhow::Result<Exit> {
     Ok(if is_bad { Exit::Failure } else { Exit::Success })
 }
 
-/// What is attached, by the firewall that runs.
-fn attached(socket: Option<&Path>) -> anyhow::Result<Vec<Attachment>> {
+/// What is attached, and what answers clients of devices, by the firewall that runs.
+fn attached(socket: Option<&Path>) -> anyhow::Result<(Vec<Attachment>, NameServers)> {
     let answer = control(socket)?.get(Method::GET, "/v1/firewall", None)?;
     let names = |key: &str| -> Vec<String> {
         let listed = answer.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         listed.iter().filter_map(Value::as_str).map(str::to_owned).collect()
     };
     let devices = names("devices").into_iter().map(Attachment::Device);
-    Ok(devices.chain(names("groups").into_iter().map(Attachment::Group)).collect())
+    let attached = devices.chain(names("groups").into_iter().map(Attachment::Group)).collect();
+    let mut servers = NameServers::default();
+    if answer.get("name_servers").is_none() {
+        // An older one, which does not say.
+        servers = NameServers { v4: NameServer::Ours, v6: NameServer::Ours };
+    }
+    for server in answer.get("name_servers").and_then(Value::as_array).into_iter().flatten() {
+        let address = server.get("address").and_then(Value::as_str);
+        let Some(address) = address.and_then(|text| text.parse::<SocketAddr>().ok()) else { continue };
+        let family = if address.is_ipv4() { &mut servers.v4 } else { &mut servers.v6 };
+        // As the rules do: the first of a family.
+        if *family == NameServer::Nobody {
+            let is_ours = server.get("is_ours") == Some(&Value::Bool(true));
+            *family = if is_ours { NameServer::Ours } else { NameServer::Elsewhere };
+        }
+    }
+    Ok((attached, servers))
 }

@@ -3,6 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
+use exeat_audit::Seldom;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
@@ -31,6 +32,13 @@ const READ_BYTES: usize = 64 * 1024;
 
 /// How long to wait when the system gives no more connections, for those that are open to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Lines that whoever finds the socket can cause, each kind by itself.
+static UNACCEPTED: Seldom = Seldom::new();
+static STRANGER: Seldom = Seldom::new();
+static UNKNOWN: Seldom = Seldom::new();
+static TOO_MANY: Seldom = Seldom::new();
+static BROKEN: Seldom = Seldom::new();
 
 /// Reads what other name servers on this host have answered, and has each answer decided on.
 #[derive(Clone, Debug)]
@@ -67,7 +75,9 @@ impl Tap {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "a stream of dnstap cannot be accepted");
+                    if let Some(left_out) = UNACCEPTED.turn() {
+                        tracing::warn!(%error, left_out, "a stream of dnstap cannot be accepted");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
@@ -78,7 +88,9 @@ impl Tap {
                 continue;
             }
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                tracing::warn!("too many streams of dnstap at a time");
+                if let Some(left_out) = TOO_MANY.turn() {
+                    tracing::warn!(left_out, "too many streams of dnstap at a time");
+                }
                 self.server.count(Happening::TapRefused);
                 continue;
             };
@@ -89,10 +101,13 @@ impl Tap {
                     Ok(()) => tracing::info!("a stream of dnstap has ended"),
                     Err(error) => {
                         server.count(Happening::TapBroken);
-                        tracing::warn!(
-                            error = &error as &dyn std::error::Error,
-                            "a stream of dnstap has ended before its end"
-                        );
+                        if let Some(left_out) = BROKEN.turn() {
+                            tracing::warn!(
+                                error = &error as &dyn std::error::Error,
+                                left_out,
+                                "a stream of dnstap has ended before its end"
+                            );
+                        }
                     }
                 }
             });
@@ -104,11 +119,19 @@ impl Tap {
         match stream.peer_cred() {
             Ok(peer) if peer.uid() == self.uid => true,
             Ok(peer) => {
-                tracing::warn!(uid = peer.uid(), "a stream of dnstap from a user who may not write");
+                if let Some(left_out) = STRANGER.turn() {
+                    tracing::warn!(
+                        uid = peer.uid(),
+                        left_out,
+                        "a stream of dnstap from a user who may not write"
+                    );
+                }
                 false
             }
             Err(error) => {
-                tracing::warn!(%error, "it is not known who writes a stream of dnstap");
+                if let Some(left_out) = UNKNOWN.turn() {
+                    tracing::warn!(%error, left_out, "it is not known who writes a stream of dnstap");
+                }
                 false
             }
         }

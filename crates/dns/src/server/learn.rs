@@ -2,11 +2,12 @@
 //! one, once it is too late to hold anything back.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Instant, SystemTime},
 };
 
+use exeat_audit::Seldom;
 use exeat_identity::{Part, Place};
 use exeat_policy::{Reason, may_resolve, reach};
 
@@ -16,6 +17,9 @@ use crate::{
     gate::{GateError, LIFETIME_MIN, Opening},
     surroundings::{Happening, Tapped},
 };
+
+/// A line that a client can cause by every question.
+static NOT_OPENED: Seldom = Seldom::new();
 
 /// The policy has changed since it was asked.
 struct Again;
@@ -107,6 +111,17 @@ impl Inner {
                 return Ok(Tapped::Denied);
             }
         };
+        // As on a question to this server, an IPv4 address in the form of IPv6 is decided on and opens nothing.
+        let plain: Vec<IpAddr> = told.addrs.iter().copied().filter(|at| at.to_canonical() == *at).collect();
+        let reach = if plain.len() == told.addrs.len() {
+            reach
+        } else {
+            self::reach(policy, &principal.bound, &name, &plain).unwrap_or_default()
+        };
+        if reach.is_empty() {
+            self.note_heard(heard, trail);
+            return Ok(Tapped::Nothing);
+        }
         let opening = Opening {
             client: client.from.ip().to_canonical(),
             principal: Arc::clone(&principal),
@@ -138,7 +153,13 @@ impl Inner {
             }
             Err(GateError::Outdated) => Err(Again),
             Err(error @ (GateError::Full | GateError::Kernel(_))) => {
-                tracing::warn!(%error, "the way to an answer of another name server is not opened");
+                if let Some(left_out) = NOT_OPENED.turn() {
+                    tracing::warn!(
+                        %error,
+                        left_out,
+                        "the way to an answer of another name server is not opened"
+                    );
+                }
                 self.around.count(Happening::NotOpened);
                 trail.note_failure(Reason::PolicyUnavailable);
                 self.note_heard(heard, trail);

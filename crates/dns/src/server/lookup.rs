@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use exeat_audit::Seldom;
 use exeat_identity::Principal;
 use exeat_model::DnsName;
 use exeat_policy::{Denial, PolicySet, Reach, Reason, allows_below, may_resolve, reach, reach_relayed};
@@ -39,6 +40,10 @@ pub(super) const LIFETIME_MAX: Duration = Duration::from_secs(60 * 60);
 /// How often a question is decided on if the policy changes while it is. More changes than this within one lookup are
 /// none that somebody makes.
 pub(super) const ROUNDS_MAX: usize = 4;
+
+/// Lines that a client can cause by every question.
+static ALL_TAKEN: Seldom = Seldom::new();
+static HELD_BACK: Seldom = Seldom::new();
 
 /// Whether it is the lack of a rule that refuses a name.
 fn is_uncovered(denial: Denial) -> bool {
@@ -252,7 +257,9 @@ impl Inner {
         }
         let assigned = self.names.as_ref().map(|names| names.assign(&principal.name, name, Instant::now()));
         let Some(Ok(addresses)) = assigned else {
-            tracing::warn!("an answer is held back: the addresses of `virtual` are all taken");
+            if let Some(left_out) = ALL_TAKEN.turn() {
+                tracing::warn!(left_out, "an answer is held back: the addresses of `virtual` are all taken");
+            }
             self.around.count(Happening::NoVirtualAddress);
             return Err(Stop::Reply(self.fail(trail, Reason::DnsFailed)));
         };
@@ -311,7 +318,9 @@ impl Inner {
             Ok(()) => self.around.count(Happening::Opened(began.elapsed())),
             Err(GateError::Outdated) => return Err(Stop::Again),
             Err(error @ (GateError::Full | GateError::Kernel(_))) => {
-                tracing::warn!(%error, "an answer is held back");
+                if let Some(left_out) = HELD_BACK.turn() {
+                    tracing::warn!(%error, left_out, "an answer is held back");
+                }
                 self.around.count(Happening::NotOpened);
                 trail.answers = None;
                 return Err(Stop::Reply(self.fail(trail, Reason::PolicyUnavailable)));

@@ -2,6 +2,7 @@
 
 use std::{io, time::Duration};
 
+use exeat_audit::Seldom;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -18,6 +19,9 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 /// How long the rest of a question may take once its first octet is there, and how long an answer to be taken.
 const MESSAGE_MAX: Duration = Duration::from_secs(5);
 
+/// A line that clients can cause by holding all connections.
+static UNACCEPTED: Seldom = Seldom::new();
+
 /// How long to wait when the system gives no more connections, for those that are open to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -29,7 +33,9 @@ impl Server {
             let (stream, from) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "a connection for questions cannot be accepted");
+                    if let Some(left_out) = UNACCEPTED.turn() {
+                        tracing::warn!(%error, left_out, "a connection for questions cannot be accepted");
+                    }
                     sleep(ACCEPT_PAUSE).await;
                     continue;
                 }

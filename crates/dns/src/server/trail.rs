@@ -106,7 +106,7 @@ impl<'a> Trail<'a> {
         record.source = Some(self.client.shown());
         record.workload = self.workload.clone();
         record.method = self.question.map(|question| Text::from(question.kind.to_string().as_str()));
-        record.target = self.question.map(|question| Text::from(question.name.to_ascii().as_str()));
+        record.target = self.question.map(|question| Text::of_escaped(&question.name.to_ascii()));
         record.name = self.name.clone();
         // None of the proofs that count here is a token.
         record.principal = self.principal.as_ref().map(|principal| PrincipalRecord {

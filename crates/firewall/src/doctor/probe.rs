@@ -7,12 +7,14 @@ use std::{
 };
 
 use crate::{
-    doctor::{Finding, bad, unproven, well},
+    doctor::{Finding, NameServer, NameServers, bad, unproven, well},
     kernel::Kernel,
 };
 
 /// How long a packet may be without an answer. A refusal comes at once, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long it is looked beforehand whether packets of others are being refused.
+const QUIET: Duration = Duration::from_millis(500);
 /// Addresses for documentation (RFC 5737, RFC 3849), which are nobody's and which no policy opens by accident.
 const NOBODY: [(&str, IpAddr); 2] = [
     ("IPv4", IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),
@@ -31,8 +33,9 @@ pub(super) struct Seen {
     family: &'static str,
     connected: io::Result<()>,
     took: Duration,
-    /// Packets that our rules refused meanwhile, for whomever.
+    /// Packets that our rules refused meanwhile, for whomever, and in some time before that.
     refused: u64,
+    refused_before: u64,
     asked: io::Result<()>,
 }
 
@@ -42,13 +45,16 @@ pub(super) struct Seen {
 /// If that does not tell what it has counted.
 pub(super) fn send(kernel: &mut Kernel) -> io::Result<Vec<Seen>> {
     let sent = NOBODY.iter().map(|&(family, address)| {
+        let first = refused(kernel)?;
+        std::thread::sleep(QUIET);
         let before = refused(kernel)?;
         let began = Instant::now();
         let connected = TcpStream::connect_timeout(&SocketAddr::new(address, DISCARD), PATIENCE);
         let took = began.elapsed();
         let refused = refused(kernel)?.saturating_sub(before);
+        let refused_before = before.saturating_sub(first);
         let asked = ask(SocketAddr::new(address, NAMES));
-        Ok(Seen { family, connected: connected.map(|_| ()), took, refused, asked })
+        Ok(Seen { family, connected: connected.map(|_| ()), took, refused, refused_before, asked })
     });
     sent.collect()
 }
@@ -76,11 +82,14 @@ fn refused(kernel: &mut Kernel) -> io::Result<u64> {
 }
 
 /// Says what it means.
-pub(super) fn judge(who: &str, seen: &[Seen], findings: &mut Vec<Finding>) {
-    for Seen { family, connected, took, refused, asked } in seen {
+pub(super) fn judge(who: &str, names: NameServers, seen: &[Seen], findings: &mut Vec<Finding>) {
+    for Seen { family, connected, took, refused, refused_before, asked } in seen {
         let is_ours = *refused > 0;
         let what = format!("{family}: what {who} sends to nobody's address");
         findings.push(match connected {
+            Err(_) if is_refused(connected) && is_ours && *refused_before > 0 => unproven(format!(
+                "{what} was refused; whether by our rules cannot be told, since they refuse packets of others at the same time"
+            )),
             Err(_) if is_refused(connected) && is_ours => {
                 well(format!("{what} was refused by our rules, in {} ms", took.as_millis()))
             }
@@ -94,18 +103,41 @@ pub(super) fn judge(who: &str, seen: &[Seen], findings: &mut Vec<Finding>) {
             Ok(()) => bad(format!("{what} was let through, and somebody answered")),
         });
         let what = format!("{family}: what {who} asks a name server");
-        findings.push(match asked {
-            Ok(()) => well(format!("{what} comes to us, and was answered")),
-            Err(error) if has_no_way(error) => {
-                unproven(format!("{what} has no way to go ({error}): nothing could be asked"))
-            }
-            Err(error) => bad(format!("{what} was not answered by us ({error}): does this program run?")),
-        });
+        let server = if *family == "IPv4" { names.v4 } else { names.v6 };
+        findings.push(answered(&what, server, asked));
     }
 }
 
-fn is_refused(connected: &io::Result<()>) -> bool {
-    connected.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+/// Says what it means that a question was answered, or not, where `server` is the one that should.
+fn answered(what: &str, server: NameServer, asked: &io::Result<()>) -> Finding {
+    match (server, asked) {
+        (_, Err(error)) if has_no_way(error) => {
+            unproven(format!("{what} has no way to go ({error}): nothing could be asked"))
+        }
+        (NameServer::Ours, Ok(())) => well(format!("{what} comes to us, and was answered")),
+        (NameServer::Ours, Err(error)) => {
+            bad(format!("{what} was not answered by us ({error}): does this program run?"))
+        }
+        (NameServer::Elsewhere, Ok(())) => {
+            well(format!("{what} comes to the name server that `tap` names, and was answered"))
+        }
+        (NameServer::Elsewhere, Err(error)) => bad(format!(
+            "{what} was not answered by the name server that `tap` names ({error}): does it run?"
+        )),
+        (NameServer::Nobody, Ok(())) => {
+            bad(format!("{what} was answered by somebody, and no name server of this family is named"))
+        }
+        (NameServer::Nobody, Err(_)) if is_refused(asked) => {
+            well(format!("{what} was refused: no name server of this family is named"))
+        }
+        (NameServer::Nobody, Err(error)) => {
+            unproven(format!("{what} was not answered ({error}), and no name server of this family is named"))
+        }
+    }
+}
+
+fn is_refused(sent: &io::Result<()>) -> bool {
+    sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 /// Whether the system knows no way for a packet, so that it met no rules.
@@ -143,12 +175,57 @@ mod tests {
                 connected: failed(connected),
                 took: Duration::ZERO,
                 refused: counted,
+                refused_before: 0,
                 asked: failed(asked),
             };
             let mut findings = Vec::new();
-            judge("br0", &[seen], &mut findings);
+            let names = NameServers { v4: NameServer::Ours, v6: NameServer::Nobody };
+            judge("br0", names, &[seen], &mut findings);
             let grades: Vec<Grade> = findings.iter().map(|finding| finding.grade).collect();
             assert_eq!(grades, want, "{case}: {findings:?}");
+        }
+    }
+
+    #[test]
+    fn what_others_are_refused_meanwhile_proves_nothing() {
+        for (before, want) in [(0, Grade::Well), (1, Grade::Unproven)] {
+            let seen = Seen {
+                family: "IPv4",
+                connected: Err(io::ErrorKind::ConnectionRefused.into()),
+                took: Duration::ZERO,
+                refused: 3,
+                refused_before: before,
+                asked: Ok(()),
+            };
+            let mut findings = Vec::new();
+            judge("br0", NameServers::default(), &[seen], &mut findings);
+            assert_eq!(findings.first().map(|finding| finding.grade), Some(want), "{before}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_that_of_the_name_server_which_is_named() {
+        use NameServer::{Elsewhere, Nobody, Ours};
+        use io::ErrorKind::{ConnectionRefused, NetworkUnreachable, WouldBlock};
+        for (server, failed, grade, text) in [
+            (Ours, None, Grade::Well, "comes to us"),
+            (Ours, Some(WouldBlock), Grade::Bad, "not answered by us"),
+            (Elsewhere, None, Grade::Well, "comes to the name server that `tap` names"),
+            (
+                Elsewhere,
+                Some(ConnectionRefused),
+                Grade::Bad,
+                "not answered by the name server that `tap` names",
+            ),
+            (Nobody, None, Grade::Bad, "answered by somebody"),
+            (Nobody, Some(ConnectionRefused), Grade::Well, "was refused"),
+            (Nobody, Some(WouldBlock), Grade::Unproven, "not answered"),
+            (Ours, Some(NetworkUnreachable), Grade::Unproven, "no way"),
+            (Nobody, Some(NetworkUnreachable), Grade::Unproven, "no way"),
+        ] {
+            let asked = failed.map_or(Ok(()), |kind| Err(kind.into()));
+            let found = answered("x", server, &asked);
+            assert!(found.grade == grade && found.text.contains(text), "{server:?} {failed:?}: {found:?}");
         }
     }
 }

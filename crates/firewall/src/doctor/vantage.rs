@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
 use super::{
-    Finding, bad, bridge,
+    Finding, NameServer, NameServers, bad, bridge,
     probe::{self, Seen},
     unproven,
 };
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Probes what is behind a device.
-pub(super) fn of_device(name: &str, kernel: &mut Kernel, findings: &mut Vec<Finding>) {
+pub(super) fn of_device(name: &str, names: NameServers, kernel: &mut Kernel, findings: &mut Vec<Finding>) {
     if nix::net::if_::if_nametoindex(name).is_err() {
         findings.push(bad(format!("there is no device `{name}` here: its rules hold nobody")));
         return;
@@ -47,13 +47,15 @@ pub(super) fn of_device(name: &str, kernel: &mut Kernel, findings: &mut Vec<Find
         ("veth", Some(peer)) => from_peer(peer, kernel),
         _ => Err(io::Error::other("it is neither a bridge nor joined to another network by a veth pair")),
     };
-    tell(&who, sent, findings);
+    tell(&who, names, sent, findings);
 }
 
 /// Probes processes of a group, as one of them: in a group below it, since one that has others below it may have none.
 pub(super) fn of_group(path: &str, kernel: &mut Kernel, findings: &mut Vec<Finding>) {
     let who = format!("a process of {path}");
-    tell(&who, from_group(path, kernel), findings);
+    // Each group has listeners of its own.
+    let names = NameServers { v4: NameServer::Ours, v6: NameServer::Ours };
+    tell(&who, names, from_group(path, kernel), findings);
 }
 
 fn from_group(path: &str, kernel: &mut Kernel) -> io::Result<Vec<Seen>> {
@@ -70,9 +72,9 @@ fn from_group(path: &str, kernel: &mut Kernel) -> io::Result<Vec<Seen>> {
 }
 
 /// Says what came of what was sent.
-fn tell(who: &str, sent: io::Result<Vec<Seen>>, findings: &mut Vec<Finding>) {
+fn tell(who: &str, names: NameServers, sent: io::Result<Vec<Seen>>, findings: &mut Vec<Finding>) {
     match sent {
-        Ok(seen) => probe::judge(who, &seen, findings),
+        Ok(seen) => probe::judge(who, names, &seen, findings),
         Err(error) => findings.push(unproven(format!("{who}: nothing was sent: {error}"))),
     }
 }

@@ -30,6 +30,8 @@ pub struct Config {
     pub is_counted: bool,
     /// Where our name server listens, or the one that we hear of, for what is asked on port 53.
     pub dns: Vec<SocketAddr>,
+    /// Those of them that are not ours.
+    pub dns_elsewhere: Vec<SocketAddr>,
     /// Our other listeners that clients may connect to.
     pub doors: Vec<SocketAddr>,
     /// Those of them that take redirected connections: what opens a connection is looked at there, where that is needed.
