@@ -7,9 +7,9 @@ mod expiry;
 
 use std::{
     fmt,
-    fs::File,
+    fs::{File, OpenOptions},
     io::{self, Read as _},
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -164,9 +164,18 @@ fn pem_error(error: &pem::Error) -> PemError {
     if matches!(error, pem::Error::NoItemsFound) { PemError::Missing } else { PemError::Syntax }
 }
 
+/// Opens a file; a pipe would be waited for.
+fn open(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let is_file = file.metadata()?.is_file();
+    is_file
+        .then_some(file)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))
+}
+
 fn read_pem(path: &Path) -> Result<Vec<u8>, PemError> {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes));
+    let read = open(path).and_then(|file| file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes));
     match read.map_err(PemError::Unreadable)? {
         length if length as u64 > PEM_BYTES_MAX => Err(PemError::TooLarge),
         _ => Ok(bytes),

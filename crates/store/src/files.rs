@@ -1,7 +1,6 @@
 //! Group files: one entry a line, read once from start to end, and never kept in memory.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use exeat_policy::{Entry, ListBuilder};
 
 use crate::entry;
 use crate::problem::{Code, Finding, Problem, Severity, shown};
+use crate::regular::open_regular;
 use crate::source::Source;
 use crate::written::{Digest, Digesting, NamedFile};
 
@@ -60,7 +60,7 @@ impl Files {
     ) -> Result<(), Finding> {
         let found = self.by_name.entry(Arc::clone(name)).or_default();
         path.clone_into(&mut found.path);
-        let result = File::open(path).map_err(ReadError::Io).and_then(|file| {
+        let result = open_regular(path).map_err(ReadError::Io).and_then(|file| {
             let mut file = Digesting::new(file);
             each_line(&mut file, |line, text| {
                 match parse_line(text) {
@@ -154,7 +154,7 @@ fn with_lines(name: &Arc<str>, path: &Path, findings: Vec<(u32, Finding)>) -> Ve
     if waiting.peek().is_none() {
         return problems;
     }
-    if let Ok(file) = File::open(path) {
+    if let Ok(file) = open_regular(path) {
         let _best_effort = each_line(file, |line, text| {
             let text = String::from_utf8_lossy(text.bytes());
             while let Some((_, finding)) = waiting.next_if(|(wanted, _)| *wanted == line) {
@@ -168,6 +168,40 @@ fn with_lines(name: &Arc<str>, path: &Path, findings: Vec<(u32, Finding)>) -> Ve
     }
     problems.extend(waiting.map(|(_, finding)| Problem::of_file(name, finding)));
     problems
+}
+
+/// What stands first in a file that a configuration names, for somebody to look at.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Beginning {
+    /// Of the whole file.
+    pub digest: Digest,
+    /// Its first lines, without comments and those that have nothing else.
+    pub lines: Vec<String>,
+    /// How many more there are.
+    pub more: u64,
+}
+
+/// Reads a file that a configuration names, of which `lines_max` lines are kept.
+///
+/// # Errors
+/// If it cannot be read, or is larger than [`GROUP_FILE_BYTES_MAX`].
+pub fn beginning_of_file(path: &Path, lines_max: usize) -> io::Result<Beginning> {
+    let mut file = Digesting::new(open_regular(path)?);
+    let (mut lines, mut more) = (Vec::new(), 0);
+    each_line(&mut file, |_, line| {
+        let text = String::from_utf8_lossy(line.bytes());
+        match entry_of(&text) {
+            "" => {}
+            text if lines.len() < lines_max => lines.push(text.to_owned()),
+            _ => more += 1,
+        }
+        true
+    })
+    .map_err(|error| match error {
+        ReadError::Io(error) => error,
+        ReadError::TooLarge => io::Error::from(io::ErrorKind::FileTooLarge),
+    })?;
+    Ok(Beginning { digest: file.finish(), lines, more })
 }
 
 /// A line without its end; of one that is too long, the beginning.

@@ -1,6 +1,5 @@
 //! `[issuer.NAME]`: whose tokens count, and what they cannot exceed.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
@@ -26,6 +25,7 @@ use crate::names;
 use crate::notes::Notes;
 use crate::problem::{Code, Finding, shown};
 use crate::reader::{self, Fields, Value, What};
+use crate::regular::open_regular;
 
 /// Largest file of keys, in bytes.
 const JWKS_BYTES_MAX: u64 = KEY_SET_BYTES_MAX as u64;
@@ -197,7 +197,7 @@ fn read_file(fields: &Fields<'_, '_>, cx: &mut Cx<'_, '_>) -> Option<KeySet> {
 fn read_bytes(path: &Path) -> Result<Vec<u8>, Finding> {
     let name = path.display().to_string();
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(JWKS_BYTES_MAX + 1).read_to_end(&mut bytes));
+    let read = open_regular(path).and_then(|file| file.take(JWKS_BYTES_MAX + 1).read_to_end(&mut bytes));
     if let Err(error) = read {
         let message = format!("the keys in `{}` cannot be read: {}", shown(&name), reason(&error));
         let help = "relative paths start from the folder of the configuration file";

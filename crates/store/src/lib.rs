@@ -34,6 +34,7 @@ mod policies;
 mod problem;
 mod reader;
 mod references;
+mod regular;
 mod report;
 mod revisions;
 mod secrets;
@@ -51,7 +52,9 @@ mod written;
 
 pub use api::api_socket;
 pub use edit::{EditError, Existing, NewClient, WriteError, add_client, add_entry, write_atomically};
-pub use files::{GROUP_FILE_BYTES_MAX, GROUP_FILE_PROBLEMS_MAX, GROUP_LINE_BYTES_MAX};
+pub use files::{
+    Beginning, GROUP_FILE_BYTES_MAX, GROUP_FILE_PROBLEMS_MAX, GROUP_LINE_BYTES_MAX, beginning_of_file,
+};
 pub use flags::{AttachFlags, FLAGS_CLIENT, Flags, from_attach_flags, from_flags};
 pub use import::{Imported, import_hosts_yaml};
 pub use listeners::address_help;
@@ -59,6 +62,7 @@ pub use load::{
     CONFIGURATION_BYTES_MAX, CONFIGURATION_PROBLEMS_MAX, Options, Purpose, load, load_as, load_text,
 };
 pub use problem::{Code, Location, Problem, Severity};
+pub use regular::open_regular;
 pub use report::{Colour, Report};
 pub use revisions::{History, HistoryError, Kept, News, Origin, REVISIONS_BYTES_MAX, REVISIONS_MAX};
 pub use settings::{

@@ -1,7 +1,6 @@
 //! `[next_hop.NAME]`: other proxies through which the traffic of a policy leaves. No message repeats a URL, since it may
 //! hold a password.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -23,6 +22,7 @@ use crate::names;
 use crate::next_hop_tls;
 use crate::notes::Notes;
 use crate::problem::{Code, Finding, shown};
+use crate::regular::open_regular;
 use crate::suggest::closest;
 
 /// Largest password file, in bytes: a password, and the end of its line.
@@ -231,7 +231,7 @@ fn read_password(path: &Path, span: Range<usize>, cx: &mut Cx<'_, '_>) -> Option
     let mut failed = |message: String, help: &str| {
         notes.push(span.clone(), Finding::error(Code::Unreadable, message).help(help));
     };
-    let read = File::open(path).and_then(|file| {
+    let read = open_regular(path).and_then(|file| {
         let metadata = file.metadata()?;
         let mut bytes = Vec::new();
         file.take(PASSWORD_FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;

@@ -1,7 +1,6 @@
 //! What a configuration was read from: its text and the files it names, so that two loads can be told apart.
 
 use std::fmt;
-use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +8,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 use crate::load::CONFIGURATION_BYTES_MAX;
+use crate::regular::open_regular;
 
 /// The SHA-256 of a text or a file, as `sha256sum` prints it.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -38,9 +38,7 @@ impl Digest {
 /// no regular file.
 #[must_use]
 pub fn digest_of_file(path: &Path) -> Option<Digest> {
-    // Opening a pipe would wait for whoever writes to it.
-    fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
-    let mut reading = Digesting::new(File::open(path).ok()?.take(CONFIGURATION_BYTES_MAX + 1));
+    let mut reading = Digesting::new(open_regular(path).ok()?.take(CONFIGURATION_BYTES_MAX + 1));
     let bytes = io::copy(&mut reading, &mut io::sink()).ok()?;
     (bytes <= CONFIGURATION_BYTES_MAX).then(|| reading.finish())
 }

@@ -1,12 +1,12 @@
 //! The token that a command runs under.
 
 use std::env;
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use exeat_identity::TOKEN_BYTES_MAX;
+use exeat_store::open_regular;
 
 /// What stands before the name of a variable.
 const VARIABLE: &str = "env:";
@@ -21,7 +21,7 @@ pub(super) fn read(place: &Path) -> anyhow::Result<String> {
         None => {
             let mut text = String::new();
             let most = TOKEN_BYTES_MAX as u64 + 1;
-            let read = File::open(place).and_then(|file| file.take(most).read_to_string(&mut text));
+            let read = open_regular(place).and_then(|file| file.take(most).read_to_string(&mut text));
             read.with_context(|| format!("cannot read the token in `{}`", place.display()))?;
             text
         }

@@ -226,5 +226,10 @@ mod tests {
                 ("evil.test", Some(443), "host_not_allowed", 4),
             ]
         );
+        // What is said of it is the command's to say, and there is no more than all.
+        let all = r#"{"allowed":[{"target":"example.com:443","requests":18446744073709551615}],"refused":[{"target":"evil.test:443","reason":"host_not_allowed","count":18446744073709551615}]}"#;
+        assert!(seen.add(1, all.as_bytes()));
+        assert!(seen.reached.values().any(|evidence| evidence.count == u64::MAX));
+        assert!(seen.refused.values().any(|count| *count == u64::MAX));
     }
 }
