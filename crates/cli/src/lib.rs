@@ -10,6 +10,7 @@ mod control;
 mod input;
 mod keys;
 mod output;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,7 @@ pub use commands::run::{Run, Summary, target_of_summary};
 pub use commands::sandbox::SandboxServe;
 pub use commands::serve::{Source, announce};
 pub use output::{Exit, error_text, print_error, print_report, report_text};
+pub use terminal::Terminal;
 
 /// What the binary does next.
 #[derive(Debug)]

@@ -214,7 +214,12 @@ impl Questions {
                 return Ok(Answer::Once(Arc::new(self.load(&entries)?)));
             }
             Choice::Run => entries.push(unknown.entry.clone()),
-            Choice::Save => self.run.save(&self.options, &unknown.entry)?,
+            Choice::Save => {
+                if let Err(error) = self.run.save(&self.options, &unknown.entry) {
+                    tracing::error!("`{}` is allowed for this run and not saved: {error:#}", unknown.entry);
+                    entries.push(unknown.entry.clone());
+                }
+            }
         }
         let now = self.load(&entries)?;
         self.state().entries = entries;

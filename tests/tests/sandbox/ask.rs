@@ -21,7 +21,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
 }
 
 /// Runs a shell script on a terminal under these flags.
-fn start(starter: Starter, home: &Path, flags: &str, script: &str) -> Result<Terminal> {
+pub(crate) fn start(starter: Starter, home: &Path, flags: &str, script: &str) -> Result<Terminal> {
     starter.command(home, &[], &["true"])?;
     fs::write(home.join("script.sh"), script)?;
     let words = starter.words()?.join(" ");
@@ -29,21 +29,31 @@ fn start(starter: Starter, home: &Path, flags: &str, script: &str) -> Result<Ter
         home,
         40,
         120,
-        &format!("HOME={} exec {words} -q {flags} -- sh script.sh", home.display()),
+        &format!("echo $$ > pid; HOME={} exec {words} -q {flags} -- sh script.sh", home.display()),
     )
 }
 
 /// The question about a name, which is there once for each time that it is asked.
-fn question(name: &str) -> String {
+pub(crate) fn question(name: &str) -> String {
     format!(" wants to reach {name}: [o]nce, this [r]un,")
 }
 
-fn asked(terminal: &Terminal, name: &str) -> usize {
+pub(crate) fn asked(terminal: &Terminal, name: &str) -> usize {
     terminal.written().matches(&question(name)).count()
 }
 
+/// Waits until it was asked about for this time.
+pub(crate) fn until_asked(terminal: &Terminal, name: &str, times: usize) -> Result<()> {
+    let deadline = std::time::Instant::now() + exeat_tests::origin::PATIENCE;
+    while asked(terminal, name) < times {
+        ensure!(std::time::Instant::now() < deadline, "{}", terminal.written());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    Ok(())
+}
+
 /// Without a proxy, so that it is the lookup of the name that must not be refused.
-const GET: &str = "get() { curl -sS --noproxy '*' --max-time 30 http://$1/; }\n";
+pub(crate) const GET: &str = "get() { curl -sS --noproxy '*' --max-time 30 http://$1/; }\n";
 
 fn an_answer_is_for_once_or_for_the_run(starter: Starter) -> Result<()> {
     let world = World::new()?;
@@ -54,7 +64,8 @@ fn an_answer_is_for_once_or_for_the_run(starter: Starter) -> Result<()> {
     ensure!(world.accepts() == 0 && world.dns.queries().is_empty(), "{:?}", world.dns.queries());
     ensure!(terminal.written().contains("exeat: curl wants to reach"), "{}", terminal.written());
     terminal.press("o\n")?;
-    terminal.until_written("hello from evil.test\r\n\r\nexeat: ")?;
+    terminal.until_written("hello from evil.test\r\n")?;
+    until_asked(&terminal, "evil.test:80", 2)?;
     ensure!(world.accepts() == 1, "{:?}", world.reached());
     terminal.press("r\n")?;
     ensure!(terminal.wait()? == 0, "{starter:?}: {}", terminal.written());
@@ -130,12 +141,7 @@ fn what_was_typed_before_is_no_answer(starter: Starter) -> Result<()> {
         ensure!(world.accepts() == 0, "{starter:?}: {}", terminal.written());
         terminal.press("yes\n")?;
         if times < 3 {
-            let want = times + 1;
-            let deadline = std::time::Instant::now() + exeat_tests::origin::PATIENCE;
-            while asked(&terminal, "evil.test:80") < want {
-                ensure!(std::time::Instant::now() < deadline, "{}", terminal.written());
-                std::thread::sleep(std::time::Duration::from_millis(10));
-            }
+            until_asked(&terminal, "evil.test:80", times + 1)?;
         }
     }
     terminal.until_written("exeat: denied\r\n")?;

@@ -25,10 +25,10 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-const POLICY: &str = "[proxy]\nanonymous = \"web\"\n[policy.web]\nallow = [\"example.com\"]\n";
+pub(crate) const POLICY: &str = "[proxy]\nanonymous = \"web\"\n[policy.web]\nallow = [\"example.com\"]\n";
 
 /// A project with a policy, below a folder that others cannot write, and a place for what its user has said.
-fn project(home: &Path) -> Result<()> {
+pub(crate) fn project(home: &Path) -> Result<()> {
     fs::create_dir_all(home.join("project/inner"))?;
     fs::create_dir_all(home.join("open/state"))?;
     open_to_all(&home.join("open"))?;
@@ -38,7 +38,7 @@ fn project(home: &Path) -> Result<()> {
 }
 
 /// Runs a command in the project, where there is no terminal.
-fn run(starter: Starter, home: &Path, flags: &[&str], command: &[&str]) -> Result<Outcome> {
+pub(crate) fn run(starter: Starter, home: &Path, flags: &[&str], command: &[&str]) -> Result<Outcome> {
     let mut started = starter.command(home, flags, command)?;
     // The whole way to the file has to be its user's.
     fs::set_permissions(home, Permissions::from_mode(0o755))?;
@@ -51,22 +51,33 @@ fn run(starter: Starter, home: &Path, flags: &[&str], command: &[&str]) -> Resul
     })
 }
 
-/// Runs a command in the project on a terminal, and answers a question.
-fn answer(starter: Starter, home: &Path, answer: &str, command: &str) -> Result<(i32, String)> {
+/// Runs a command in the project on a terminal, once `before` was done there.
+pub(crate) fn on_terminal(
+    starter: Starter,
+    home: &Path,
+    before: &str,
+    flags: &str,
+    command: &str,
+) -> Result<Terminal> {
     starter.command(home, &[], &["true"])?;
     fs::set_permissions(home, Permissions::from_mode(0o755))?;
     let (state, inner) = (home.join("open/state"), home.join("project/inner"));
     let words = starter.words()?.join(" ");
     let home_is = format!("HOME={} XDG_STATE_HOME={}", home.display(), state.display());
-    let line = format!("cd {} && {home_is} exec {words} -q -- {command}", inner.display());
-    let mut terminal = Terminal::start(home, 40, 120, &line)?;
+    let line = format!("{before}cd {} && {home_is} exec {words} -q {flags} -- {command}", inner.display());
+    Terminal::start(home, 40, 120, &line)
+}
+
+/// Runs a command in the project on a terminal, and answers a question.
+pub(crate) fn answer(starter: Starter, home: &Path, answer: &str, command: &str) -> Result<(i32, String)> {
+    let mut terminal = on_terminal(starter, home, "", "", command)?;
     terminal.until_written("[y/N] ")?;
     terminal.press(answer)?;
     let status = terminal.wait()?;
     Ok((status, terminal.written()))
 }
 
-const GET: [&str; 3] = ["curl", "-sS", "http://example.com/"];
+pub(crate) const GET: [&str; 3] = ["curl", "-sS", "http://example.com/"];
 
 fn a_file_above_counts_once_it_was_looked_at(starter: Starter) -> Result<()> {
     let world = World::new()?;
@@ -141,7 +152,7 @@ fn a_command_cannot_say_what_was_looked_at(starter: Starter) -> Result<()> {
     Ok(())
 }
 
-fn token(home: &Path, changes: Value) -> Result<()> {
+pub(crate) fn token(home: &Path, changes: Value) -> Result<()> {
     let issuer = TokenIssuer::new(SignatureAlgorithm::Es256, "k1")?;
     TokenIssuer::publish(&[&issuer], home)?;
     let section = TokenIssuer::section("web", "leeway = \"0s\"");

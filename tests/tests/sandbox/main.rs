@@ -15,6 +15,7 @@ macro_rules! by_each_starter {
 }
 
 mod action;
+mod approval;
 mod around;
 mod ask;
 mod cargo;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     scenarios.extend(files::scenarios());
     scenarios.extend(places::scenarios());
     scenarios.extend(found::scenarios());
+    scenarios.extend(approval::scenarios());
     scenarios.extend(ask::scenarios());
     scenarios.extend(command::scenarios());
     scenarios.extend(around::scenarios());

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
@@ -13,11 +13,12 @@ use clap::Parser;
 use exeat_audit::{Sink, open_plain};
 use exeat_policy::Mode;
 use exeat_sandbox::{Beginning, Hidden, Outcome, Plan, RunAs, Sandbox, links};
-use exeat_store::{Flags, Loaded, Options, Report, files_named};
+use exeat_store::{Flags, Loaded, Options, Report, Written, files_named};
 
 use crate::args::{Cli, Command, RunArgs};
 use crate::output::{Exit, Unknown, to_stderr};
 
+mod approved;
 mod asked;
 mod found;
 mod summary;
@@ -37,11 +38,13 @@ pub struct Run {
     found: OnceLock<PathBuf>,
     /// The token that was handed over, and is nowhere to be read.
     token: Option<Hidden>,
+    /// What the configuration was read from, and has been changed to by its user's answers since.
+    written: Arc<Mutex<Option<Written>>>,
 }
 
 impl Run {
     pub(crate) fn from_args(args: RunArgs) -> Self {
-        Self { args, found: OnceLock::new(), token: None }
+        Self { args, found: OnceLock::new(), token: None, written: Arc::default() }
     }
 
     /// Has it run under this token, if there is one, as with `--token`.
@@ -76,6 +79,7 @@ impl Run {
         };
         found::approve(&path, &loaded, args.trust_config)?;
         let _once = self.found.set(path);
+        self.keep(&loaded);
         self.limited(loaded).map(|loaded| Some(Ok(loaded)))
     }
 
@@ -133,13 +137,25 @@ impl Run {
     pub fn load(&self, options: &Options) -> anyhow::Result<Result<Loaded, Report>> {
         let args = &self.args;
         let loaded = match &args.config {
+            // Opening a pipe would wait for whoever writes to it.
+            Some(path) if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) => {
+                bail!("`{}` is no regular file", path.display())
+            }
             Some(path) => exeat_store::load(path, options),
             None => self.load_flags(options),
         };
         match loaded {
-            Ok(loaded) => self.limited(loaded).map(Ok),
+            Ok(loaded) => {
+                self.keep(&loaded);
+                self.limited(loaded).map(Ok)
+            }
             Err(report) => Ok(Err(report)),
         }
+    }
+
+    /// Notes what the configuration was read from: that is what the command is under, whatever becomes of the files.
+    fn keep(&self, loaded: &Loaded) {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&loaded.written);
     }
 
     /// Leaves the command as the only principal.
@@ -218,7 +234,11 @@ impl Run {
         let files = self.config().map(|path| files_named(path, loaded)).unwrap_or_default();
         let config = self.config().map(Path::to_owned).into_iter().chain(files);
         let config = config.map(|path| directory.join(path));
-        let locked = config.chain(audit_log(loaded)?).collect();
+        let locked: Vec<_> = config.chain(audit_log(loaded)?).collect();
+        // Nor what a run beside it is under.
+        let above = directory.ancestors().map(|above| above.join(found::NAME));
+        let above = above.filter(|path| path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()));
+        let above = above.filter(|path| !locked.contains(path)).collect::<Vec<_>>();
         // Where nothing is, nothing can be read; but what cannot be looked at may well be there.
         let hidden: Vec<PathBuf> = args.hide.iter().filter(|path| !is_absent(path)).cloned().collect();
         // What it may reach is for this proxy to know; elsewhere the token might open more.
@@ -227,7 +247,7 @@ impl Run {
             command: args.command.clone(),
             user: self.user()?,
             hidden: absolute(&hidden)?.into_iter().chain(token).collect(),
-            read_only: absolute(&args.read_only)?,
+            read_only: absolute(&args.read_only)?.into_iter().chain(above).collect(),
             writable: absolute(&args.writable)?.into_iter().map(no_link).collect::<anyhow::Result<_>>()?,
             locked,
             sockets: args.socket.iter().map(|path| directory.join(path)).collect(),

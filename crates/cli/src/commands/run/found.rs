@@ -1,25 +1,34 @@
 //! An `exeat.toml` above the working directory. The command of an earlier run may have put it there, or changed it: it has the
 //! same user. So it counts once its user has looked at it, as long as it stays as it was then.
 
-use std::fs::{self, Metadata, OpenOptions};
-use std::io::{BufRead, BufReader, IsTerminal, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fmt::Write;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use exeat_sandbox::state_folder;
-use exeat_store::{Digest, Loaded};
+use exeat_store::{Beginning, Loaded, NamedFile, Written, beginning_of_file, files_named};
 use nix::unistd::geteuid;
+use unicode_width::UnicodeWidthChar;
+
+use super::approved::Approved;
+use crate::terminal::{Terminal, printable};
 
 /// The name that is looked for.
-const NAME: &str = "exeat.toml";
+pub(super) const NAME: &str = "exeat.toml";
 
-/// The file of what was looked at, and how much of it is read: some thousand lines of a digest and a path each.
-const APPROVED: &str = "approved";
-const APPROVED_BYTES_MAX: u64 = 256 * 1024;
+/// Rows of a terminal that are shown: what has scrolled away was not looked at.
+const SHOWN_ROWS_MAX: usize = 200;
 
-/// Lines that are shown: what has scrolled away was not looked at.
-const SHOWN_LINES_MAX: usize = 200;
+/// Entries that are shown of each file that it names.
+const SHOWN_ENTRIES_MAX: usize = 20;
+
+/// The size of a terminal that does not say it.
+const SIZE: (u16, u16) = (80, 24);
+
+/// How long the question waits.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Permissions that let others than the owner write.
 const OTHERS_WRITE: u32 = 0o022;
@@ -30,23 +39,36 @@ const STICKY: u32 = 0o1000;
 /// Returns the nearest one, if nobody but its user or root can have written it.
 ///
 /// # Errors
-/// If others can. It is not passed over then: whoever put it there may want the next one to count.
+/// If others can, or it is no file. It is not passed over then: whoever put it there may want the next one to count.
 pub(super) fn look(directory: &Path) -> anyhow::Result<Option<PathBuf>> {
-    let found = directory.ancestors().map(|above| above.join(NAME)).find(|path| path.exists());
-    let Some(path) = found else { return Ok(None) };
-    let path = path.canonicalize().with_context(|| format!("cannot find `{}`", path.display()))?;
-    for (at, place) in path.ancestors().enumerate() {
+    for above in directory.ancestors() {
+        let path = above.join(NAME);
+        // A link that leads nowhere is there, too.
+        let Ok(metadata) = path.symlink_metadata() else { continue };
+        if !metadata.is_file() {
+            // Whoever may write its folder can have a link lead elsewhere, and the command often may.
+            bail!("`{}` is not used: it is no file; {INSTEAD}", path.display());
+        }
+        check_owners(&path, &path)?;
+        return Ok(Some(path));
+    }
+    Ok(None)
+}
+
+/// What to do if one is not used.
+const INSTEAD: &str = "name it with --config if it is fine, or say --allow";
+
+/// Checks that nobody but the user or root can have written `file`, for the sake of the configuration at `path`.
+fn check_owners(path: &Path, file: &Path) -> anyhow::Result<()> {
+    let real = file.canonicalize().with_context(|| format!("cannot find `{}`", file.display()))?;
+    for (at, place) in real.ancestors().enumerate() {
         let metadata =
             fs::metadata(place).with_context(|| format!("cannot look at `{}`", place.display()))?;
         if let Some(problem) = problem(&metadata, at, geteuid().as_raw()) {
-            bail!(
-                "`{}` is not used: `{}` {problem}; name it with --config if it is fine, or say --allow",
-                path.display(),
-                place.display()
-            );
+            bail!("`{}` is not used: `{}` {problem}; {INSTEAD}", path.display(), place.display());
         }
     }
-    Ok(Some(path))
+    Ok(())
 }
 
 /// What is wrong with a file (`at` 0) or with one of the directories above it.
@@ -67,94 +89,100 @@ fn problem(metadata: &Metadata, at: usize, user: u32) -> Option<&'static str> {
 /// If it does not count, with what to do about it.
 pub(super) fn approve(path: &Path, loaded: &Loaded, is_trusted: bool) -> anyhow::Result<()> {
     let Some(written) = &loaded.written else { bail!("`{}` was not read", path.display()) };
-    let digest = digest(loaded);
-    if is_trusted || is_approved(path, &digest) {
+    files_named(path, loaded).iter().try_for_each(|file| check_owners(path, file))?;
+    let approved = Approved::read();
+    if is_trusted || approved.has(path, written) {
         return Ok(());
     }
-    let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty").ok();
-    let Some(mut terminal) = terminal.filter(IsTerminal::is_terminal) else {
+    let Ok(mut terminal) = Terminal::open() else {
         bail!(
             "`{}` was found and nobody has looked at it yet: run this on a terminal once, say --trust-config, or name a policy \
              with --config or --allow",
             path.display()
         );
     };
-    if written.text.lines().count() > SHOWN_LINES_MAX {
+    let (columns, lines) = crossterm::terminal::size().unwrap_or(SIZE);
+    let shown = shown(path, written, &approved)?;
+    let rows = rows(&shown, columns);
+    if rows > SHOWN_ROWS_MAX {
         bail!("`{}` is too long to be shown: look at it, and say --trust-config", path.display());
     }
-    let shown = format!(
-        "{}\nexeat: {} says what the command may reach, and it is new or has changed. Use it until it changes again? [y/N] ",
-        printable(&written.text),
-        path.display()
-    );
-    terminal.write_all(shown.as_bytes())?;
-    let mut answer = String::new();
-    BufReader::new(terminal).read_line(&mut answer)?;
-    if !matches!(answer.trim(), "y" | "Y" | "yes") {
+    let scroll = if rows >= lines.into() { " Scroll up to see its beginning." } else { "" };
+    let question = format!("{shown}{scroll} Use it until it changes again? [y/N] ");
+    terminal.prepare()?;
+    let answer = terminal.ask(&question, Instant::now() + PATIENCE)?;
+    if !matches!(answer.as_deref(), Some("y\n" | "Y\n" | "yes\n")) {
         bail!("`{}` is not used", path.display());
     }
-    remember(path, &digest)
+    approved.remember(path, written)
 }
 
 /// Notes that the file is as its user wants it: they have just had it changed.
 ///
 /// # Errors
 /// If that cannot be written.
-pub(crate) fn remember(path: &Path, digest: &str) -> anyhow::Result<()> {
-    // Without a place that commands cannot change it is asked for each time.
-    let Some(folder) = state_folder() else { return Ok(()) };
-    let file = folder.join(APPROVED);
-    let line = format!("{digest} {}", path.display());
-    let others = read_approved();
-    let others = others.lines().filter(|other| {
-        other.split_once(' ').map(|(_, path)| path) != line.split_once(' ').map(|(_, path)| path)
-    });
-    let text: String = others.chain([line.as_str()]).flat_map(|line| [line, "\n"]).collect();
-    let mut temporary = OpenOptions::new();
-    let new = folder.join(format!("{APPROVED}.{}", std::process::id()));
-    temporary.write(true).create(true).truncate(true).mode(0o600);
-    temporary
-        .open(&new)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .and_then(|()| fs::rename(&new, &file))
-        .with_context(|| format!("cannot write `{}`", file.display()))
+pub(super) fn remember(path: &Path, written: &Written) -> anyhow::Result<()> {
+    Approved::read().remember(path, written)
 }
 
-/// Of the file and of all that it names.
-pub(crate) fn digest(loaded: &Loaded) -> String {
-    let Some(written) = &loaded.written else { return String::new() };
-    let files = written.files.iter().map(|file| format!("{} {}\n", file.digest, file.name));
-    let all: String = std::iter::once(format!("{}\n", written.digest)).chain(files).collect();
-    Digest::of(all.as_bytes()).to_string()
-}
-
-fn is_approved(path: &Path, digest: &str) -> bool {
-    let line = format!("{digest} {}", path.display());
-    read_approved().lines().any(|approved| approved == line)
-}
-
-fn read_approved() -> String {
-    let Some(file) = state_folder().map(|folder| folder.join(APPROVED)) else { return String::new() };
-    match fs::metadata(&file) {
-        Ok(metadata) if metadata.is_file() && metadata.len() <= APPROVED_BYTES_MAX => {
-            fs::read_to_string(file).unwrap_or_default()
+/// What is to be looked at, and what of it is new.
+fn shown(path: &Path, written: &Written, approved: &Approved) -> anyhow::Result<String> {
+    let name = path.display().to_string();
+    let mut text = printable(&written.text);
+    let mut news = Vec::new();
+    news.extend(approved.news(&name, written.digest).map(|is| format!("{} is {is}", printable(NAME))));
+    // Writing to a string cannot fail.
+    for file in &written.files {
+        let name = printable(&file.name);
+        if file.is_secret {
+            let _ = writeln!(text, "\nexeat: it names {name}, which is secret");
+            continue;
         }
-        Ok(_) | Err(_) => String::new(),
+        let is = approved.news(&file.name, file.digest);
+        let _ = writeln!(text, "\nexeat: it names {name}, which is {}", is.unwrap_or("as it was"));
+        news.extend(is.map(|is| format!("{name} is {is}")));
+        show_entries(&mut text, file)?;
     }
+    let _ = write!(text, "\nexeat: {} says what the command may reach: ", printable(&name));
+    let _ = write!(
+        text,
+        "{}.",
+        if news.is_empty() { "it is new or has changed".to_owned() } else { news.join(", ") }
+    );
+    Ok(text)
 }
 
-/// A text without what would make a terminal show something else: control characters, and those that turn or hide others.
-fn printable(text: &str) -> String {
-    let hides = |c: char| {
-        c.is_control() && c != '\n' && c != '\t'
-            || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
-    };
-    text.chars().map(|c| if hides(c) { '\u{fffd}' } else { c }).collect()
+fn show_entries(text: &mut String, file: &NamedFile) -> anyhow::Result<()> {
+    let read = beginning_of_file(Path::new(&*file.name), SHOWN_ENTRIES_MAX);
+    let Beginning { digest, lines, more } = read.with_context(|| format!("cannot read `{}`", file.name))?;
+    if digest != file.digest {
+        bail!("`{}` is being changed: try again", file.name);
+    }
+    for line in lines {
+        let _ = writeln!(text, "  {}", printable(&line));
+    }
+    if more > 0 {
+        let _ = writeln!(text, "  and {more} more: look at the file");
+    }
+    Ok(())
 }
+
+/// How many rows of a terminal a text needs at the most.
+fn rows(text: &str, columns: u16) -> usize {
+    let columns = usize::from(if columns == 0 { SIZE.0 } else { columns });
+    let width = |line: &str| -> usize {
+        line.chars().map(|c| if c == '\t' { TAB } else { c.width().unwrap_or(WIDE) }).sum()
+    };
+    text.lines().map(|line| width(line).div_ceil(columns).max(1)).sum()
+}
+
+/// Columns of a tab, and of characters of which nobody knows, at the most.
+const TAB: usize = 8;
+const WIDE: usize = 2;
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -175,6 +203,13 @@ mod tests {
             assert!(error.contains("can be written by others") && error.contains("--config"), "{error}");
             fs::set_permissions(path, before).unwrap();
         }
+        assert_eq!(look(&inner).unwrap(), Some(file.clone()));
+        // What the command could have lead elsewhere, or nowhere, hides those above.
+        for target in [Path::new("../exeat.toml"), Path::new("nowhere")] {
+            symlink(target, inner.join(NAME)).unwrap();
+            assert!(look(&inner).unwrap_err().to_string().contains("no file"), "{target:?}");
+            fs::remove_file(inner.join(NAME)).unwrap();
+        }
         assert_eq!(look(&inner).unwrap(), Some(file));
     }
 
@@ -190,7 +225,17 @@ mod tests {
     }
 
     #[test]
-    fn what_a_terminal_would_not_show_is_shown() {
-        assert_eq!(printable("a\tb\n\u{1b}[2Kc\r\u{202e}d"), "a\tb\n\u{fffd}[2Kc\u{fffd}\u{fffd}d");
+    fn rows_are_those_of_the_terminal() {
+        for (text, columns, want) in [
+            ("", 80, 0),
+            ("a\n\nb\n", 80, 3),
+            ("12345678901", 10, 2),
+            ("1234567890\n1", 10, 2),
+            ("\t\t", 10, 2),
+            ("日本語", 4, 2),
+            ("12345678901", 0, 1),
+        ] {
+            assert_eq!(rows(text, columns), want, "{text:?} {columns}");
+        }
     }
 }
