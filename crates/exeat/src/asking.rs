@@ -6,7 +6,7 @@ use std::process::Child;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use exeat_cli::Run;
 use exeat_policy::Revision;
@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::watch;
 
-use crate::processes::Inside;
+use crate::processes::{Inside, Paused};
 use crate::question::{self, Choice};
 use crate::reloader::snapshot;
 
@@ -25,6 +25,9 @@ const OPEN_MAX: usize = 16;
 
 /// How long a connection waits for the answer, and for those before it.
 const WAIT_MAX: Duration = Duration::from_secs(180);
+
+/// How long a question that is taken back may need to give back the terminal.
+const GIVE_BACK: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether there is an answer.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -174,9 +177,18 @@ impl Questions {
         let who = process.as_deref().unwrap_or("the command");
         let text = format!("{who} wants to reach {}", unknown.target);
         // Whoever reads the terminal now would otherwise get the answer.
-        let _paused = self.inside.pause();
+        let paused = match self.inside.pause() {
+            Ok(paused) => paused,
+            Err(error) => {
+                tracing::error!(
+                    "nobody is asked about `{}`, which is refused: the command cannot be paused: {error}",
+                    unknown.target
+                );
+                return Choice::Deny;
+            }
+        };
         match question::begin(&text, self.run.saves_to().is_some()) {
-            Ok(asking) => self.wait(asking),
+            Ok(asking) => self.wait(asking, &paused),
             Err(error) => {
                 tracing::error!(%error, "cannot ask");
                 Choice::Deny
@@ -184,20 +196,16 @@ impl Questions {
         }
     }
 
-    /// Waits for the answer, or for the end of the run.
-    fn wait(&self, mut asking: Child) -> Choice {
+    /// Waits for the answer, for the end of the run, or for a signal to the command.
+    fn wait(&self, mut asking: Child, paused: &Paused) -> Choice {
         loop {
             match asking.try_wait() {
                 Ok(Some(status)) => return question::choice(status.code()),
                 Ok(None) => {}
                 Err(_) => return Choice::Deny,
             }
-            if self.state().is_over {
-                // It gives the terminal back first.
-                if let Ok(pid) = i32::try_from(asking.id()) {
-                    let _may_have_ended = kill(Pid::from_raw(pid), Signal::SIGTERM);
-                }
-                let _status = asking.wait();
+            if self.state().is_over || paused.is_to_end() {
+                take_back(&mut asking);
                 return Choice::Deny;
             }
             thread::sleep(LOOK_AGAIN);
@@ -235,4 +243,17 @@ impl Questions {
         let options = Options { revision: Revision(now.0.saturating_add(1)), ..self.options.clone() };
         Ok(snapshot(self.run.load_with(&options, entries)?))
     }
+}
+
+/// Ends a question. It gives the terminal back first, if it can.
+fn take_back(asking: &mut Child) {
+    if let Ok(pid) = i32::try_from(asking.id()) {
+        let _may_have_ended = kill(Pid::from_raw(pid), Signal::SIGTERM);
+    }
+    let deadline = Instant::now() + GIVE_BACK;
+    while matches!(asking.try_wait(), Ok(None)) && Instant::now() < deadline {
+        thread::sleep(LOOK_AGAIN);
+    }
+    let _may_have_ended = asking.kill();
+    let _status = asking.wait();
 }

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use exeat_audit::Record;
 use exeat_proxy::Processes;
+use exeat_sandbox::Pauser;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -19,9 +21,6 @@ const FILES_MAX: usize = 8192;
 /// Our own processes inside, which come first: init.
 const OURS: usize = 1;
 
-/// How often it is looked for processes that were started while others were paused.
-const PAUSE_ROUNDS: usize = 8;
-
 /// Targets of which names are kept, and names of each.
 const TARGETS_MAX: usize = 1024;
 const NAMES_MAX: usize = 8;
@@ -30,6 +29,7 @@ const NAMES_MAX: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Inside {
     first: u32,
+    pauser: Option<Pauser>,
     seen: Mutex<Seen>,
 }
 
@@ -37,8 +37,8 @@ pub(crate) struct Inside {
 pub(crate) type Seen = BTreeMap<String, BTreeSet<Arc<str>>>;
 
 impl Inside {
-    pub(crate) fn new(first: u32) -> Self {
-        Self { first, seen: Mutex::default() }
+    pub(crate) fn new(first: u32, pauser: Option<Pauser>) -> Self {
+        Self { first, pauser, seen: Mutex::default() }
     }
 
     /// Returns who asked for what.
@@ -86,34 +86,36 @@ impl Inside {
     }
 }
 
-/// Processes that are paused. They go on when this is dropped.
-pub(crate) struct Paused(Vec<Pid>);
+/// A command that is paused, with all that it has started. They go on when this is dropped.
+pub(crate) struct Paused {
+    whole: exeat_sandbox::Paused,
+    /// Some of them, each after its parent.
+    some: Vec<Pid>,
+}
 
 impl Inside {
     /// Pauses the command and all that it has started.
-    pub(crate) fn pause(&self) -> Paused {
-        let mut paused = Paused(Vec::new());
-        for _ in 0..PAUSE_ROUNDS {
-            // Each after its parent. The first is ours.
-            let all = self.all().into_iter().filter_map(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
-            let new: Vec<Pid> = all.skip(OURS).filter(|pid| !paused.0.contains(pid)).collect();
-            if new.is_empty() {
-                break;
-            }
-            for pid in new {
-                // It may have ended.
-                let _ = kill(pid, Signal::SIGSTOP);
-                paused.0.push(pid);
-            }
-        }
-        paused
+    ///
+    /// # Errors
+    /// If something of it goes on.
+    pub(crate) fn pause(&self) -> io::Result<Paused> {
+        let whole = self.pauser.as_ref().ok_or(io::ErrorKind::Unsupported)?.pause()?;
+        let some = self.all().into_iter().skip(OURS).filter_map(|pid| i32::try_from(pid).ok());
+        Ok(Paused { whole, some: some.map(Pid::from_raw).collect() })
+    }
+}
+
+impl Paused {
+    /// Whether it is to go on soon, whatever for.
+    pub(crate) fn is_to_end(&self) -> bool {
+        self.whole.is_to_end()
     }
 }
 
 impl Drop for Paused {
     fn drop(&mut self) {
         // A parent that goes on last finds none of its children stopped.
-        for pid in self.0.iter().rev() {
+        for pid in self.some.iter().rev() {
             let _may_have_ended = kill(*pid, Signal::SIGCONT);
         }
     }
@@ -179,7 +181,7 @@ mod tests {
 
     #[test]
     fn connections_are_traced_to_the_process_that_has_them() {
-        let own = Inside::new(std::process::id());
+        let own = Inside::new(std::process::id(), None);
         let name = printable(&fs::read("/proc/self/comm").unwrap());
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(address) else { continue };
@@ -202,7 +204,7 @@ mod tests {
 
     #[test]
     fn no_more_is_kept_than_there_is_room_for() {
-        let inside = Inside::new(1);
+        let inside = Inside::new(1, None);
         for number in 0..TARGETS_MAX + 10 {
             inside.note(&format!("{number}.example.com:443"), &"curl".into());
         }

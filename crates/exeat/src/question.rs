@@ -2,41 +2,27 @@
 //! it was. The command is paused meanwhile, so that nobody else reads what is typed. What was typed before is no answer.
 
 use std::env;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use exeat_cli::Terminal;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::SignalFd;
-use nix::sys::termios::{
-    FlushArg, InputFlags, LocalFlags, OutputFlags, SetArg, SpecialCharacterIndices, Termios, tcflush,
-    tcgetattr, tcsetattr,
-};
 use nix::unistd::{Pid, getpid, getppid, tcgetpgrp, tcsetpgrp};
 
 /// The argument that makes this program ask.
 const QUESTION: &str = "run-question";
 
-/// The terminal of a process, whatever its streams are.
-const TERMINAL: &str = "/dev/tty";
-
 /// How long a question waits for its answer: connections wait with it, and programs give up after a minute or two.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long the terminal may take to show that a question is over.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// Answers that make no sense before that is one, too.
 const TRIES: usize = 3;
-
-/// Bytes of an answer that are looked at.
-const ANSWER_BYTES: usize = 256;
-
-/// What Ctrl-C types.
-const INTERRUPT: u8 = 3;
 
 /// What was answered.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -60,21 +46,16 @@ impl Choice {
         }
     }
 
-    /// Reads an answer: the first letter of a choice, or all of it.
-    fn parse(answer: &str) -> Option<Self> {
-        match answer.trim() {
-            "o" | "once" => Some(Self::Once),
-            "r" | "run" => Some(Self::Run),
-            "s" | "save" => Some(Self::Save),
-            "d" | "deny" | "n" | "no" => Some(Self::Deny),
+    /// Reads a line: the first letter of a choice, or all of it, and nothing else.
+    fn parse(line: &str) -> Option<Self> {
+        match line {
+            "o\n" | "once\n" => Some(Self::Once),
+            "r\n" | "run\n" => Some(Self::Run),
+            "s\n" | "save\n" => Some(Self::Save),
+            "d\n" | "deny\n" => Some(Self::Deny),
             _ => None,
         }
     }
-}
-
-/// Whether there is a terminal to ask on.
-pub(crate) fn has_terminal() -> bool {
-    OpenOptions::new().read(true).write(true).open(TERMINAL).is_ok()
 }
 
 /// Keeps this process running while others have the terminal. To be called before there is another thread.
@@ -121,24 +102,17 @@ pub(crate) fn run_if_asked() -> Option<ExitCode> {
 
 fn ask(text: &str, can_save: bool) -> io::Result<Choice> {
     // Whoever has started this may end, and the terminal is to be given back all the same.
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT] {
-        signals.add(signal);
-    }
-    signals.thread_block()?;
+    let mut terminal = Terminal::open()?;
     outlive_the_background()?;
     prctl::set_pdeathsig(Signal::SIGTERM)?;
-    let ended = SignalFd::new(&signals)?;
-    let mut terminal = OpenOptions::new().read(true).write(true).open(TERMINAL)?;
     let before = tcgetpgrp(&terminal)?;
     if !is_ours(before) {
         // Somebody else works at the terminal.
         return Ok(Choice::Deny);
     }
     tcsetpgrp(&terminal, getpid())?;
-    let settings = tcgetattr(&terminal)?;
-    let choice = prepare(&terminal, &settings).and_then(|()| answer(&mut terminal, &ended, text, can_save));
-    let _given_back = tcsetattr(&terminal, SetArg::TCSADRAIN, &settings);
+    let choice = terminal.prepare().and_then(|()| answer(&mut terminal, text, can_save));
+    terminal.give_back();
     tcsetpgrp(&terminal, before)?;
     choice
 }
@@ -158,60 +132,20 @@ fn parent(pid: Pid) -> Option<Pid> {
     (parent > 0).then(|| Pid::from_raw(parent))
 }
 
-/// Has the terminal take a line, whatever the command has it do, and forget what was typed so far.
-fn prepare(terminal: &File, settings: &Termios) -> io::Result<()> {
-    let mut plain = settings.clone();
-    plain.local_flags |= LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ECHOE | LocalFlags::ECHOK;
-    plain.local_flags &= !LocalFlags::ISIG;
-    plain.input_flags |= InputFlags::ICRNL;
-    plain.output_flags |= OutputFlags::OPOST | OutputFlags::ONLCR;
-    if let Some(end) = plain.control_chars.get_mut(SpecialCharacterIndices::VEOL as usize) {
-        *end = INTERRUPT;
-    }
-    tcsetattr(terminal, SetArg::TCSANOW, &plain)?;
-    Ok(tcflush(terminal, FlushArg::TCIFLUSH)?)
-}
-
-fn answer(terminal: &mut File, ended: &SignalFd, text: &str, can_save: bool) -> io::Result<Choice> {
+fn answer(terminal: &mut Terminal, text: &str, can_save: bool) -> io::Result<Choice> {
     let save = if can_save { " [s]ave," } else { "" };
     let deadline = Instant::now() + PATIENCE;
     for _ in 0..TRIES {
-        write!(terminal, "\nexeat: {text}: [o]nce, this [r]un,{save} [d]eny? ")?;
-        if !wait(terminal, ended, deadline)? {
-            break;
-        }
-        let mut bytes = [0; ANSWER_BYTES];
-        let length = terminal.read(&mut bytes)?;
-        let answer = bytes.get(..length).unwrap_or_default();
-        if length == 0 || answer.contains(&INTERRUPT) {
-            break;
-        }
-        match Choice::parse(&String::from_utf8_lossy(answer)) {
+        let question = format!("\nexeat: {text}: [o]nce, this [r]un,{save} [d]eny? ");
+        let Some(line) = terminal.ask(&question, deadline)? else { break };
+        match Choice::parse(&line) {
             Some(Choice::Save) if !can_save => {}
             Some(choice) => return Ok(choice),
             None => {}
         }
     }
-    writeln!(terminal, "\nexeat: denied")?;
+    terminal.say("\nexeat: denied\n", Instant::now() + LAST_WORD)?;
     Ok(Choice::Deny)
-}
-
-/// Waits for a line. Returns whether there is one in time, and nobody wants this to end.
-fn wait(terminal: &File, ended: &SignalFd, deadline: Instant) -> io::Result<bool> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let mut ready =
-            [PollFd::new(terminal.as_fd(), PollFlags::POLLIN), PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut ready, left) {
-            Ok(0) => return Ok(false),
-            Ok(_) => {}
-            Err(Errno::EINTR) => continue,
-            Err(error) => return Err(error.into()),
-        }
-        let [line, end] = ready.map(|one| one.revents().is_some_and(|events| !events.is_empty()));
-        return Ok(line && !end);
-    }
 }
 
 #[cfg(test)]
@@ -223,9 +157,14 @@ mod tests {
         for (answer, want) in [
             ("o\n", Some(Choice::Once)),
             ("run\n", Some(Choice::Run)),
-            (" s \n", Some(Choice::Save)),
+            ("save\n", Some(Choice::Save)),
             ("d\n", Some(Choice::Deny)),
-            ("n\n", Some(Choice::Deny)),
+            (" s \n", None),
+            ("o", None),
+            ("o\r\n", None),
+            ("n\n", None),
+            ("no\n", None),
+            ("y\n", None),
             ("\n", None),
             ("yes\n", None),
             ("O\n", None),

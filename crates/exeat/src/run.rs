@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use exeat_audit::AuditLog;
-use exeat_cli::{Exit, Run, Summary};
+use exeat_cli::{Exit, Run, Summary, Terminal};
 use exeat_dns::{Entrance, NoGate, Ranges, Resolver, Server, VirtualNames};
 use exeat_identity::Authenticator;
 use exeat_policy::Revision;
@@ -58,10 +58,7 @@ fn confined(command: &Run, options: &Options) -> anyhow::Result<ExitCode> {
     // What the command may reach is read, and the proxy made, while the sandbox is.
     let found = command.look(options)?;
     if command.asks() {
-        ensure!(
-            question::has_terminal(),
-            "--ask needs a terminal to ask on; leave it out where there is none"
-        );
+        ensure!(Terminal::is_there(), "--ask needs a terminal to ask on; leave it out where there is none");
     }
     let beginning = command.begin()?;
     // Before there is another thread.
@@ -103,7 +100,7 @@ pub(crate) fn conduct(
     let log = crate::start_log(LOG_FILTER)?;
     log.take_panics();
     let outside = Outside::start(loaded, sockets)?;
-    let inside = Arc::new(Inside::new(sandbox.first_process()));
+    let inside = Arc::new(Inside::new(sandbox.first_process(), sandbox.pauser().ok()));
     outside.proxy.tell_processes(Arc::clone(&inside) as Arc<dyn Processes>);
     let asker = ask(&outside.proxy, &inside)?;
     // What has ended is counted only for as long as somebody looks.

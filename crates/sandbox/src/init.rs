@@ -17,6 +17,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior, set_parent_proces
 
 use crate::failure::{During, Failure, STATUS_MISSING, STATUS_UNUSABLE, Step};
 use crate::forbidden::explained;
+use crate::pause::Pause;
 use crate::program::why_not;
 use crate::redirect::{self, Loading, RedirectError};
 use crate::signals::Held;
@@ -143,23 +144,34 @@ fn start(command: &[OsString], order: &Order, streams: [OwnedFd; 3]) -> Result<C
 fn attend(channel: &Channel, child: &Child) -> io::Result<Ended> {
     let child = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
     let mut told = Held::children()?;
+    let mut pause: Option<Pause> = None;
     loop {
         told.clear()?;
         if let Some(ended) = reap(child)? {
             return Ok(ended);
         }
-        let mut ready = [PollFd::new(channel, PollFlags::IN), PollFd::new(&told, PollFlags::IN)];
+        let mut ready = vec![PollFd::new(channel, PollFlags::IN), PollFd::new(&told, PollFlags::IN)];
+        ready.extend(pause.as_ref().map(|pause| PollFd::new(pause, PollFlags::IN)));
         match poll(&mut ready, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        if ready[0].revents().is_empty() {
+        let is_ready = |at: usize| ready.get(at).is_some_and(|one| !one.revents().is_empty());
+        let (has_word, is_over) = (is_ready(0), is_ready(2));
+        if let Some(over) = pause.take_if(|_| is_over) {
+            over.end();
+        }
+        if !has_word {
             continue;
         }
         match channel.receive()? {
+            Some((ToInside::Pause, descriptors)) => {
+                pause = descriptors.into_iter().next().map(Pause::begin);
+            }
             Some((ToInside::Signal(signal), _)) => {
                 // It may have ended just now.
                 let _ = Signal::try_from(signal).and_then(|signal| kill(child, signal));
+                pause.iter_mut().for_each(Pause::tell_of_signal);
             }
             Some(_) => return Err(io::Error::from(io::ErrorKind::InvalidData)),
             // Whoever wanted the command run has gone.

@@ -20,6 +20,7 @@ use crate::groups::Groups;
 use crate::limits::{Exceeded, Limits};
 use crate::names;
 use crate::packets::Packets;
+use crate::pause::Pauser;
 use crate::plan::Plan;
 use crate::run_as::RunAs;
 use crate::signals::Signals;
@@ -144,6 +145,14 @@ impl Sandbox {
     #[must_use]
     pub fn first_process(&self) -> u32 {
         self.first.id()
+    }
+
+    /// Returns who has it paused.
+    ///
+    /// # Errors
+    /// If there are too many descriptors.
+    pub fn pauser(&self) -> io::Result<Pauser> {
+        Ok(Pauser(self.channel.try_clone()?))
     }
 
     /// Runs the command, once the sandbox is complete.

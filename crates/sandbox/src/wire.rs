@@ -38,6 +38,9 @@ pub(crate) enum ToInside {
     Go,
     /// To init: a signal for the command.
     Signal(i32),
+    /// To init: pause the command and all that it has started, for as long as somebody has the other end of the socket that goes
+    /// along, and say there whether that could be done.
+    Pause,
 }
 
 /// Said by init; by the stage only if it fails.
@@ -127,6 +130,11 @@ impl Channel {
     /// The end that this process got as its standard input.
     pub(crate) fn from_stdin() -> io::Result<Self> {
         Ok(Self(io::stdin().as_fd().try_clone_to_owned()?))
+    }
+
+    /// The same end once more.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self(self.0.try_clone()?))
     }
 
     pub(crate) fn send(&self, message: &impl Serialize) -> io::Result<()> {

@@ -32,6 +32,7 @@ mod refused;
 mod selftest;
 mod streams;
 mod suggest;
+mod tricks;
 
 fn main() -> ExitCode {
     let mut scenarios = escapes::scenarios();
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     scenarios.extend(found::scenarios());
     scenarios.extend(approval::scenarios());
     scenarios.extend(ask::scenarios());
+    scenarios.extend(tricks::scenarios());
     scenarios.extend(command::scenarios());
     scenarios.extend(around::scenarios());
     scenarios.extend(clients::scenarios());
