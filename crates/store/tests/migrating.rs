@@ -115,7 +115,7 @@ fn every_configuration_of_the_page_allows_what_it_says() {
         let bound = bound(loaded, name);
         let target = Authority::parse(target, None).unwrap();
         let request = EgressRequest { bound: &bound, target: &target, transport };
-        let explanation = explain(&loaded.policy, &request, None);
+        let explanation = explain(&loaded.policy, &request, None, None);
         assert_eq!(explanation.refused, want, "{section} {name} {target}: {explanation}");
     }
 }
