@@ -29,6 +29,8 @@ impl Cgroup {
         let own = own.lines().find_map(|line| line.strip_prefix("0::")).context("a group of version 2")?;
         let path = format!("{}/exeat-{name}-{}", own.trim_end_matches('/'), std::process::id());
         let made = Self { folder: Path::new(mount).join(path.trim_start_matches('/')), path };
+        // One that a process of this number left when it was killed.
+        let _may_be_none = fs::remove_dir(&made.folder);
         made.make()?;
         Ok(made)
     }

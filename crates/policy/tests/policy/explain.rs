@@ -277,7 +277,7 @@ fn the_entry_for_a_url_helps() {
             vec![],
             "example.com:80",
             HTTP,
-            "\"example.com\"",
+            "\"example.com:80\"",
             &["p"],
         ),
         (
