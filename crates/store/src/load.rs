@@ -108,7 +108,9 @@ fn load_source(
     options: &Options,
 ) -> Result<Loaded, Report> {
     // Positions must count from what the operator sees, which is after a byte order mark.
-    let mut source = Source::new(name, text.strip_prefix('\u{feff}').unwrap_or(text));
+    // One mark says how the file is encoded. The parser takes one as well, and is to find fault with a second.
+    let text = text.strip_prefix('\u{feff}').filter(|rest| !rest.starts_with('\u{feff}')).unwrap_or(text);
+    let mut source = Source::new(name, text);
     let (mut notes, mut files) = (Notes::default(), Files::default());
     let document = document::read(&mut source, base_dir, &mut notes, &mut files);
     if !document.broken {

@@ -62,6 +62,15 @@ fn text() -> impl Strategy<Value = String> {
     prop_oneof![any::<String>(), proptest::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())]
 }
 
+#[test]
+fn one_byte_order_mark_is_taken_and_a_second_is_an_error() {
+    for (marks, want) in [(0, true), (1, true), (2, false), (3, false)] {
+        let text = format!("{}[proxy]\n", "\u{feff}".repeat(marks));
+        let loaded = load_text("t.toml", &text, Path::new("/nonexistent"), &Options::new(Revision(1)));
+        assert_eq!(loaded.is_ok(), want, "{marks}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
